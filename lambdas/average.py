@@ -1,0 +1,272 @@
+"""The weighted mean, element by element, over streams of pieces. No AWS, no clock.
+
+For each value: round_to_dtype( sum_c w_c * x_c / sum_c w_c ), summed in float64 in ascending client id, starting from
++0.0, and rounded once, to nearest, ties to even. So the bytes of the result depend on the updates and their example
+counts alone: not on the number of shards, the size of the pieces, the order of arrival or the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lambdas.contract import ITEMSIZE, Participant, RoundManifest
+from lambdas.errors import NonFiniteUpdate
+from lambdas.tensors import Run, runs
+
+Float64 = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+_NUMPY: dict[str, str] = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|u1",
+}  # fmt: skip
+
+# Values that are converted, weighted and added at a time: 32 Ki float64 are 256 KiB, which stays in a core's L2 cache.
+BLOCK = 32 * 1024
+
+
+def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
+    """Widen stored values, exactly (64-bit integers: to the nearest float64).
+
+    Args:
+        raw: len(out) little-endian values of `dtype` (a safetensors dtype name).
+        out: float64, shape (n,), overwritten.
+    """
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        widened = np.frombuffer(raw, dtype="<u2").astype("<u4")
+        np.left_shift(widened, 16, out=widened)
+        out[:] = widened.view("<f4")
+    else:
+        out[:] = np.frombuffer(raw, dtype=_NUMPY[dtype])
+
+
+def from_float64(values: Float64, dtype: str) -> Bytes:
+    """Round float64 values once to `dtype`, to nearest, ties to even.
+
+    Integers are rounded half to even and kept within their range; BOOL is a majority vote (a tie is False).
+
+    Returns:
+        The little-endian bytes, uint8, shape (len(values) * itemsize,).
+    """
+    if dtype == "BF16":
+        return _bfloat16(values).view(np.uint8)
+    if dtype[0] == "F":
+        return values.astype(_NUMPY[dtype]).view(np.uint8)
+    whole = np.rint(values)
+    if dtype == "BOOL":
+        return whole.astype(np.uint8)
+    info = np.iinfo(np.dtype(_NUMPY[dtype]))
+    # Clip in integers: float(2**63 - 1) is 2**63, which does not fit.
+    result = np.clip(whole, float(info.min), np.nextafter(float(info.max), 0.0) if info.bits == 64 else float(info.max))
+    converted = result.astype(_NUMPY[dtype])
+    converted[whole >= float(info.max)] = info.max
+    return converted.view(np.uint8)
+
+
+def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
+    # float64 -> float32 -> bfloat16 would round twice. Rounding the first step to odd keeps the second one correct,
+    # since float32 has more than two bits to spare (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+    # sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008).
+    single = values.astype("<f4")
+    widened = single.astype(np.float64)
+    bits = single.view("<u4")
+    bits -= np.abs(widened) > np.abs(values)  # towards zero ...
+    bits |= widened != values  # ... and odd where inexact
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    return (bits >> 16).astype("<u2")
+
+
+class WeightedSum:
+    """A float64 weighted sum over at most `capacity` values at a time. Holds one sum, whatever the number of clients."""
+
+    def __init__(self, capacity: int) -> None:
+        self._sums = np.zeros(capacity, dtype=np.float64)
+        self._scratch = np.empty(min(capacity, BLOCK), dtype=np.float64)
+        self._count = 0
+
+    def reset(self, count: int) -> None:
+        """Start over with `count` values, all +0.0."""
+        self._count = count
+        self._sums[:count] = 0.0
+
+    def add(self, at: int, raw: memoryview, dtype: str, weight: int) -> None:
+        """Add weight * x for the stored values x of `raw`, which belong at index `at` of this sum."""
+        itemsize = ITEMSIZE[dtype]
+        count = len(raw) // itemsize
+        for first in range(0, count, BLOCK):
+            n = min(BLOCK, count - first)
+            scratch = self._scratch[:n]
+            to_float64(raw[first * itemsize : (first + n) * itemsize], dtype, scratch)
+            if weight != 1:
+                np.multiply(scratch, float(weight), out=scratch)
+            target = self._sums[at + first : at + first + n]
+            np.add(target, scratch, out=target)
+
+    def first_non_finite(self) -> int | None:
+        """Index of the first sum that is NaN or infinite, None where all are finite."""
+        finite = np.isfinite(self._sums[: self._count])
+        return None if finite.all() else int(np.argmin(finite))
+
+    def mean(self, total: float, dtype: str) -> Bytes:
+        """Sum / total, rounded once to `dtype`: uint8, shape (count * itemsize,)."""
+        sums = self._sums[: self._count]
+        np.divide(sums, total, out=sums)
+        return from_float64(sums, dtype)
+
+
+# --- streams of pieces ---------------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """Bytes of one update, in order."""
+
+    def readinto(self, view: memoryview) -> None:
+        """Fill the whole of `view` with the next bytes, or raise."""
+
+    def close(self) -> None:
+        """Release what the stream holds; called once, also after an error."""
+
+
+# Opens the bytes start <= b < stop of a participant's data section. May return before the first byte is there.
+OpenStream = Callable[[Participant, int, int], Stream]
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How a shard is cut into pieces. Changes speed, memory and request counts, never the result.
+
+    Attributes:
+        max_streams: with up to this many clients, each client's part of the shard is one request that stays open
+            while the clients are read in turn. With more, the shard is read window by window.
+        piece_elements: values averaged at a time while all streams are open.
+        window_elements: values averaged at a time otherwise; each client's window is one request.
+        ahead: requests under way at once when reading by windows.
+        read_bytes: size of the read buffer.
+    """
+
+    max_streams: int = 64
+    piece_elements: int = 128 * 1024
+    window_elements: int = 2 * 1024 * 1024
+    ahead: int = 8
+    read_bytes: int = 256 * 1024
+
+
+def average_shard(
+    manifest: RoundManifest, shard: int, open_stream: OpenStream, write: Callable[[memoryview], object], pacing: Pacing
+) -> None:
+    """Average one shard and write its bytes, in order, piece by piece.
+
+    Raises:
+        NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
+        Whatever `open_stream`, the streams and `write` raise.
+    """
+    start, stop = manifest.bounds[shard], manifest.bounds[shard + 1]
+    shard_runs = list(runs(manifest, start, stop))
+    together = len(manifest.participants) <= pacing.max_streams
+    piece_elements = pacing.piece_elements if together else pacing.window_elements
+    longest = max((run.stop - run.start for run in shard_runs), default=0)
+    total = WeightedSum(min(piece_elements, longest))
+    buffer = memoryview(bytearray(pacing.read_bytes))
+    if together:
+        windows = [(start, stop, shard_runs)] if start < stop else []
+    else:
+        pieces = [piece for run in shard_runs for piece in _cut(run, piece_elements)]
+        windows = [(piece.start, piece.stop, [piece]) for piece in pieces]
+    for first, last, window_runs in windows:
+        streams = _Streams(manifest, first, last, open_stream, len(manifest.participants) if together else pacing.ahead)
+        try:
+            for run in window_runs:
+                for piece in _cut(run, piece_elements):
+                    _sum_piece(manifest.participants, piece, streams, total, buffer)
+                    at = total.first_non_finite()
+                    if at is not None:
+                        raise _blame(manifest, piece, piece.start + at, open_stream)
+                    write(memoryview(total.mean(manifest.total_examples, piece.dtype)))
+        finally:
+            streams.close()
+
+
+def _cut(run: Run, elements: int) -> Iterator[Run]:
+    for start in range(run.start, run.stop, elements):
+        yield Run(start, min(run.stop, start + elements), run.dtype, run.stored)
+
+
+def _sum_piece(
+    participants: Sequence[Participant], piece: Run, streams: _Streams, total: WeightedSum, buffer: memoryview
+) -> None:
+    count = piece.stop - piece.start
+    total.reset(count)
+    for index, participant in enumerate(participants):
+        stream = streams.at(index)
+        dtype = piece.stored[participant.layout]
+        itemsize = ITEMSIZE[dtype]
+        step = len(buffer) // itemsize
+        for at in range(0, count, step):
+            view = buffer[: min(step, count - at) * itemsize]
+            stream.readinto(view)
+            total.add(at, view, dtype, participant.num_examples)
+
+
+class _Streams:
+    """One window's streams, opened `ahead` of their turn, so that the network always has something to send."""
+
+    def __init__(self, manifest: RoundManifest, start: int, stop: int, open_stream: OpenStream, ahead: int) -> None:
+        self._manifest = manifest
+        self._ranges = [(t.byte_at(start), t.byte_at(stop)) for t in manifest.layout_tables]
+        self._open = open_stream
+        self._ahead = ahead
+        self._streams: list[Stream] = []
+        self._closed = 0
+
+    def at(self, index: int) -> Stream:
+        participants = self._manifest.participants
+        while len(self._streams) < min(index + self._ahead, len(participants)):
+            participant = participants[len(self._streams)]
+            self._streams.append(self._open(participant, *self._ranges[participant.layout]))
+        # Behind the reader: when not all streams are read together, a stream is through when the next one's turn comes.
+        if self._ahead < len(participants):
+            self._close_until(index)
+        return self._streams[index]
+
+    def _close_until(self, index: int) -> None:
+        while self._closed < index:
+            self._streams[self._closed].close()
+            self._closed += 1
+
+    def close(self) -> None:
+        self._close_until(len(self._streams))
+
+
+def _blame(manifest: RoundManifest, piece: Run, element: int, open_stream: OpenStream) -> NonFiniteUpdate:
+    """Read the one value again from every client and name those that are not finite."""
+    tensor = manifest.table.tensors[manifest.table.tensor_at(element)].name
+    culprits = []
+    value: Float64 = np.empty(1, dtype=np.float64)
+    for participant in manifest.participants:
+        dtype = piece.stored[participant.layout]
+        raw = bytearray(ITEMSIZE[dtype])
+        at = manifest.layout_tables[participant.layout].byte_at(element)
+        stream = open_stream(participant, at, at + len(raw))
+        try:
+            stream.readinto(memoryview(raw))
+        finally:
+            stream.close()
+        to_float64(memoryview(raw), dtype, value)
+        if not np.isfinite(value[0]):
+            culprits.append((participant.client, float(value[0])))
+    if not culprits:
+        return NonFiniteUpdate(f"tensor {tensor!r}: the weighted sum leaves the range of float64")
+    named = ", ".join(f"client {client} has {_spell(value)}" for client, value in culprits[:10])
+    more = f" and {len(culprits) - 10} more clients" if len(culprits) > 10 else ""
+    return NonFiniteUpdate(f"tensor {tensor!r}: {named}{more}", client=culprits[0][0])
+
+
+def _spell(value: Any) -> str:
+    return "NaN" if np.isnan(value) else ("Inf" if value > 0 else "-Inf")

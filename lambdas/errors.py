@@ -1,0 +1,65 @@
+"""The error tree of the kit. Each class says who has to act; each message says what, where and what to do next.
+
+    FederationError                 anything that this kit raises on purpose
+    ├── InvalidName                 a client, round or model name that cannot be part of a key
+    ├── InvalidContract             a manifest, job, result or round record that does not parse (never retried)
+    ├── InvalidUpdate               one client's update cannot be averaged (never retried: the bytes are wrong)
+    │   ├── InvalidTensorFile       not a safetensors file, or one whose header contradicts itself
+    │   ├── TensorTableMismatch     other tensors, shapes or dtypes than the round's
+    │   ├── NonFiniteUpdate         NaN or Inf among the values
+    │   └── UpdateChanged           replaced or deleted after it was pinned
+    ├── Superseded                  the job belongs to a round that has finished, or to an older manifest: drop it
+    └── StorageUnavailable          S3 or SQS kept failing after bounded retries: let the queue deliver the job again
+
+The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
+"""
+
+from __future__ import annotations
+
+
+class FederationError(Exception):
+    """Base of every error that the kit raises on purpose; `str(error)` is the sentence a user needs."""
+
+
+class InvalidName(FederationError):
+    """A client, round or model name that cannot be part of an object key."""
+
+
+class InvalidContract(FederationError):
+    """A manifest, job, result or round record that does not have the documented form."""
+
+
+class InvalidUpdate(FederationError):
+    """An update that cannot be averaged, whoever tries and however often.
+
+    Attributes:
+        client: the client's id, or None where the file is not yet a client's.
+    """
+
+    def __init__(self, message: str, *, client: str | None = None) -> None:
+        super().__init__(message)
+        self.client = client
+
+
+class InvalidTensorFile(InvalidUpdate):
+    """Not a safetensors file, or one whose header contradicts itself or the file's length."""
+
+
+class TensorTableMismatch(InvalidUpdate):
+    """The update's tensors, shapes or dtypes differ from the round's tensor table."""
+
+
+class NonFiniteUpdate(InvalidUpdate):
+    """NaN or Inf among the values of an update."""
+
+
+class UpdateChanged(InvalidUpdate):
+    """The update was replaced or deleted after the round had pinned it."""
+
+
+class Superseded(FederationError):
+    """The job's round has finished, or has a newer manifest: there is nothing left to do."""
+
+
+class StorageUnavailable(FederationError):
+    """S3 or SQS kept failing after bounded retries; a later delivery of the same job may succeed."""

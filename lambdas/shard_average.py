@@ -1,0 +1,202 @@
+"""The averaging worker: one shard job in, one averaged shard in S3 and one result message out.
+
+`handler` is what Lambda calls; it only translates events. `Worker.run` does the work, here and in
+`orchestrator worker`, and its answer decides who acknowledges: True means the message can go, False leaves it in the
+queue, which delivers it again and, after the last try, moves it to the dead-letter queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambdas.average import Pacing, average_shard
+from lambdas.contract import RoundManifest, ShardJob, ShardResult, ShardStats, manifest_key, sha256_hex
+from lambdas.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
+from lambdas.sinks import ShardSink, Written, find_shard
+from lambdas.updates import UpdateReader
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+log = logging.getLogger(__name__)
+
+
+def client_config() -> Config:
+    """Bounded waits and retries for the worker's own S3 and SQS calls."""
+    return Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "max_attempts": 5})
+
+
+@dataclass
+class Worker:
+    """Runs shard jobs. Keeps its clients between jobs, nothing of a round.
+
+    Attributes:
+        bucket: the environment's bucket.
+        result_queue_url: where ShardResult messages go.
+        memory_mb: the function's memory, for the report; 0 outside Lambda.
+    """
+
+    s3: S3Client
+    sqs: SQSClient
+    bucket: str
+    result_queue_url: str
+    memory_mb: int = 0
+    pacing: Pacing = Pacing()
+
+    def run(self, body: str, *, receive_count: int, worker: str) -> bool:
+        """Do one job.
+
+        Args:
+            body: the SQS message's body, a ShardJob.
+            receive_count: SQS's ApproximateReceiveCount.
+            worker: who runs it, for the report.
+
+        Returns:
+            True when the message is dealt with, False when it should be delivered again.
+        """
+        try:
+            job = ShardJob.from_json(body)
+        except InvalidContract as error:
+            # Nobody to tell: a message that names no round can only be looked at in the dead-letter queue.
+            log.error("Not a shard job, left for the dead-letter queue: %s", error)
+            return False
+        result = ShardResult(
+            round_id=job.round_id,
+            manifest_sha256=job.manifest_sha256,
+            shard=job.shard,
+            status="done",
+            receive_count=receive_count,
+            worker=worker,
+            memory_mb=self.memory_mb,
+        )
+        what = f"Averaging shard {job.shard} of round {job.round_id}"
+        try:
+            result = self._average(job, result)
+        except Superseded as error:
+            log.info("%s: dropped: %s", what, error)
+            return True
+        except (InvalidUpdate, InvalidContract) as error:
+            client = error.client if isinstance(error, InvalidUpdate) else None
+            result = replace(result, status="failed", error_kind=type(error).__name__, error=f"{error}", client=client)
+        except Exception as error:
+            # Whatever it is, a later delivery may succeed; the dead-letter queue keeps the job if none does.
+            level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
+            log.log(level, "%s: %s", what, error, exc_info=not isinstance(error, FederationError))
+            result = replace(result, status="retrying", error_kind=type(error).__name__, error=f"{error}")
+        try:
+            self.sqs.send_message(QueueUrl=self.result_queue_url, MessageBody=result.to_json())
+        except (ClientError, BotoCoreError) as error:
+            # A finished shard is visible in S3 without its message; a failure is known from its message only.
+            log.warning("%s: no result sent: %s", what, error)
+            return result.status == "done"
+        log.info(
+            "%s: %s in %.2f s, %.1f MB read", what, result.status, result.stats.wall_s, result.stats.bytes_read / 1e6
+        )
+        return result.status != "retrying"
+
+    def _average(self, job: ShardJob, result: ShardResult) -> ShardResult:
+        began, cpu_began = time.perf_counter(), time.process_time()
+        manifest = self._manifest(job)
+        reader = UpdateReader(self.s3, self.bucket)
+        write_s, puts = 0.0, 0
+        written: Written | None = None
+        if job.attempt > 0 or result.receive_count > 1:
+            written = find_shard(self.s3, self.bucket, manifest, job.shard)
+        if written is None:
+            sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
+            try:
+                average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
+                write_began = time.perf_counter()
+                written = sink.finish()
+                write_s, puts = time.perf_counter() - write_began, 1
+            finally:
+                sink.close()
+                reader.close()
+        wall_s = time.perf_counter() - began
+        counts = reader.counts
+        return replace(
+            result,
+            etag=written.etag,
+            sha256=written.sha256,
+            stats=ShardStats(
+                bytes_read=counts.bytes_read,
+                bytes_written=written.nbytes if puts else 0,
+                read_s=round(counts.seconds, 6),
+                compute_s=round(max(0.0, wall_s - counts.seconds - write_s), 6),
+                write_s=round(write_s, 6),
+                wall_s=round(wall_s, 6),
+                cpu_s=round(time.process_time() - cpu_began, 6),
+                peak_rss_mb=peak_rss_mb(),
+                gets=counts.gets + 1,  # and the manifest
+                puts=puts,
+                retries=counts.retries,
+            ),
+        )
+
+    def _manifest(self, job: ShardJob) -> RoundManifest:
+        key = manifest_key(job.round_id)
+        try:
+            data = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                raise Superseded(f"the round has no manifest any more ({key})") from error
+            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        if sha256_hex(data) != job.manifest_sha256:
+            raise Superseded(f"{key} is not the manifest that the job was made for; the round was planned anew")
+        manifest = RoundManifest.from_bytes(data)
+        if manifest.round_id != job.round_id or job.shard >= manifest.shards:
+            raise InvalidContract(
+                f"Job for shard {job.shard} of round {job.round_id}: the manifest is of round {manifest.round_id} and "
+                f"has {manifest.shards} shards."
+            )
+        return manifest
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+_worker: Worker | None = None
+
+
+def _lambda_worker(memory_mb: int) -> Worker:
+    global _worker
+    if _worker is None:
+        logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
+        _worker = Worker(
+            s3=boto3.client("s3", config=client_config()),
+            sqs=boto3.client("sqs", config=client_config()),
+            bucket=os.environ["FL_BUCKET"],
+            result_queue_url=os.environ["FL_RESULT_QUEUE_URL"],
+            memory_mb=memory_mb,
+        )
+    return _worker
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
+    """Lambda entry point: SQS records in, `batchItemFailures` out (partial batch responses)."""
+    worker = _lambda_worker(int(getattr(context, "memory_limit_in_mb", 0) or 0))
+    name = f"{getattr(context, 'function_name', 'function')}/{getattr(context, 'aws_request_id', '')}"
+    failures = [
+        {"itemIdentifier": record["messageId"]}
+        for record in event["Records"]
+        if not worker.run(
+            record["body"],
+            receive_count=int(record.get("attributes", {}).get("ApproximateReceiveCount", 1)),
+            worker=name,
+        )
+    ]
+    return {"batchItemFailures": failures}

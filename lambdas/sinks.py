@@ -1,0 +1,129 @@
+"""Where an averaged shard goes: a part of the round's multipart upload, or an object of its own.
+
+A shard is spooled to a temporary file (Lambda's /tmp) while it is averaged and sent when it is complete: memory stays
+flat, a failed upload is repeated without reading the updates again, and the connection is never idle for so long
+that S3 gives up on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambdas.contract import RoundManifest, shard_key
+from lambdas.errors import FederationError, StorageUnavailable, Superseded
+from lambdas.tensors import global_header
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard in S3: its ETag, its SHA-256 (None where it was found there) and its length in bytes."""
+
+    etag: str
+    sha256: str | None
+    nbytes: int
+
+
+def head_of_shard(manifest: RoundManifest, shard: int) -> bytes:
+    """What comes in front of a shard's values: the global model's file header for part 1, else nothing."""
+    return global_header(manifest.table) if shard == 0 and manifest.output.kind == "multipart" else b""
+
+
+class ShardSink:
+    """Takes one shard's bytes in order; `finish` stores them under the name that manifest and shard index determine."""
+
+    def __init__(self, s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._manifest = manifest
+        self._shard = shard
+        self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="shard-")
+        self._sha256 = hashlib.sha256()
+        self._nbytes = 0
+        self._expected = manifest.shard_nbytes(shard)
+        head = head_of_shard(manifest, shard)
+        self._expected += len(head)
+        self.write(memoryview(head))
+
+    def write(self, piece: memoryview) -> None:
+        """Append bytes."""
+        self._spool.write(piece)
+        self._sha256.update(piece)
+        self._nbytes += len(piece)
+
+    def finish(self) -> Written:
+        """Store the shard; storing it again replaces it with equal bytes.
+
+        Raises:
+            Superseded: the round's upload is finished or aborted.
+            StorageUnavailable: boto3's retries are used up.
+        """
+        if self._nbytes != self._expected:
+            raise FederationError(
+                f"Storing shard {self._shard} of {self._manifest.shards}: {self._nbytes} bytes averaged, the manifest "
+                f"says {self._expected}."
+            )
+        self._spool.seek(0)
+        output = self._manifest.output
+        try:
+            if output.upload_id is not None:
+                etag = self._s3.upload_part(
+                    Bucket=self._bucket,
+                    Key=output.key,
+                    UploadId=output.upload_id,
+                    PartNumber=self._shard + 1,
+                    Body=self._spool,
+                    ContentLength=self._nbytes,
+                )["ETag"]
+            else:
+                key = shard_key(self._manifest.round_id, self._shard, self._manifest.shards)
+                etag = self._s3.put_object(Bucket=self._bucket, Key=key, Body=self._spool, ContentLength=self._nbytes)[
+                    "ETag"
+                ]
+        except (ClientError, BotoCoreError) as error:
+            raise self._translated(error) from error
+        return Written(etag, self._sha256.hexdigest(), self._nbytes)
+
+    def close(self) -> None:
+        """Drop the spool."""
+        self._spool.close()
+
+    def _translated(self, error: Exception) -> FederationError:
+        return _translated(error, f"Storing shard {self._shard} of {self._manifest.shards}")
+
+
+def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -> Written | None:
+    """The shard, if it is already stored with the expected length; None if it is not.
+
+    Raises:
+        Superseded: the round's upload is finished or aborted.
+        StorageUnavailable: boto3's retries are used up.
+    """
+    expected = manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
+    output = manifest.output
+    try:
+        if output.upload_id is not None:
+            found = s3.list_parts(
+                Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumberMarker=shard, MaxParts=1
+            ).get("Parts", [])
+            part = next((p for p in found if p["PartNumber"] == shard + 1), None)
+            return Written(part["ETag"], None, expected) if part and part["Size"] == expected else None
+        head = s3.head_object(Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards))
+        return Written(head["ETag"], None, expected) if head["ContentLength"] == expected else None
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise _translated(error, f"Looking for shard {shard} of {manifest.shards}") from error
+
+
+def _translated(error: Exception, what: str) -> FederationError:
+    if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchUpload":
+        return Superseded(f"{what}: the round's multipart upload is finished or aborted.")
+    return StorageUnavailable(f"{what}: {error}")

@@ -1,0 +1,1 @@
+"""Drives rounds of serverless federated aggregation: submit, start-round, fetch."""

@@ -1,0 +1,57 @@
+"""What the command line reports, with its exit status. Statuses are documented in README.md and stable.
+
+FederationError (lambdas/errors.py)                exit status 1
+└── OrchestratorError                              1
+    ├── BadInput        bad arguments or files     2
+    ├── NotDeployed     environment or lane        3
+    ├── QuorumMissed    deadline below quorum      4
+    ├── RoundFailed     a bad update or shard      5
+    ├── RoundConflict   already published, busy    6
+    └── PlanningError   nothing feasible           7
+"""
+
+from __future__ import annotations
+
+from lambdas.errors import FederationError
+
+
+class OrchestratorError(FederationError):
+    """Base of the command line's own errors."""
+
+    exit_status = 1
+
+
+class BadInput(OrchestratorError):
+    """An argument or a file that cannot be used."""
+
+    exit_status = 2
+
+
+class NotDeployed(OrchestratorError):
+    """The environment, or the lane that was asked for, is not deployed."""
+
+    exit_status = 3
+
+
+class QuorumMissed(OrchestratorError):
+    """The deadline passed with fewer updates than the round's quorum."""
+
+    exit_status = 4
+
+
+class RoundFailed(OrchestratorError):
+    """The round cannot publish: a bad update, or a shard whose every try failed."""
+
+    exit_status = 5
+
+
+class RoundConflict(OrchestratorError):
+    """The round is already published, or its record says something else than the command."""
+
+    exit_status = 6
+
+
+class PlanningError(OrchestratorError):
+    """No configuration can do what was asked, or the question makes no sense."""
+
+    exit_status = 7
