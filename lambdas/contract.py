@@ -225,6 +225,9 @@ class Fields:
     def object(self, name: str) -> Fields:
         return Fields(f"{self.what}: {name}", self._value.get(name))
 
+    def children(self) -> list[Fields]:
+        return [self.object(name) for name in sorted(self._value)]
+
     def integers(self, name: str) -> tuple[int, ...]:
         values = self.array(name)
         if any(not isinstance(v, int) or isinstance(v, bool) for v in values):
@@ -353,20 +356,15 @@ def shard_bounds(table: TensorTable, shards: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """`rounds/R/round.json`: what was agreed when the round was opened. Written once.
+    """`rounds/R/round.json`: which model the round is for. Written once, when the round is opened.
 
     Attributes:
-        min_clients: quorum, the fewest updates that the round closes with.
-        opened_at, deadline_at: seconds since the epoch; without a deadline the round waits for its quorum.
-        max_clients: the round closes at once when this many updates are there (None: at quorum).
+        opened_at: seconds since the epoch.
     """
 
     round_id: str
     model: str
-    min_clients: int
     opened_at: float
-    deadline_at: float | None = None
-    max_clients: int | None = None
 
     def to_bytes(self) -> bytes:
         return canonical_json({"schema": SCHEMA, **asdict(self)})
@@ -374,14 +372,7 @@ class RoundRecord:
     @classmethod
     def from_bytes(cls, data: bytes) -> RoundRecord:
         f = Fields.parse("Round record", data)
-        return cls(
-            round_id=f.name("round_id", "round"),
-            model=f.name("model", "model"),
-            min_clients=f.integer("min_clients", 1, MAX_CLIENTS),
-            opened_at=f.number("opened_at"),
-            deadline_at=f.optional_number("deadline_at"),
-            max_clients=None if f._value.get("max_clients") is None else f.integer("max_clients", 1, MAX_CLIENTS),
-        )
+        return cls(f.name("round_id", "round"), f.name("model", "model"), f.number("opened_at"))
 
 
 # --- manifest.json -------------------------------------------------------------------------------------------------
@@ -642,10 +633,17 @@ class ShardResult:
             worker=f.text("worker"),
             memory_mb=f.integer("memory_mb", 0, 1_000_000),
             stats=ShardStats(
-                **{
-                    n: stats.integer(n, 0, _MAX_INT) for n in ("bytes_read", "bytes_written", "gets", "puts", "retries")
-                },
-                **{n: stats.number(n) for n in ("read_s", "compute_s", "write_s", "wall_s", "cpu_s", "peak_rss_mb")},
+                bytes_read=stats.integer("bytes_read", 0, _MAX_INT),
+                bytes_written=stats.integer("bytes_written", 0, _MAX_INT),
+                read_s=stats.number("read_s"),
+                compute_s=stats.number("compute_s"),
+                write_s=stats.number("write_s"),
+                wall_s=stats.number("wall_s"),
+                cpu_s=stats.number("cpu_s"),
+                peak_rss_mb=stats.number("peak_rss_mb"),
+                gets=stats.integer("gets", 0, _MAX_INT),
+                puts=stats.integer("puts", 0, _MAX_INT),
+                retries=stats.integer("retries", 0, _MAX_INT),
             ),
         )
 
@@ -655,7 +653,12 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class LatestModel:
-    """`models/<model>/latest.json`: where a model's newest global model is."""
+    """`models/<model>/latest.json`: where a model's newest global model is.
+
+    Attributes:
+        pinned_at: when its round was pinned (the manifest's `created_at`). The pointer only moves to a round that was
+            pinned later, so that a round resumed after its successor does not turn the model back.
+    """
 
     model: str
     round_id: str
@@ -663,6 +666,7 @@ class LatestModel:
     etag: str
     size: int
     tensors_sha256: str
+    pinned_at: float
     published_at: float
 
     def to_bytes(self) -> bytes:
@@ -678,5 +682,6 @@ class LatestModel:
             etag=f.text("etag"),
             size=f.integer("size", 0, _MAX_INT),
             tensors_sha256=f.digest("tensors_sha256"),
+            pinned_at=f.number("pinned_at"),
             published_at=f.number("published_at"),
         )

@@ -87,7 +87,8 @@ def parse_header(raw: bytes, file_size: int) -> Header:
     data_offset = 8 + len(raw)
     if data_offset + position != file_size:
         raise InvalidTensorFile(
-            f"the header describes a file of {data_offset + position} bytes, this one has {file_size}: truncated or padded"
+            f"the header describes a file of {data_offset + position} bytes, this one has {file_size}: "
+            "truncated or padded"
         )
     return Header(TensorTable(tuple(spec for spec, _, _ in rows)), metadata, data_offset)
 

@@ -114,7 +114,9 @@ class UpdateReader:
         if url.scheme == "http":
             return http.client.HTTPConnection(url.hostname, url.port, timeout=self._retry.timeout_s)
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=get_cert_path(True))
+            self._tls = ssl.create_default_context(
+                cafile=__import__("os").environ.get("AWS_CA_BUNDLE") or get_cert_path(True)
+            )
         return http.client.HTTPSConnection(url.hostname, url.port, timeout=self._retry.timeout_s, context=self._tls)
 
     def backoff(self, failures: int, cause: str, what: str) -> None:

@@ -1,0 +1,1 @@
+"""Reproducible measurements, each a command: see benchmarks/README.md."""

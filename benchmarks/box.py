@@ -1,0 +1,140 @@
+"""A box as AWS Lambda would size it: CPU share, memory and network of a function, made of namespaces and cgroups.
+
+Lambda gives memory / 1769 of a core, about 600 Mbit/s and 1,024 file descriptors. As root, on Linux with `ip` and `tc`,
+`Box` limits all four: two network namespaces joined by one cable that is shaped at both ends, and a cgroup (version 1
+or 2) with CPU quota and memory limit. Where something is missing, it says what is not limited and goes on without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+# AWS Lambda developer guide, "Configure Lambda function memory": one vCPU at 1,769 MB.
+MB_PER_CORE = 1769
+NIC_MBIT = 600
+FILE_DESCRIPTORS = 1024
+_PERIOD_US = 20_000
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Box:
+    """Runs commands on the server's side, unlimited, and on the function's side, limited.
+
+    Attributes:
+        address: where a server started with `server_command` can listen and the function reaches it.
+        unlimited: what could not be limited, in words.
+    """
+
+    def __init__(self, memory_mb: int, *, nic_mbit: int = NIC_MBIT) -> None:
+        self._memory_mb = memory_mb
+        self._nic_mbit = nic_mbit
+        self._name = f"fedagg{os.getpid()}"
+        self._server, self._function = f"{self._name}s", f"{self._name}f"
+        self._groups: list[Path] = []
+        self._network = False
+        self.address = "127.0.0.1"
+        self.unlimited: list[str] = []
+
+    def __enter__(self) -> Box:
+        try:
+            self._make_network()
+            self._make_cgroups()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def server_command(self, command: Sequence[str]) -> list[str]:
+        """`command`, run on the server's side of the cable."""
+        return ["ip", "netns", "exec", self._server, *command] if self._network else list(command)
+
+    def function_command(self, command: Sequence[str]) -> list[str]:
+        """`command`, run inside the limits."""
+        steps = [f"echo $$ > {group}/cgroup.procs" for group in self._groups]
+        steps.append(f"ulimit -n {FILE_DESCRIPTORS}")
+        inside = ["ip", "netns", "exec", self._function, *command] if self._network else list(command)
+        return ["sh", "-ec", "; ".join([*steps, 'exec "$@"']), "sh", *inside]
+
+    def _make_network(self) -> None:
+        if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
+            self.unlimited.append(f"network not limited to {self._nic_mbit} Mbit/s (needs root, ip and tc)")
+            return
+        self.address = "10.77.0.1"
+        ends = {self._server: "10.77.0.1/24", self._function: "10.77.0.2/24"}
+        for namespace in ends:
+            _run("ip", "netns", "add", namespace)
+        self._network = True
+        _run(
+            "ip", "link", "add", "eth0", "netns", self._server, "type", "veth", "peer", "eth0", "netns", self._function
+        )
+        for namespace, address in ends.items():
+            inside = ("ip", "netns", "exec", namespace)
+            _run(*inside, "ip", "addr", "add", address, "dev", "eth0")
+            _run(*inside, "ip", "link", "set", "eth0", "up")
+            _run(*inside, "ip", "link", "set", "lo", "up")
+            rate = f"rate {self._nic_mbit}mbit burst 256kb latency 100ms".split()
+            _run(*inside, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate)
+
+    def _make_cgroups(self) -> None:
+        quota = max(1000, _PERIOD_US * self._memory_mb // MB_PER_CORE)
+        nbytes = self._memory_mb * 1024**2
+        if (_CGROUPS / "cgroup.controllers").exists():
+            controls = {".": {"cpu.max": f"{quota} {_PERIOD_US}", "memory.max": nbytes}}
+        else:
+            controls = {
+                "cpu": {"cpu.cfs_period_us": _PERIOD_US, "cpu.cfs_quota_us": quota},
+                "memory": {"memory.limit_in_bytes": nbytes},
+            }
+        for controller, settings in controls.items():
+            group = _CGROUPS / controller / self._name
+            try:
+                if controller == ".":
+                    (_CGROUPS / "cgroup.subtree_control").write_text("+cpu +memory")
+                group.mkdir()
+                self._groups.append(group)
+                for name, value in settings.items():
+                    (group / name).write_text(str(value))
+            except OSError as error:
+                what = {"cpu": "CPU share", "memory": "memory"}.get(controller, "CPU share and memory")
+                self.unlimited.append(f"{what} not limited ({error.strerror}: {error.filename})")
+                if group in self._groups:
+                    self._groups.remove(group)
+                    group.rmdir()
+
+    def _remove(self) -> None:
+        if self._network:
+            for namespace in (self._server, self._function):
+                subprocess.run(["ip", "netns", "del", namespace], check=False, stderr=subprocess.DEVNULL)
+        for group in self._groups:
+            group.rmdir()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    """`python -m benchmarks.box MEMORY_MB COMMAND...`: run a command inside, print what it took as JSON."""
+    with Box(int(sys.argv[1])) as box:
+        for gap in box.unlimited:
+            print(gap, file=sys.stderr)
+        status = subprocess.call(box.function_command(sys.argv[2:]))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(json.dumps({"status": status, "user_s": used.ru_utime, "sys_s": used.ru_stime}), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Runs one handler inside the box and prints what it took: the measuring half of benchmarks.worker.
+
+    python -m benchmarks.invoke MODULE EVENT_JSON_FILE [INVOCATIONS]
+
+Imports and client creation (Lambda's INIT) are timed apart from the invocations. One JSON line on standard output.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+
+def high_water_mb() -> float:
+    """Peak resident memory of this program, MiB. Not getrusage's, which remembers what was forked from."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Invoke and measure."""
+    began = time.perf_counter()
+    module, event_file, *rest = sys.argv[1:]
+    handler = importlib.import_module(module).handler
+    event = json.loads(Path(event_file).read_text())
+    context = SimpleNamespace(memory_limit_in_mb=event.pop("memory_mb"), function_name="bench", aws_request_id="bench")
+    warm_up = getattr(importlib.import_module(module), "warm_up", None)
+    if warm_up is not None:
+        warm_up()
+    init = {"init_s": time.perf_counter() - began, "init_cpu_s": time.process_time(), "init_rss_mb": high_water_mb()}
+    runs = []
+    for _ in range(int(rest[0]) if rest else 1):
+        wall, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        answer = handler(event, context)
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        runs.append(
+            {
+                "wall_s": time.perf_counter() - wall,
+                "user_s": now.ru_utime - used.ru_utime,
+                "sys_s": now.ru_stime - used.ru_stime,
+                "rss_mb": high_water_mb(),
+                "answer": answer,
+            }
+        )
+    print(json.dumps({**init, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()

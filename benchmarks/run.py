@@ -1,0 +1,143 @@
+"""One measurement: start the S3 server, run a handler inside the box, check its bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.box import Box
+from benchmarks.s3_server import Seen
+from benchmarks.workload import BUCKET, ROUND, Workload, client_name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one invocation took.
+
+    Attributes:
+        cpu_s: user and system time of the invocation, without imports and client creation.
+        rss_mb: peak resident memory, the interpreter and everything imported included.
+        stored_sha256: of what the handler stored, as the server received it.
+    """
+
+    wall_s: float
+    cpu_s: float
+    user_s: float
+    sys_s: float
+    rss_mb: float
+    init_s: float
+    init_cpu_s: float
+    init_rss_mb: float
+    gets: int
+    puts: int
+    connections: int
+    most_open: int
+    bytes_averaged: int
+    stored_sha256: str
+    unlimited: tuple[str, ...]
+
+    @property
+    def cpu_s_per_gb(self) -> float:
+        """CPU seconds per 10**9 bytes averaged."""
+        return self.cpu_s / self.bytes_averaged * 1e9
+
+
+def measure(
+    workload: Workload, module: str, *, memory_mb: int, nic_mbit: int = 600, environ: dict[str, str] | None = None
+) -> Measured:
+    """Run `module`'s handler once on `workload`, in a new process inside a new box."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-bench-")))
+        box = stack.enter_context(Box(memory_mb, nic_mbit=nic_mbit))
+        make_certificate(directory, box.address)
+        command = [sys.executable, "-m", "benchmarks.s3_server", "--host", box.address]
+        command += ["--directory", str(directory), "--workload", json.dumps(asdict(workload))]
+        server = stack.enter_context(
+            subprocess.Popen(box.server_command(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        assert server.stdin and server.stdout
+        stack.callback(server.stdin.close)
+        endpoint = f"https://{box.address}:{json.loads(server.stdout.readline())['port']}"
+        event = directory / "event.json"
+        event.write_text(json.dumps(event_of(workload, module, memory_mb)))
+        function = subprocess.run(
+            box.function_command([sys.executable, "-m", "benchmarks.invoke", module, str(event)]),
+            env={**function_environment(endpoint, directory), **(environ or {})},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if function.returncode != 0:
+            raise SystemExit(f"{module} in {memory_mb} MB ended with status {function.returncode}.")
+        server.stdin.write("\n")
+        server.stdin.flush()
+        seen = Seen(**json.loads(server.stdout.readline()))
+    answer = json.loads(function.stdout.splitlines()[-1])
+    run = answer["runs"][-1]
+    if run["answer"].get("batchItemFailures") or not seen.stored:
+        raise SystemExit(f"{module} failed: {run['answer']} {seen.messages}")
+    return Measured(
+        wall_s=run["wall_s"],
+        cpu_s=run["user_s"] + run["sys_s"],
+        user_s=run["user_s"],
+        sys_s=run["sys_s"],
+        rss_mb=run["rss_mb"],
+        init_s=answer["init_s"],
+        init_cpu_s=answer["init_cpu_s"],
+        init_rss_mb=answer["init_rss_mb"],
+        gets=seen.gets,
+        puts=seen.puts,
+        connections=seen.connections,
+        most_open=seen.most_open,
+        bytes_averaged=workload.bytes_averaged,
+        stored_sha256=next(iter(seen.stored.values()))[0],
+        unlimited=tuple(box.unlimited),
+    )
+
+
+def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:
+    """What Lambda would pass to the handler, and the memory size for its context."""
+    if module == "benchmarks.baseline":
+        names = range(workload.clients)
+        return {
+            "memory_mb": memory_mb,
+            "keys": [f"paper/{client_name(c)}/{workload.shard}.npy" for c in names],
+            "weights": [workload.examples(c) for c in names],
+            "output": f"rounds/{ROUND}/shard-{workload.shard}.npy",
+        }
+    record = {"messageId": "m-1", "body": workload.job(), "attributes": {"ApproximateReceiveCount": "1"}}
+    return {"memory_mb": memory_mb, "Records": [record]}
+
+
+def function_environment(endpoint: str, directory: Path) -> dict[str, str]:
+    """Environment variables of the function: like Lambda's, with the server in AWS's place."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_CA_BUNDLE": str(directory / "ca.pem"),
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "FL_BUCKET": BUCKET,
+        "FL_RESULT_QUEUE_URL": f"{endpoint}/000000000000/results",
+        "FL_LOG_LEVEL": "WARNING",
+    }
+
+
+def make_certificate(directory: Path, address: str) -> None:
+    """A certificate for `address` that signs itself: server.pem with its key, ca.pem without."""
+    key, certificate = directory / "key.pem", directory / "ca.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=s3.bench"]
+    command += ["-addext", f"subjectAltName=IP:{address}", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    (directory / "server.pem").write_bytes(certificate.read_bytes() + key.read_bytes())

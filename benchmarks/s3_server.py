@@ -1,0 +1,292 @@
+"""As much of S3 and SQS as one averaging function sees, over TLS and at several times a function's network speed.
+
+    python -m benchmarks.s3_server --host 10.77.0.1 --directory /tmp/x --workload '{"clients": 20, ...}'
+
+Serves the updates of a `Workload` and the paper's layout of it (`paper/<client>/<shard>.npy`, one object per client
+and shard), takes parts and objects (keeping their SHA-256 and length, not their bytes) and result messages. Prints one
+JSON line when it listens; each line on its standard input is answered by one line with what has happened since the
+last one. GET with Range and If-Match, 206 / 412 / 416 / 404, ListParts, UploadPart, PutObject, SendMessage; bodies may
+come as aws-chunked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import re
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from benchmarks.workload import BUCKET, ROUND, Workload, client_name, client_pieces, etag, pool
+from lambdas.contract import manifest_key, update_key
+
+
+@dataclass
+class Seen:
+    """What has happened since the last question."""
+
+    gets: int = 0
+    puts: int = 0
+    other: int = 0
+    connections: int = 0
+    most_open: int = 0
+    bytes_sent: int = 0
+    seconds_first_to_last_byte: float = 0.0
+    stored: dict[str, list[str]] = field(default_factory=dict)  # key: [sha256, length]
+    messages: list[str] = field(default_factory=list)
+
+
+class Objects:
+    """The objects of a workload: key to ETag, length and bytes."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self._fixed = {manifest_key(ROUND): workload.manifest().to_bytes()}
+        start, stop = workload.range
+        npy = io.BytesIO()
+        np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (stop - start,)})
+        self._clients: dict[str, tuple[int, bytes, int, int]] = {}  # key: client, header, byte range of its values
+        for client in range(workload.clients):
+            head = workload.update_header(client)
+            self._clients[update_key(ROUND, client_name(client))] = (client, head, 0, workload.table.nbytes)
+            key = f"paper/{client_name(client)}/{workload.shard}.npy"
+            self._clients[key] = (client, npy.getvalue(), start * 4, stop * 4)
+
+    def find(self, key: str) -> tuple[str, int] | None:
+        """ETag and length, None where there is no such object."""
+        if key in self._fixed:
+            return '"fixed"', len(self._fixed[key])
+        if key not in self._clients:
+            return None
+        client, head, start, stop = self._clients[key]
+        return etag(client), len(head) + stop - start
+
+    def pieces(self, key: str, first: int, last: int) -> Iterator[memoryview]:
+        """The bytes first <= b < last of an object."""
+        if key in self._fixed:
+            yield memoryview(self._fixed[key])[first:last]
+            return
+        client, head, start, _ = self._clients[key]
+        if first < len(head):
+            yield memoryview(head)[first:last]
+        values = max(first - len(head), 0), last - len(head)
+        if values[0] < values[1]:
+            yield from client_pieces(client, start + values[0], start + values[1])
+
+
+class Server:
+    """A thread per connection; the bytes go from the pool to OpenSSL without a copy in Python."""
+
+    def __init__(self, objects: Objects, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._objects = objects
+        self._listener = listener
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._open = 0
+        self._first_byte = 0.0
+        self._seen = Seen()
+
+    def report(self) -> Seen:
+        """What has happened since the last call."""
+        with self._lock:
+            seen, self._seen, self._first_byte = self._seen, Seen(most_open=self._open), 0.0
+            return seen
+
+    def serve(self) -> None:
+        """Accept connections for ever."""
+        while True:
+            connection, _ = self._listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
+
+    def _connection(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open += 1
+            self._seen.connections += 1
+            self._seen.most_open = max(self._seen.most_open, self._open)
+        try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            reader = connection.makefile("rb", buffering=64 * 1024)
+            while self._request(connection, reader):
+                pass
+        except (OSError, ValueError):
+            pass  # the client went away
+        finally:
+            connection.close()
+            with self._lock:
+                self._open -= 1
+
+    def _request(self, connection: socket.socket, reader: io.BufferedReader) -> bool:
+        line = reader.readline().decode()
+        if not line:
+            return False
+        method, target, _ = line.split(" ", 2)
+        headers: dict[str, str] = {}
+        while (header := reader.readline().decode().strip()) != "":
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        url = urlsplit(target)
+        query = parse_qs(url.query, keep_blank_values=True)
+        key = unquote(url.path).removeprefix(f"/{BUCKET}/")
+        if headers.get("expect") == "100-continue":
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if method == "PUT":
+            self._put(
+                connection, reader, headers, key + (f"#{query['partNumber'][0]}" if "partNumber" in query else "")
+            )
+        elif method == "POST":
+            self._message(connection, reader.read(int(headers["content-length"])))
+        elif method == "GET" and "uploadId" in query:
+            self._count("other")
+            xml = b"<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>"
+            _answer(connection, "200 OK", {"Content-Type": "application/xml"}, xml)
+        else:
+            self._get(connection, method, headers, key)
+        return True
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            setattr(self._seen, name, getattr(self._seen, name) + 1)
+
+    def _get(self, connection: socket.socket, method: str, headers: dict[str, str], key: str) -> None:
+        self._count("gets" if method == "GET" else "other")
+        found = self._objects.find(key)
+        if found is None:
+            return _answer(connection, "404 Not Found", {}, b"<Error><Code>NoSuchKey</Code></Error>")
+        tag, size = found
+        if headers.get("if-match", tag) != tag:
+            return _answer(connection, "412 Precondition Failed", {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+        first, last, status = 0, size, "200 OK"
+        extra = {"ETag": tag, "Accept-Ranges": "bytes"}
+        if match := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
+            first, last, status = int(match[1]), min(int(match[2]) + 1, size), "206 Partial Content"
+            if first >= size:
+                return _answer(connection, "416 Range Not Satisfiable", {}, b"<Error><Code>InvalidRange</Code></Error>")
+            extra["Content-Range"] = f"bytes {first}-{last - 1}/{size}"
+        connection.sendall(_head(status, extra, last - first))
+        if method == "HEAD":
+            return None
+        with self._lock:
+            self._seen.bytes_sent += last - first
+            self._first_byte = self._first_byte or time.perf_counter()
+        for piece in self._objects.pieces(key, first, last):
+            for at in range(0, len(piece), 1 << 20):
+                connection.sendall(piece[at : at + (1 << 20)])
+        with self._lock:
+            self._seen.seconds_first_to_last_byte = time.perf_counter() - self._first_byte
+        return None
+
+    def _put(self, connection: socket.socket, reader: io.BufferedReader, headers: dict[str, str], name: str) -> None:
+        self._count("puts")
+        sha256, md5, length = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        for piece in _body(reader, headers):
+            sha256.update(piece)
+            md5.update(piece)
+            length += len(piece)
+        with self._lock:
+            self._seen.stored[name] = [sha256.hexdigest(), str(length)]
+        _answer(connection, "200 OK", {"ETag": f'"{md5.hexdigest()}"'}, b"")
+
+    def _message(self, connection: socket.socket, data: bytes) -> None:
+        body = json.loads(data)["MessageBody"]
+        with self._lock:
+            self._seen.other += 1
+            self._seen.messages.append(body)
+        md5 = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
+        answer = json.dumps({"MessageId": "m", "MD5OfMessageBody": md5}).encode()
+        _answer(connection, "200 OK", {"Content-Type": "application/x-amz-json-1.0"}, answer)
+
+
+def _head(status: str, headers: dict[str, str], length: int) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {length}", "Server: AmazonS3", "x-amz-request-id: bench"]
+    return "\r\n".join([*lines, *(f"{k}: {v}" for k, v in headers.items()), "", ""]).encode()
+
+
+def _answer(connection: socket.socket, status: str, headers: dict[str, str], body: bytes) -> None:
+    connection.sendall(_head(status, headers, len(body)) + body)
+
+
+def _body(reader: io.BufferedReader, headers: dict[str, str]) -> Iterator[bytes]:
+    """The body of a PUT, without HTTP's chunks and without S3's own (boto3 sends the one inside the other)."""
+    outer: Iterator[bytes] = iter(())
+    if headers.get("transfer-encoding") == "chunked":
+        outer = _chunks(reader)
+        reader = io.BufferedReader(_Joined(outer), 64 * 1024)
+    if "aws-chunked" in headers.get("content-encoding", ""):
+        yield from _chunks(reader)
+    else:
+        left = int(headers["content-length"])
+        while left and (piece := reader.read(min(left, 1 << 20))):
+            left -= len(piece)
+            yield piece
+    for _ in outer:  # the end of HTTP's chunks
+        pass
+
+
+class _Joined(io.RawIOBase):
+    """A stream of the bytes that an iterator yields."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        count = min(len(view), len(self._rest))
+        view[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def _chunks(reader: io.BufferedReader) -> Iterator[bytes]:
+    while size := int(reader.readline().split(b";")[0], 16):
+        yield reader.read(size)
+        reader.readline()
+    while reader.readline().strip():  # trailers
+        pass
+
+
+def tls_context(directory: Path) -> ssl.SSLContext:
+    """A server context for `directory`'s server.pem (certificate and key)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    return context
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--directory", type=Path, help="where server.pem is; without it: plain HTTP")
+    parser.add_argument("--workload", default="{}", help="fields of Workload, as JSON")
+    args = parser.parse_args()
+    pool()
+    listener = socket.create_server((args.host, args.port), backlog=1024)
+    tls = tls_context(args.directory) if args.directory else None
+    server = Server(Objects(Workload(**json.loads(args.workload))), listener, tls)
+    threading.Thread(target=server.serve, daemon=True).start()
+    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(asdict(server.report())), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The updates that the benchmarks average: distinct for every client, reproducible, and never stored.
+
+All clients' values come from one pool of random float32 values that is read in a circle. Client c starts STRIDE * c
+values into the pool, so no two clients have the same value at the same index, any byte range of any client is a view of
+the pool, and a server can serve hundreds of gigabytes from 32 MiB of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from lambdas.contract import (
+    Output,
+    Participant,
+    RoundManifest,
+    ShardJob,
+    TensorSpec,
+    TensorTable,
+    global_key,
+    sha256_hex,
+    shard_bounds,
+    update_key,
+)
+from lambdas.tensors import serialize_header
+
+MODEL = "vgg16"
+ROUND = "bench"
+BUCKET = "bench"
+UPLOAD_ID = "bench-upload"
+POOL_VALUES = 8 * 1024**2 + 9  # odd, so that no power of two divides the circle
+STRIDE = 104_729
+# The paper's largest model: VGG-16 with a 10-class head, 134,301,514 parameters (arXiv:2604.22072).
+VGG16_PARAMETERS = 134_301_514
+
+
+@cache
+def pool() -> npt.NDArray[np.float32]:
+    """The circle of values, float32, shape (POOL_VALUES,): like gradients, centred, of mixed magnitude."""
+    rng = np.random.Generator(np.random.PCG64(20260422))
+    values = rng.standard_normal(POOL_VALUES, dtype=np.float32)
+    values *= np.exp2(rng.integers(-12, 2, POOL_VALUES, dtype=np.int8)).astype(np.float32)
+    return values
+
+
+def client_pieces(client: int, start: int, stop: int) -> Iterator[memoryview]:
+    """The bytes start <= b < stop of one client's data section."""
+    raw = memoryview(pool()).cast("B")
+    while start < stop:
+        at = (start + client * STRIDE * 4) % len(raw)
+        count = min(stop - start, len(raw) - at)
+        yield raw[at : at + count]
+        start += count
+
+
+def client_values(client: int, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """The values start <= i < stop of one client, float32, shape (stop - start,)."""
+    return pool()[(np.arange(start, stop) + client * STRIDE) % POOL_VALUES]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One shard of one round.
+
+    Attributes:
+        clients: N.
+        elements: float32 values of the model.
+        shards: M.
+        shard: the index that is averaged.
+        weighted: client c has 100 + c examples instead of 1.
+    """
+
+    clients: int = 20
+    elements: int = VGG16_PARAMETERS
+    shards: int = 16
+    shard: int = 1
+    weighted: bool = True
+
+    @classmethod
+    def of_shard_bytes(cls, clients: int, nbytes: int) -> Workload:
+        """A round whose shards have `nbytes` bytes each."""
+        return cls(clients=clients, elements=nbytes // 4 * 2, shards=2, shard=1)
+
+    @property
+    def table(self) -> TensorTable:
+        """A model of two tensors."""
+        first = self.elements // 3
+        return TensorTable((TensorSpec("a", "F32", (first,)), TensorSpec("b", "F32", (self.elements - first,))))
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The flat indices of the shard: start and stop."""
+        bounds = shard_bounds(self.table, self.shards)
+        return bounds[self.shard], bounds[self.shard + 1]
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of one client's part of the shard."""
+        start, stop = self.range
+        return (stop - start) * 4
+
+    @property
+    def bytes_averaged(self) -> int:
+        """N times the shard."""
+        return self.clients * self.shard_bytes
+
+    def examples(self, client: int) -> int:
+        """The client's weight."""
+        return 100 + client if self.weighted else 1
+
+    def update_header(self, client: int) -> bytes:
+        """The first bytes of a client's update."""
+        return serialize_header(self.table, {"num_examples": str(self.examples(client))})
+
+    def manifest(self) -> RoundManifest:
+        """The frozen round, as `orchestrator start-round` writes it."""
+        participants = []
+        for client in range(self.clients):
+            offset = len(self.update_header(client))
+            name = client_name(client)
+            participants.append(
+                Participant(
+                    client=name,
+                    key=update_key(ROUND, name),
+                    etag=etag(client),
+                    size=offset + self.table.nbytes,
+                    data_offset=offset,
+                    num_examples=self.examples(client),
+                )
+            )
+        return RoundManifest(
+            round_id=ROUND,
+            model=MODEL,
+            participants=tuple(participants),
+            table=self.table,
+            layouts=(tuple(t.dtype for t in self.table.tensors),),
+            bounds=shard_bounds(self.table, self.shards),
+            output=Output("multipart", global_key(MODEL, ROUND), UPLOAD_ID),
+            created_at=0.0,
+        )
+
+    def job(self) -> str:
+        """The body of the job's SQS message."""
+        return ShardJob(ROUND, sha256_hex(self.manifest().to_bytes()), self.shard).to_json()
+
+    def reference(self, block: int = 1 << 20) -> Iterator[bytes]:
+        """The averaged shard, computed in the plainest way: whole blocks, one client after the other."""
+        start, stop = self.range
+        total = float(sum(self.examples(c) for c in range(self.clients)))
+        for first in range(start, stop, block):
+            last = min(stop, first + block)
+            sums = np.zeros(last - first, dtype=np.float64)
+            for client in range(self.clients):
+                sums = sums + np.float64(self.examples(client)) * client_values(client, first, last).astype(np.float64)
+            yield (sums / total).astype(np.float32).tobytes()
+
+
+def client_name(client: int) -> str:
+    """Client ids whose order is the order of their numbers."""
+    return f"c{client:05d}"
+
+
+def etag(client: int) -> str:
+    """The ETag of a client's update."""
+    return f'"{client:032x}"'

@@ -1,0 +1,47 @@
+# A place to try things on AWS: small rounds, and nothing in it is worth keeping.
+
+locals {
+  # Also in versions.tf: a backend block takes no expressions.
+  state_key = "fedagg/dev/terraform.tfstate"
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = {
+      project     = "fedagg"
+      environment = "dev"
+    }
+  }
+}
+
+module "aggregator" {
+  source = "../../infra/aggregator"
+
+  environment = "dev"
+  name_prefix = var.name_prefix
+
+  shard_counts = var.shard_counts
+  model_bytes  = var.model_bytes
+  clients      = var.clients
+
+  package_path           = var.package_path
+  runtime                = var.runtime
+  architecture           = var.architecture
+  function_memory_cap_mb = var.function_memory_cap_mb
+  memory_mb_override     = var.memory_mb_override
+
+  bucket_name          = var.bucket_name
+  kms_key_arn          = var.kms_key_arn
+  force_destroy        = true
+  round_retention_days = 3
+  log_retention_days   = 7
+  log_level            = "DEBUG"
+
+  alarm_email                 = var.alarm_email
+  github_repository           = var.github_repository
+  github_branch               = var.github_branch
+  create_github_oidc_provider = var.create_github_oidc_provider
+  terraform_state             = var.terraform_state_bucket == null ? null : { bucket = var.terraform_state_bucket, key = local.state_key }
+}

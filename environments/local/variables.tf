@@ -1,0 +1,137 @@
+################################################################################
+# Environment
+################################################################################
+
+variable "aws_endpoint_url" {
+  description = "URL of the AWS emulator, http or https, without a path."
+  type        = string
+  default     = "http://127.0.0.1:4566"
+
+  validation {
+    condition     = can(regex("^https?://[^/]+$", var.aws_endpoint_url))
+    error_message = "aws_endpoint_url must be a URL without a path, such as http://127.0.0.1:4566."
+  }
+}
+
+variable "region" {
+  description = "AWS region to deploy to, such as us-east-1."
+  type        = string
+  default     = "us-east-1"
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be an AWS region, such as us-east-1."
+  }
+}
+
+variable "name_prefix" {
+  description = "Start of the names of everything deployed: 1 to 32 lower-case letters, digits and hyphens."
+  type        = string
+  default     = "fedagg-local"
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", var.name_prefix))
+    error_message = "name_prefix must be 1 to 32 lower-case letters, digits and hyphens and start and end with a letter or digit."
+  }
+}
+
+################################################################################
+# Rounds
+################################################################################
+
+variable "shard_counts" {
+  description = "Shard counts to deploy a lane for: one or more different whole numbers from 1 to 10000."
+  type        = list(number)
+  default     = [1, 2, 4, 8]
+
+  validation {
+    condition     = length(var.shard_counts) > 0
+    error_message = "shard_counts must name at least one shard count."
+  }
+
+  validation {
+    condition     = alltrue([for shards in var.shard_counts : shards >= 1 && shards <= 10000 && floor(shards) == shards])
+    error_message = "shard_counts must be whole numbers from 1 to 10000: a shard is a part of one multipart upload, and those have 10000 at most."
+  }
+
+  validation {
+    condition     = length(distinct(var.shard_counts)) == length(var.shard_counts)
+    error_message = "shard_counts must not name a shard count twice."
+  }
+}
+
+variable "model_bytes" {
+  description = "Bytes of the largest update that a client uploads, 1 to 5497558138880 (5 TiB)."
+  type        = number
+  default     = 50000000
+
+  validation {
+    condition     = var.model_bytes >= 1 && var.model_bytes <= 5497558138880 && floor(var.model_bytes) == var.model_bytes
+    error_message = "model_bytes must be a whole number of bytes from 1 to 5497558138880 (5 TiB)."
+  }
+}
+
+variable "clients" {
+  description = "Most clients whose updates one round averages, 1 to 100000."
+  type        = number
+  default     = 20
+
+  validation {
+    condition     = var.clients >= 1 && var.clients <= 100000 && floor(var.clients) == var.clients
+    error_message = "clients must be a whole number from 1 to 100000."
+  }
+}
+
+################################################################################
+# Functions
+################################################################################
+
+variable "package_path" {
+  description = "Path of the functions' zip, from the directory that Terraform runs in."
+  type        = string
+  default     = "../../build/lambda-local.zip"
+}
+
+variable "runtime" {
+  description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
+  type        = string
+  default     = "python3.11"
+
+  validation {
+    condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
+    error_message = "runtime must be python3.11, python3.12, python3.13 or python3.14."
+  }
+}
+
+variable "architecture" {
+  description = "Processor of the functions, arm64 or x86_64; the zip's numpy must be built for it. arm64 costs a fifth less."
+  type        = string
+  default     = "x86_64"
+
+  validation {
+    condition     = contains(["arm64", "x86_64"], var.architecture)
+    error_message = "architecture must be arm64 or x86_64."
+  }
+}
+
+variable "function_memory_cap_mb" {
+  description = "Most memory the account lets a function have, 128 to 10240 MB; new accounts have 3008."
+  type        = number
+  default     = 3008
+
+  validation {
+    condition     = var.function_memory_cap_mb >= 128 && var.function_memory_cap_mb <= 10240 && floor(var.function_memory_cap_mb) == var.function_memory_cap_mb
+    error_message = "function_memory_cap_mb must be a whole number from 128 to 10240."
+  }
+}
+
+variable "memory_mb_override" {
+  description = "Memory of every lane's function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.memory_mb_override == null ? true : var.memory_mb_override >= 128 && var.memory_mb_override <= 10240 && floor(var.memory_mb_override) == var.memory_mb_override
+    error_message = "memory_mb_override must be null or a whole number from 128 to 10240."
+  }
+}

@@ -1,0 +1,264 @@
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
+locals {
+  partition = data.aws_partition.current.partition
+  account   = data.aws_caller_identity.current.account_id
+  region    = data.aws_region.current.name
+
+  use_object_key = [
+    for key_arn in var.kms_key_arn[*] : {
+      Sid      = "UseObjectKey"
+      Effect   = "Allow"
+      Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      Resource = [key_arn]
+    }
+  ]
+}
+
+################################################################################
+# Orchestrator: opens, closes and collects rounds
+################################################################################
+
+resource "aws_iam_policy" "orchestrator" {
+  name        = "${var.name_prefix}-orchestrator"
+  description = "Runs rounds: reads updates, sends jobs, receives results, publishes global models"
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [
+        {
+          Sid      = "ReadAndWriteObjects"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject", "s3:PutObject"]
+          Resource = ["${var.bucket_arn}/rounds/*", "${var.bucket_arn}/models/*"]
+        },
+        {
+          # Creating and completing an upload is s3:PutObject.
+          Sid      = "WatchAndAbortUploads"
+          Effect   = "Allow"
+          Action   = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
+          Resource = ["${var.bucket_arn}/models/*"]
+        },
+        {
+          Sid       = "ListObjects"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = [var.bucket_arn]
+          Condition = { StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }
+        },
+        {
+          Sid      = "SendJobs"
+          Effect   = "Allow"
+          Action   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
+          Resource = var.queue_arns
+        },
+        {
+          Sid      = "ReceiveResults"
+          Effect   = "Allow"
+          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+          Resource = [var.result_queue_arn]
+        },
+        {
+          Sid    = "LookAtAndSendBackFailedJobs"
+          Effect = "Allow"
+          Action = [
+            "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",
+            "sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks",
+          ]
+          Resource = var.dead_letter_queue_arns
+        },
+      ],
+      local.use_object_key,
+    )
+  })
+}
+
+################################################################################
+# Clients: upload an update, fetch a global model
+################################################################################
+
+locals {
+  # A policy variable that IAM fills in: the value of the calling role's or user's tag `client`.
+  own_client_id = "$${aws:PrincipalTag/client}"
+
+  client_policy = {
+    Version = "2012-10-17"
+    Statement = concat(
+      [
+        {
+          Sid      = "UploadOwnUpdate"
+          Effect   = "Allow"
+          Action   = ["s3:PutObject"]
+          Resource = ["${var.bucket_arn}/rounds/*/updates/${local.own_client_id}.safetensors"]
+        },
+        {
+          # Updates are write-once. A multipart upload is checked when it is completed, its parts cannot be.
+          Sid      = "NeverReplaceAnUpdate"
+          Effect   = "Deny"
+          Action   = ["s3:PutObject"]
+          Resource = ["${var.bucket_arn}/rounds/*"]
+          Condition = {
+            Null = { "s3:if-none-match" = "true" }
+            Bool = { "s3:ObjectCreationOperation" = "true" }
+          }
+        },
+        {
+          Sid      = "ReadRoundsAndModels"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject"]
+          Resource = ["${var.bucket_arn}/rounds/*/round.json", "${var.bucket_arn}/models/*"]
+        },
+        {
+          Sid       = "TellMissingFromForbidden"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = [var.bucket_arn]
+          Condition = { StringLike = { "s3:prefix" = ["models/*", "rounds/*/round.json"] } }
+        },
+      ],
+      local.use_object_key,
+    )
+  }
+}
+
+################################################################################
+# CI: plans, ships the workers' code, runs rounds
+################################################################################
+
+# It does not create roles or change policies: who may do that may become anyone. A first apply, and one that changes
+# more than the zip, is a person's.
+
+resource "aws_iam_openid_connect_provider" "github" {
+  count = var.create_github_oidc_provider ? 1 : 0
+
+  url            = "https://token.actions.githubusercontent.com"
+  client_id_list = ["sts.amazonaws.com"]
+}
+
+locals {
+  github_repositories = toset(var.github_repository[*])
+  github_issuer       = "token.actions.githubusercontent.com"
+}
+
+resource "aws_iam_role" "ci" {
+  for_each = local.github_repositories
+
+  name                 = "${var.name_prefix}-ci"
+  description          = "GitHub Actions of ${each.key}, branch ${var.github_branch}"
+  max_session_duration = 3600
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Federated = "arn:${local.partition}:iam::${local.account}:oidc-provider/${local.github_issuer}" }
+      Action    = "sts:AssumeRoleWithWebIdentity"
+      Condition = {
+        StringEquals = {
+          "${local.github_issuer}:aud" = "sts.amazonaws.com"
+          # Pull requests, tags and other branches have another subject.
+          "${local.github_issuer}:sub" = "repo:${each.key}:ref:refs/heads/${var.github_branch}"
+        }
+      }
+    }]
+  })
+
+  depends_on = [aws_iam_openid_connect_provider.github]
+}
+
+resource "aws_iam_role_policy_attachment" "ci_orchestrator" {
+  for_each = local.github_repositories
+
+  role       = aws_iam_role.ci[each.key].name
+  policy_arn = aws_iam_policy.orchestrator.arn
+}
+
+resource "aws_iam_role_policy" "ci_ship" {
+  for_each = local.github_repositories
+
+  name = "ship"
+  role = aws_iam_role.ci[each.key].id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [
+        {
+          Sid      = "ShipCode"
+          Effect   = "Allow"
+          Action   = ["lambda:UpdateFunctionCode"]
+          Resource = var.function_arns
+        },
+        {
+          Sid    = "ReadOwnResources"
+          Effect = "Allow"
+          Action = [
+            "s3:GetBucket*", "s3:GetAccelerateConfiguration", "s3:GetEncryptionConfiguration",
+            "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration",
+            "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ListQueueTags",
+            "lambda:GetFunction", "lambda:GetFunctionCodeSigningConfig", "lambda:ListVersionsByFunction",
+            "iam:GetRole", "iam:GetRolePolicy", "iam:ListRolePolicies", "iam:ListAttachedRolePolicies",
+            "iam:GetPolicy", "iam:GetPolicyVersion",
+            "logs:ListTagsForResource", "cloudwatch:ListTagsForResource",
+            "sns:GetTopicAttributes", "sns:ListTagsForResource",
+          ]
+          Resource = [
+            var.bucket_arn,
+            "arn:${local.partition}:sqs:${local.region}:${local.account}:${var.name_prefix}-*",
+            "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name_prefix}-*",
+            "arn:${local.partition}:iam::${local.account}:role/${var.name_prefix}-*",
+            "arn:${local.partition}:iam::${local.account}:policy/${var.name_prefix}-*",
+            "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/lambda/${var.name_prefix}-*",
+            "arn:${local.partition}:cloudwatch:${local.region}:${local.account}:alarm:${var.name_prefix}-*",
+            "arn:${local.partition}:sns:${local.region}:${local.account}:${var.name_prefix}-*",
+          ]
+        },
+        {
+          # These read actions know no narrower resource than the account.
+          Sid    = "ReadWhatHasNoName"
+          Effect = "Allow"
+          Action = [
+            "lambda:GetEventSourceMapping", "lambda:ListTags", "logs:DescribeLogGroups", "cloudwatch:DescribeAlarms",
+            "iam:GetOpenIDConnectProvider", "sns:GetSubscriptionAttributes",
+          ]
+          Resource = ["*"]
+        },
+      ],
+      [
+        for key_arn in var.kms_key_arn[*] : {
+          Sid      = "ReadObjectKey"
+          Effect   = "Allow"
+          Action   = ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListResourceTags"]
+          Resource = [key_arn]
+        }
+      ],
+      [
+        for state in var.terraform_state[*] : {
+          Sid      = "ReadAndWriteState"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject", "s3:PutObject"]
+          Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}"]
+        }
+      ],
+      [
+        for state in var.terraform_state[*] : {
+          Sid      = "LockState"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+          Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}.tflock"]
+        }
+      ],
+      [
+        for state in var.terraform_state[*] : {
+          Sid      = "FindState"
+          Effect   = "Allow"
+          Action   = ["s3:ListBucket"]
+          Resource = ["arn:${local.partition}:s3:::${state.bucket}"]
+        }
+      ],
+    )
+  })
+}

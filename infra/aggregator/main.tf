@@ -1,0 +1,112 @@
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
+locals {
+  account = data.aws_caller_identity.current.account_id
+  region  = data.aws_region.current.name
+
+  # Bucket names are shared by all of AWS: the prefix alone may be taken.
+  bucket_name       = coalesce(var.bucket_name, "${var.name_prefix}-${local.account}-${local.region}")
+  result_queue_name = "${var.name_prefix}-results"
+}
+
+################################################################################
+# What the rounds share
+################################################################################
+
+module "bucket" {
+  source = "../bucket"
+
+  name                    = local.bucket_name
+  force_destroy           = var.force_destroy
+  kms_key_arn             = var.kms_key_arn
+  create_kms_key          = var.create_kms_key
+  round_retention_days    = var.round_retention_days
+  noncurrent_version_days = var.noncurrent_version_days
+  incomplete_upload_days  = var.incomplete_upload_days
+}
+
+# A message per finished shard. They speed a round up and fill its report; what nobody collects within the hour is in S3
+# all the same.
+resource "aws_sqs_queue" "results" {
+  name = local.result_queue_name
+
+  message_retention_seconds = 3600
+  sqs_managed_sse_enabled   = true
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "sqs:*"
+      Resource  = "arn:${data.aws_partition.current.partition}:sqs:${local.region}:${local.account}:${local.result_queue_name}"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+}
+
+################################################################################
+# Lanes
+################################################################################
+
+module "lane" {
+  source   = "../lane"
+  for_each = { for shards in var.shard_counts : tostring(shards) => shards }
+
+  name         = "${var.name_prefix}-shards-${each.key}"
+  shards       = each.value
+  bucket       = { name = module.bucket.name, arn = module.bucket.arn }
+  kms_key_arn  = module.bucket.kms_key_arn
+  result_queue = { url = aws_sqs_queue.results.url, arn = aws_sqs_queue.results.arn }
+
+  model_bytes            = var.model_bytes
+  clients                = var.clients
+  function_memory_cap_mb = var.function_memory_cap_mb
+  memory_mb_override     = var.memory_mb_override
+
+  maximum_concurrency = var.maximum_concurrency
+  max_receive_count   = var.max_receive_count
+
+  package_path       = var.package_path
+  runtime            = var.runtime
+  architecture       = var.architecture
+  log_level          = var.log_level
+  log_retention_days = var.log_retention_days
+}
+
+################################################################################
+# Who watches, who may
+################################################################################
+
+module "monitoring" {
+  source = "../monitoring"
+
+  name_prefix = var.name_prefix
+  alarm_email = var.alarm_email
+  lanes = {
+    for key, lane in module.lane : key => {
+      function_name          = lane.function_name
+      dead_letter_queue_name = lane.dead_letter_queue_name
+    }
+  }
+}
+
+module "access" {
+  source = "../access"
+
+  name_prefix            = var.name_prefix
+  bucket_arn             = module.bucket.arn
+  kms_key_arn            = module.bucket.kms_key_arn
+  result_queue_arn       = aws_sqs_queue.results.arn
+  queue_arns             = [for lane in module.lane : lane.queue_arn]
+  dead_letter_queue_arns = [for lane in module.lane : lane.dead_letter_queue_arn]
+  function_arns          = [for lane in module.lane : lane.function_arn]
+
+  github_repository           = var.github_repository
+  github_branch               = var.github_branch
+  create_github_oidc_provider = var.create_github_oidc_provider
+  terraform_state             = var.terraform_state
+}

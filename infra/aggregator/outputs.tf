@@ -1,0 +1,26 @@
+output "deployment" {
+  description = "Everything that the orchestrator needs to know about this environment; read by orchestrator/deployment.py and by nothing else."
+  value = {
+    schema                 = 1
+    environment            = var.environment
+    name_prefix            = var.name_prefix
+    region                 = local.region
+    endpoint_url           = var.endpoint_url
+    bucket                 = module.bucket.name
+    kms_key_arn            = module.bucket.kms_key_arn
+    result_queue_url       = aws_sqs_queue.results.url
+    model_bytes            = var.model_bytes
+    clients                = var.clients
+    function_memory_cap_mb = var.function_memory_cap_mb
+    lanes                  = { for key, lane in module.lane : key => lane.deployment }
+  }
+}
+
+output "access" {
+  description = "For people: what to attach to or to give to the orchestrator, clients and CI. See infra/access."
+  value = {
+    orchestrator_policy_arn = module.access.orchestrator_policy_arn
+    client_policy_json      = module.access.client_policy_json
+    ci_role_arn             = module.access.ci_role_arn
+  }
+}

@@ -1,0 +1,302 @@
+################################################################################
+# Environment
+################################################################################
+
+variable "environment" {
+  description = "Name of the environment: 1 to 16 lower-case letters, digits and hyphens."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9-]{1,16}$", var.environment))
+    error_message = "environment must be 1 to 16 lower-case letters, digits and hyphens."
+  }
+}
+
+variable "name_prefix" {
+  description = "Start of the names of everything deployed: 1 to 32 lower-case letters, digits and hyphens."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", var.name_prefix))
+    error_message = "name_prefix must be 1 to 32 lower-case letters, digits and hyphens and start and end with a letter or digit."
+  }
+}
+
+variable "endpoint_url" {
+  description = "URL of the AWS emulator that stands in for AWS; null on AWS."
+  type        = string
+  default     = null
+}
+
+################################################################################
+# Rounds
+################################################################################
+
+variable "shard_counts" {
+  description = "Shard counts to deploy a lane for: one or more different whole numbers from 1 to 10000."
+  type        = list(number)
+
+  validation {
+    condition     = length(var.shard_counts) > 0
+    error_message = "shard_counts must name at least one shard count."
+  }
+
+  validation {
+    condition     = alltrue([for shards in var.shard_counts : shards >= 1 && shards <= 10000 && floor(shards) == shards])
+    error_message = "shard_counts must be whole numbers from 1 to 10000: a shard is a part of one multipart upload, and those have 10000 at most."
+  }
+
+  validation {
+    condition     = length(distinct(var.shard_counts)) == length(var.shard_counts)
+    error_message = "shard_counts must not name a shard count twice."
+  }
+}
+
+variable "model_bytes" {
+  description = "Bytes of the largest update that a client uploads, 1 to 5497558138880 (5 TiB)."
+  type        = number
+
+  validation {
+    condition     = var.model_bytes >= 1 && var.model_bytes <= 5497558138880 && floor(var.model_bytes) == var.model_bytes
+    error_message = "model_bytes must be a whole number of bytes from 1 to 5497558138880 (5 TiB)."
+  }
+}
+
+variable "clients" {
+  description = "Most clients whose updates one round averages, 1 to 100000."
+  type        = number
+
+  validation {
+    condition     = var.clients >= 1 && var.clients <= 100000 && floor(var.clients) == var.clients
+    error_message = "clients must be a whole number from 1 to 100000."
+  }
+}
+
+################################################################################
+# Functions
+################################################################################
+
+variable "package_path" {
+  description = "Path of the functions' zip, from the directory that Terraform runs in."
+  type        = string
+}
+
+variable "runtime" {
+  description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
+  type        = string
+  default     = "python3.13"
+
+  validation {
+    condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
+    error_message = "runtime must be python3.11, python3.12, python3.13 or python3.14."
+  }
+}
+
+variable "architecture" {
+  description = "Processor of the functions, arm64 or x86_64; the zip's numpy must be built for it. arm64 costs a fifth less."
+  type        = string
+  default     = "arm64"
+
+  validation {
+    condition     = contains(["arm64", "x86_64"], var.architecture)
+    error_message = "architecture must be arm64 or x86_64."
+  }
+}
+
+variable "function_memory_cap_mb" {
+  description = "Most memory the account lets a function have, 128 to 10240 MB; new accounts have 3008."
+  type        = number
+  default     = 3008
+
+  validation {
+    condition     = var.function_memory_cap_mb >= 128 && var.function_memory_cap_mb <= 10240 && floor(var.function_memory_cap_mb) == var.function_memory_cap_mb
+    error_message = "function_memory_cap_mb must be a whole number from 128 to 10240."
+  }
+}
+
+variable "memory_mb_override" {
+  description = "Memory of every lane's function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.memory_mb_override == null ? true : var.memory_mb_override >= 128 && var.memory_mb_override <= 10240 && floor(var.memory_mb_override) == var.memory_mb_override
+    error_message = "memory_mb_override must be null or a whole number from 128 to 10240."
+  }
+}
+
+variable "log_level" {
+  description = "Level of the functions' logs: DEBUG, INFO, WARNING or ERROR."
+  type        = string
+  default     = "INFO"
+
+  validation {
+    condition     = contains(["DEBUG", "INFO", "WARNING", "ERROR"], var.log_level)
+    error_message = "log_level must be DEBUG, INFO, WARNING or ERROR."
+  }
+}
+
+variable "log_retention_days" {
+  description = "Days for which the functions' logs are kept: one of CloudWatch's periods from 1 to 3653."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
+    error_message = "log_retention_days must be one of CloudWatch's periods: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653."
+  }
+}
+
+################################################################################
+# Delivery
+################################################################################
+
+variable "maximum_concurrency" {
+  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.maximum_concurrency == null ? true : var.maximum_concurrency >= 2 && var.maximum_concurrency <= 1000 && floor(var.maximum_concurrency) == var.maximum_concurrency
+    error_message = "maximum_concurrency must be null or a whole number from 2 to 1000."
+  }
+}
+
+variable "max_receive_count" {
+  description = "Deliveries after which a job goes to the dead-letter queue, 1 to 1000; AWS advises at least 5."
+  type        = number
+  default     = 5
+
+  validation {
+    condition     = var.max_receive_count >= 1 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
+    error_message = "max_receive_count must be a whole number from 1 to 1000."
+  }
+}
+
+################################################################################
+# Bucket
+################################################################################
+
+variable "bucket_name" {
+  description = "Name of the bucket: 3 to 63 lower-case letters, digits and hyphens, unique among all AWS accounts; null for <name_prefix>-<account>-<region>."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.bucket_name == null || can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name))
+    error_message = "bucket_name must be null or 3 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit."
+  }
+}
+
+variable "force_destroy" {
+  description = "Whether `terraform destroy` deletes the bucket's objects too. For environments whose models nobody needs."
+  type        = bool
+  default     = false
+}
+
+variable "kms_key_arn" {
+  description = "ARN of the KMS key that encrypts the objects; null for SSE-S3, or for the key that create_kms_key makes."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.kms_key_arn))
+    error_message = "kms_key_arn must be null or a key's ARN: arn:aws:kms:<region>:<account>:key/<id>."
+  }
+}
+
+variable "create_kms_key" {
+  description = "Whether to create a KMS key for the objects (about 1 USD a month). Not together with kms_key_arn."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !(var.create_kms_key && var.kms_key_arn != null)
+    error_message = "Give a key in kms_key_arn or ask for one with create_kms_key, not both."
+  }
+}
+
+variable "round_retention_days" {
+  description = "Days after which the objects under rounds/ (updates, manifests, shards) expire, 1 to 3650."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.round_retention_days >= 1 && var.round_retention_days <= 3650 && floor(var.round_retention_days) == var.round_retention_days
+    error_message = "round_retention_days must be a whole number from 1 to 3650."
+  }
+}
+
+variable "noncurrent_version_days" {
+  description = "Days for which replaced or deleted versions of any object are kept, 1 to 3650; under rounds/ it is 1."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = var.noncurrent_version_days >= 1 && var.noncurrent_version_days <= 3650 && floor(var.noncurrent_version_days) == var.noncurrent_version_days
+    error_message = "noncurrent_version_days must be a whole number from 1 to 3650."
+  }
+}
+
+variable "incomplete_upload_days" {
+  description = "Days after which a multipart upload that nobody completed is aborted, 1 to 365. More than a round can last."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.incomplete_upload_days >= 1 && var.incomplete_upload_days <= 365 && floor(var.incomplete_upload_days) == var.incomplete_upload_days
+    error_message = "incomplete_upload_days must be a whole number from 1 to 365."
+  }
+}
+
+################################################################################
+# Alarms and access
+################################################################################
+
+variable "alarm_email" {
+  description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that only show in CloudWatch."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.alarm_email == null || can(regex("^[^@ ]+@[^@ ]+$", var.alarm_email))
+    error_message = "alarm_email must be null or an e-mail address."
+  }
+}
+
+variable "github_repository" {
+  description = "GitHub repository, as owner/name, whose Actions may plan, ship code and run rounds; null for no CI role."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.github_repository))
+    error_message = "github_repository must be null or owner/name."
+  }
+}
+
+variable "github_branch" {
+  description = "The one branch whose workflows may take the CI role."
+  type        = string
+  default     = "main"
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9._/-]+$", var.github_branch))
+    error_message = "github_branch must be a branch's name, without wildcards."
+  }
+}
+
+variable "create_github_oidc_provider" {
+  description = "Whether to make GitHub known to the account as an identity provider. An account has one: true in the first environment only."
+  type        = bool
+  default     = false
+}
+
+variable "terraform_state" {
+  description = "Bucket and key of the environment's Terraform state, for the CI role to plan with; null to leave it out."
+  type = object({
+    bucket = string
+    key    = string
+  })
+  default = null
+}

@@ -1,0 +1,153 @@
+locals {
+  kms_key_arn = var.create_kms_key ? one(aws_kms_key.this[*].arn) : var.kms_key_arn
+  uses_kms    = var.create_kms_key || var.kms_key_arn != null
+}
+
+################################################################################
+# Bucket
+################################################################################
+
+resource "aws_s3_bucket" "this" {
+  #checkov:skip=CKV_AWS_18:Access logs need a second bucket; use CloudTrail data events where an audit asks for them
+  #checkov:skip=CKV_AWS_144:A round is repeated from its clients, not restored from another region
+  #checkov:skip=CKV2_AWS_62:Nothing listens to object events; jobs go through the lanes' queues
+  #checkov:skip=CKV_AWS_145:SSE-S3 unless a KMS key is asked for
+  bucket        = var.name
+  force_destroy = var.force_destroy
+}
+
+resource "aws_s3_bucket_ownership_controls" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  rule {
+    object_ownership = "BucketOwnerEnforced"
+  }
+}
+
+resource "aws_s3_bucket_public_access_block" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  block_public_acls       = true
+  block_public_policy     = true
+  ignore_public_acls      = true
+  restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_versioning" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  versioning_configuration {
+    status = "Enabled"
+  }
+}
+
+################################################################################
+# Encryption at rest and in transit
+################################################################################
+
+resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  rule {
+    # One data key per bucket and hour instead of one KMS request per shard and client.
+    bucket_key_enabled = local.uses_kms
+
+    apply_server_side_encryption_by_default {
+      sse_algorithm     = local.uses_kms ? "aws:kms" : "AES256"
+      kms_master_key_id = local.kms_key_arn
+    }
+  }
+}
+
+resource "aws_s3_bucket_policy" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "s3:*"
+      Resource  = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+
+  # S3 refuses two of these changes to one bucket at the same moment.
+  depends_on = [aws_s3_bucket_public_access_block.this]
+}
+
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+
+resource "aws_kms_key" "this" {
+  count = var.create_kms_key ? 1 : 0
+
+  description             = "Objects of the bucket ${var.name}"
+  enable_key_rotation     = true
+  deletion_window_in_days = 30
+
+  # The account decides through IAM who may use the key.
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "AccountThroughIAM"
+      Effect    = "Allow"
+      Principal = { AWS = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root" }
+      Action    = "kms:*"
+      Resource  = "*"
+    }]
+  })
+}
+
+################################################################################
+# Lifecycle
+################################################################################
+
+resource "aws_s3_bucket_lifecycle_configuration" "this" {
+  bucket = aws_s3_bucket.this.id
+
+  # Updates, manifests, shards and reports. Published models are under models/ and no rule expires them.
+  rule {
+    id     = "expire-rounds"
+    status = "Enabled"
+
+    filter {
+      prefix = "rounds/"
+    }
+
+    expiration {
+      days = var.round_retention_days
+    }
+
+    # Expiring only hides the current version. Updates say something about their clients' data, so what is hidden goes
+    # a day later instead of staying for a second retention period.
+    noncurrent_version_expiration {
+      noncurrent_days = 1
+    }
+  }
+
+  rule {
+    id     = "tidy-up"
+    status = "Enabled"
+
+    filter {}
+
+    # Parts of rounds that nobody finished cost storage and are in no listing.
+    abort_incomplete_multipart_upload {
+      days_after_initiation = var.incomplete_upload_days
+    }
+
+    # models/<model>/latest.json is replaced in every round.
+    noncurrent_version_expiration {
+      noncurrent_days = var.noncurrent_version_days
+    }
+
+    expiration {
+      expired_object_delete_marker = true
+    }
+  }
+
+  depends_on = [aws_s3_bucket_versioning.this]
+}

@@ -1,0 +1,273 @@
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
+################################################################################
+# Sizing
+################################################################################
+
+# The rule that orchestrator/planner.py plans with; the constants are in one file for both. Each quotient is taken last,
+# of whole numbers where possible, so that neither side rounds up what the other does not.
+locals {
+  sizing = jsondecode(file("${path.module}/../../orchestrator/sizing.json"))
+
+  shard_bytes = ceil(var.model_bytes / var.shards)
+
+  # A worker streams: its memory holds pieces and the manifest, whatever the shard's size. A quarter is kept free.
+  memory_rule_mb = max(
+    local.sizing.memory_mb,
+    local.sizing.memory_step_mb * ceil(
+      (1000 * local.sizing.worker_peak_mb + local.sizing.manifest_mb_per_1000_clients * var.clients) * 1.25
+      / (1000 * local.sizing.memory_step_mb)
+    ),
+  )
+  memory_mb = var.memory_mb_override == null ? local.memory_rule_mb : var.memory_mb_override
+
+  # It reads its shard once per client and writes it once, as fast as the network or its share of a CPU allows.
+  vcpu        = local.memory_mb * local.sizing.vcpu_per_mb
+  bytes_per_s = min(local.sizing.network_bytes_per_s, 1000000000 * local.vcpu / local.sizing.cpu_seconds_per_gb)
+  expected_s  = (var.clients + 1) * local.shard_bytes / local.bytes_per_s
+  timeout_s = min(
+    local.sizing.timeout_max_s,
+    max(local.sizing.timeout_min_s, ceil(local.sizing.timeout_safety * local.expected_s)),
+  )
+
+  # The averaged shard is spooled to /tmp before it is sent.
+  ephemeral_storage_mb = max(
+    local.sizing.ephemeral_storage_min_mb,
+    ceil(local.shard_bytes / 1048576) + local.sizing.ephemeral_storage_spare_mb,
+  )
+
+  # One invocation per shard at a time; the event source mapping takes 2 to 1000.
+  maximum_concurrency = coalesce(var.maximum_concurrency, min(1000, max(2, var.shards)))
+}
+
+################################################################################
+# Queues
+################################################################################
+
+locals {
+  # Written out, not referenced: two queues that name each other would be a cycle, and each attribute that is set by a
+  # resource of its own makes an apply wait another 25 s for SQS to settle.
+  queue_arn_prefix      = "arn:${data.aws_partition.current.partition}:sqs:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}"
+  queue_arn             = "${local.queue_arn_prefix}:${var.name}"
+  dead_letter_queue_arn = "${local.queue_arn_prefix}:${var.name}-dead-letters"
+}
+
+resource "aws_sqs_queue" "jobs" {
+  name = var.name
+
+  # AWS's advice for queues that Lambda polls: six times the function's timeout, so that a job that is being retried or
+  # throttled is not delivered to a second worker meanwhile.
+  visibility_timeout_seconds = 6 * local.timeout_s
+  message_retention_seconds  = var.job_retention_hours * 3600
+  sqs_managed_sse_enabled    = true
+
+  redrive_policy = jsonencode({
+    deadLetterTargetArn = aws_sqs_queue.dead_letters.arn
+    maxReceiveCount     = var.max_receive_count
+  })
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "sqs:*"
+      Resource  = local.queue_arn
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+}
+
+# Jobs that failed max_receive_count times, kept for a person to look at and to send back.
+resource "aws_sqs_queue" "dead_letters" {
+  name = "${var.name}-dead-letters"
+
+  message_retention_seconds = 1209600 # 14 days, the most SQS has
+  sqs_managed_sse_enabled   = true
+
+  redrive_allow_policy = jsonencode({
+    redrivePermission = "byQueue"
+    sourceQueueArns   = [local.queue_arn]
+  })
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "sqs:*"
+      Resource  = local.dead_letter_queue_arn
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+}
+
+################################################################################
+# Function
+################################################################################
+
+resource "aws_lambda_function" "worker" {
+  #checkov:skip=CKV_AWS_50:Workers report their own times in result messages; tracing every shard would only cost
+  #checkov:skip=CKV_AWS_115:The event source mapping's maximum_concurrency limits it without reserving it
+  #checkov:skip=CKV_AWS_116:Failed jobs go to the queue's dead-letter queue; the function is never invoked asynchronously
+  #checkov:skip=CKV_AWS_117:A VPC would only add a slower way to S3
+  #checkov:skip=CKV_AWS_173:The environment holds a bucket's name and a queue's URL, no secrets
+  #checkov:skip=CKV_AWS_272:The zip is built from this repository and pinned by its hash
+  function_name = var.name
+  description   = "Averages one shard of ${var.shards} over the clients of a round"
+  role          = aws_iam_role.worker.arn
+
+  filename         = var.package_path
+  source_code_hash = fileexists(var.package_path) ? filebase64sha256(var.package_path) : null
+  handler          = var.handler
+  runtime          = var.runtime
+  architectures    = [var.architecture]
+
+  memory_size = local.memory_mb
+  timeout     = local.timeout_s
+
+  ephemeral_storage {
+    size = local.ephemeral_storage_mb
+  }
+
+  environment {
+    variables = {
+      FL_BUCKET           = var.bucket.name
+      FL_RESULT_QUEUE_URL = var.result_queue.url
+      FL_LOG_LEVEL        = var.log_level
+    }
+  }
+
+  lifecycle {
+    precondition {
+      condition     = fileexists(var.package_path)
+      error_message = "There is no zip at ${var.package_path} (package_path is taken from the directory that Terraform runs in). Build it first: make package."
+    }
+
+    precondition {
+      condition     = local.memory_mb <= var.function_memory_cap_mb
+      error_message = "Lane for ${var.shards} shards: its function needs ${local.memory_mb} MB for ${var.clients} clients, and function_memory_cap_mb is ${var.function_memory_cap_mb}. Raise function_memory_cap_mb (up to 10240, if the account allows it) or lower clients."
+    }
+
+    precondition {
+      condition     = local.expected_s <= local.sizing.timeout_max_s
+      error_message = "Lane for ${var.shards} shards: averaging a shard of ${local.shard_bytes} bytes over ${var.clients} clients takes about ${ceil(local.expected_s)} s, and a function may run ${local.sizing.timeout_max_s} s; use more shards."
+    }
+
+    precondition {
+      condition     = local.ephemeral_storage_mb <= local.sizing.ephemeral_storage_max_mb
+      error_message = "Lane for ${var.shards} shards: a shard of ${local.shard_bytes} bytes needs ${local.ephemeral_storage_mb} MB in /tmp, and a function may have ${local.sizing.ephemeral_storage_max_mb} MB; use more shards."
+    }
+  }
+
+  # Lambda would create the log group itself, without retention, at the first invocation.
+  depends_on = [aws_cloudwatch_log_group.worker, aws_iam_role_policy.worker]
+}
+
+resource "aws_cloudwatch_log_group" "worker" {
+  #checkov:skip=CKV_AWS_158:Logs name rounds, clients and sizes, no values; CloudWatch encrypts them with its own key
+  #checkov:skip=CKV_AWS_338:log_retention_days is the environment's choice
+  name              = "/aws/lambda/${var.name}"
+  retention_in_days = var.log_retention_days
+}
+
+resource "aws_lambda_event_source_mapping" "jobs" {
+  event_source_arn = aws_sqs_queue.jobs.arn
+  function_name    = aws_lambda_function.worker.arn
+
+  # A job is minutes of work: batching two would only make the second wait.
+  batch_size              = 1
+  function_response_types = ["ReportBatchItemFailures"]
+
+  scaling_config {
+    maximum_concurrency = local.maximum_concurrency
+  }
+}
+
+################################################################################
+# Role
+################################################################################
+
+resource "aws_iam_role" "worker" {
+  name        = var.name
+  description = "The function ${var.name}"
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "lambda.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "worker" {
+  name = "worker"
+  role = aws_iam_role.worker.id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [
+        {
+          Sid      = "ReadRounds"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject"]
+          Resource = ["${var.bucket.arn}/rounds/*"]
+        },
+        {
+          Sid      = "WriteShards"
+          Effect   = "Allow"
+          Action   = ["s3:PutObject"]
+          Resource = ["${var.bucket.arn}/models/*", "${var.bucket.arn}/rounds/*/shards/*"]
+        },
+        {
+          # A redelivered job looks whether its part is there already.
+          Sid      = "FindParts"
+          Effect   = "Allow"
+          Action   = ["s3:ListMultipartUploadParts"]
+          Resource = ["${var.bucket.arn}/models/*"]
+        },
+        {
+          # Not to list: without it S3 answers 403 instead of 404 for an object that does not exist.
+          Sid       = "TellMissingFromForbidden"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = [var.bucket.arn]
+          Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
+        },
+        {
+          Sid      = "TakeJobs"
+          Effect   = "Allow"
+          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+          Resource = [aws_sqs_queue.jobs.arn]
+        },
+        {
+          Sid      = "SendResults"
+          Effect   = "Allow"
+          Action   = ["sqs:SendMessage"]
+          Resource = [var.result_queue.arn]
+        },
+        {
+          Sid      = "WriteLogs"
+          Effect   = "Allow"
+          Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+          Resource = ["${aws_cloudwatch_log_group.worker.arn}:*"]
+        },
+      ],
+      [
+        for key_arn in var.kms_key_arn[*] : {
+          Sid      = "UseObjectKey"
+          Effect   = "Allow"
+          Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+          Resource = [key_arn]
+        }
+      ],
+    )
+  })
+}

@@ -1,0 +1,187 @@
+################################################################################
+# Lane
+################################################################################
+
+variable "name" {
+  description = "Name of the queue, the function and the role: 1 to 50 letters, digits, hyphens and underscores."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_-]{1,50}$", var.name))
+    error_message = "name must be 1 to 50 letters, digits, hyphens and underscores."
+  }
+}
+
+variable "shards" {
+  description = "Shards that the lane's rounds are cut into, 1 to 10000 (the most parts of a multipart upload)."
+  type        = number
+
+  validation {
+    condition     = var.shards >= 1 && var.shards <= 10000 && floor(var.shards) == var.shards
+    error_message = "shards must be a whole number from 1 to 10000."
+  }
+}
+
+variable "bucket" {
+  description = "The environment's bucket."
+  type = object({
+    name = string
+    arn  = string
+  })
+}
+
+variable "kms_key_arn" {
+  description = "ARN of the KMS key that encrypts the bucket's objects; null with SSE-S3."
+  type        = string
+  default     = null
+}
+
+variable "result_queue" {
+  description = "The environment's queue for result messages."
+  type = object({
+    url = string
+    arn = string
+  })
+}
+
+################################################################################
+# What it is sized for
+################################################################################
+
+variable "model_bytes" {
+  description = "Bytes of the largest update that a client uploads, 1 to 5497558138880 (5 TiB)."
+  type        = number
+
+  validation {
+    condition     = var.model_bytes >= 1 && var.model_bytes <= 5497558138880 && floor(var.model_bytes) == var.model_bytes
+    error_message = "model_bytes must be a whole number of bytes from 1 to 5497558138880 (5 TiB)."
+  }
+}
+
+variable "clients" {
+  description = "Most clients whose updates one round averages, 1 to 100000."
+  type        = number
+
+  validation {
+    condition     = var.clients >= 1 && var.clients <= 100000 && floor(var.clients) == var.clients
+    error_message = "clients must be a whole number from 1 to 100000."
+  }
+}
+
+variable "function_memory_cap_mb" {
+  description = "Most memory the account lets a function have, 128 to 10240 MB; new accounts have 3008."
+  type        = number
+  default     = 3008
+
+  validation {
+    condition     = var.function_memory_cap_mb >= 128 && var.function_memory_cap_mb <= 10240 && floor(var.function_memory_cap_mb) == var.function_memory_cap_mb
+    error_message = "function_memory_cap_mb must be a whole number from 128 to 10240."
+  }
+}
+
+variable "memory_mb_override" {
+  description = "Memory of the function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.memory_mb_override == null ? true : var.memory_mb_override >= 128 && var.memory_mb_override <= 10240 && floor(var.memory_mb_override) == var.memory_mb_override
+    error_message = "memory_mb_override must be null or a whole number from 128 to 10240."
+  }
+}
+
+################################################################################
+# Delivery
+################################################################################
+
+variable "maximum_concurrency" {
+  description = "Invocations at the same time, 2 to 1000; null for as many as there are shards, within that range."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.maximum_concurrency == null ? true : var.maximum_concurrency >= 2 && var.maximum_concurrency <= 1000 && floor(var.maximum_concurrency) == var.maximum_concurrency
+    error_message = "maximum_concurrency must be null or a whole number from 2 to 1000."
+  }
+}
+
+variable "max_receive_count" {
+  description = "Deliveries after which a job goes to the dead-letter queue, 1 to 1000; AWS advises at least 5."
+  type        = number
+  default     = 5
+
+  validation {
+    condition     = var.max_receive_count >= 1 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
+    error_message = "max_receive_count must be a whole number from 1 to 1000."
+  }
+}
+
+variable "job_retention_hours" {
+  description = "Hours for which a job that nobody takes stays in the queue, 1 to 96; less than the dead-letter queue's 14 days."
+  type        = number
+  default     = 96
+
+  validation {
+    condition     = var.job_retention_hours >= 1 && var.job_retention_hours <= 96 && floor(var.job_retention_hours) == var.job_retention_hours
+    error_message = "job_retention_hours must be a whole number from 1 to 96."
+  }
+}
+
+################################################################################
+# Function
+################################################################################
+
+variable "package_path" {
+  description = "Path of the function's zip, from the directory that Terraform runs in."
+  type        = string
+}
+
+variable "handler" {
+  description = "Entry point in the zip, as module.function."
+  type        = string
+  default     = "lambdas.shard_average.handler"
+}
+
+variable "runtime" {
+  description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
+  type        = string
+  default     = "python3.13"
+
+  validation {
+    condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
+    error_message = "runtime must be python3.11, python3.12, python3.13 or python3.14."
+  }
+}
+
+variable "architecture" {
+  description = "Processor of the function, arm64 or x86_64; the zip's numpy must be built for it. arm64 costs a fifth less."
+  type        = string
+  default     = "arm64"
+
+  validation {
+    condition     = contains(["arm64", "x86_64"], var.architecture)
+    error_message = "architecture must be arm64 or x86_64."
+  }
+}
+
+variable "log_level" {
+  description = "Level of the function's log: DEBUG, INFO, WARNING or ERROR."
+  type        = string
+  default     = "INFO"
+
+  validation {
+    condition     = contains(["DEBUG", "INFO", "WARNING", "ERROR"], var.log_level)
+    error_message = "log_level must be DEBUG, INFO, WARNING or ERROR."
+  }
+}
+
+variable "log_retention_days" {
+  description = "Days for which the function's log is kept: one of CloudWatch's periods from 1 to 3653."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
+    error_message = "log_retention_days must be one of CloudWatch's periods: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653."
+  }
+}

@@ -1,0 +1,64 @@
+locals {
+  alarm_actions = [for topic in aws_sns_topic.alarms : topic.arn]
+}
+
+################################################################################
+# Alarms
+################################################################################
+
+# Jobs that failed max_receive_count times: the round they belong to waits for somebody.
+resource "aws_cloudwatch_metric_alarm" "dead_letters" {
+  for_each = var.lanes
+
+  alarm_name          = "${each.value.function_name}-dead-letters"
+  alarm_description   = "Shard jobs failed for good. Look at them in ${each.value.dead_letter_queue_name} and at the function's log, then send them back."
+  namespace           = "AWS/SQS"
+  metric_name         = "ApproximateNumberOfMessagesVisible"
+  dimensions          = { QueueName = each.value.dead_letter_queue_name }
+  statistic           = "Maximum"
+  period              = 60
+  evaluation_periods  = 1
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+}
+
+# Crashes, timeouts and too little memory. A worker that only wants its job delivered again is no error here.
+resource "aws_cloudwatch_metric_alarm" "errors" {
+  for_each = var.lanes
+
+  alarm_name          = "${each.value.function_name}-errors"
+  alarm_description   = "The function crashed or ran out of time or memory ${var.function_error_threshold} times or more in five minutes."
+  namespace           = "AWS/Lambda"
+  metric_name         = "Errors"
+  dimensions          = { FunctionName = each.value.function_name }
+  statistic           = "Sum"
+  period              = 300
+  evaluation_periods  = 1
+  comparison_operator = "GreaterThanOrEqualToThreshold"
+  threshold           = var.function_error_threshold
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+}
+
+################################################################################
+# Who is told
+################################################################################
+
+resource "aws_sns_topic" "alarms" {
+  #checkov:skip=CKV_AWS_26:CloudWatch cannot publish to a topic under the AWS-managed key; alarms name queues and functions only
+  for_each = toset(var.alarm_email[*])
+
+  name = "${var.name_prefix}-alarms"
+}
+
+resource "aws_sns_topic_subscription" "alarms" {
+  for_each = toset(var.alarm_email[*])
+
+  topic_arn = aws_sns_topic.alarms[each.key].arn
+  protocol  = "email"
+  endpoint  = each.key
+}

@@ -1,0 +1,166 @@
+"""The one door to AWS: clients for a deployment, and the S3 calls that need more than one line.
+
+Tests replace AWS here, with an emulator's endpoint or with in-memory clients.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from localstack_client.session import Session as LocalStackSession
+
+from lambdas.contract import MAX_PARTS
+from orchestrator.errors import NotDeployed, OrchestratorError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+# Objects above this go up in parts, several at a time; S3 takes single PUTs up to 5 GiB.
+MULTIPART_ABOVE = 64 * 1024**2
+_UPLOADS_AT_ONCE = 4
+# How many small requests (headers of updates, batches of jobs) are under way at once.
+REQUESTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Clients:
+    """S3 and SQS of one deployment; boto3 clients may be shared between threads."""
+
+    s3: S3Client
+    sqs: SQSClient
+
+
+def connect(region: str, endpoint_url: str | None) -> Clients:
+    """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
+    config = Config(
+        max_pool_connections=REQUESTS_AT_ONCE,
+        retries={"mode": "standard", "max_attempts": 6},
+        connect_timeout=5,
+        read_timeout=60,
+        # Emulators answer on one host name: bucket.localhost does not resolve everywhere.
+        s3={"addressing_style": "path"} if endpoint_url else {},
+    )
+    if endpoint_url:
+        session: Any = LocalStackSession(localstack_host=endpoint_url.split("://", 1)[-1], region_name=region)
+    else:
+        session = boto3.session.Session(region_name=region)
+    return Clients(s3=session.client("s3", config=config), sqs=session.client("sqs", config=config))
+
+
+def error_code(error: ClientError) -> str:
+    """The service's error code, `NoSuchKey` where a HEAD can only say 404."""
+    code = error.response.get("Error", {}).get("Code", "")
+    return "NoSuchKey" if code in ("404", "NotFound") else code
+
+
+def explain(error: ClientError | BotoCoreError, bucket: str) -> OrchestratorError:
+    """An error that boto3 raised, as a sentence with the next step."""
+    if isinstance(error, NoCredentialsError):
+        return OrchestratorError(
+            "No AWS credentials found. Log in (`aws sso login`) or set AWS_PROFILE, and try again."
+        )
+    if isinstance(error, ClientError):
+        if error_code(error) == "NoSuchBucket":
+            return NotDeployed(f"Bucket {bucket} does not exist. Deploy the environment: `orchestrator deploy`.")
+        return OrchestratorError(f"AWS refused {error.operation_name}: {error}")
+    return OrchestratorError(f"AWS cannot be reached: {error}")
+
+
+def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None:
+    """A small object's bytes and ETag, None where there is none."""
+    try:
+        response = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return None
+        raise
+    return response["Body"].read(), response["ETag"]
+
+
+def exists(s3: S3Client, bucket: str, key: str) -> bool:
+    """Whether there is an object at `key`."""
+    try:
+        s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return False
+        raise
+    return True
+
+
+def create_object(s3: S3Client, bucket: str, key: str, body: bytes) -> bool:
+    """Write a small JSON document unless the key is taken; whether it was written."""
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*")
+    except ClientError as error:
+        # 409: another conditional write to the same key is under way; whoever wins, the key is taken.
+        if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        raise
+    return True
+
+
+def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
+    """Every object under a prefix (Key, ETag, Size, LastModified), in the order of their keys."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", [])
+
+
+def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int, Any]:
+    """The parts of a multipart upload so far, by part number."""
+    pages = s3.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload_id)
+    return {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
+
+
+def create_large_object(
+    s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]
+) -> bool:
+    """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
+    try:
+        if size <= MULTIPART_ABOVE:
+            s3.put_object(
+                Bucket=bucket, Key=key, Body=file, ContentLength=size, Metadata=metadata, IfNoneMatch="*"
+            )  # fmt: skip
+            return True
+        return _create_in_parts(s3, bucket, key, file, size, metadata)
+    except ClientError as error:
+        if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        raise
+
+
+def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]) -> bool:
+    part_size = max(MULTIPART_ABOVE // 4, -(-size // MAX_PARTS))
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata)["UploadId"]
+
+    def upload(number: int, body: bytes) -> Any:
+        part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
+        return {"PartNumber": number, "ETag": part["ETag"]}
+
+    try:
+        parts: list[Any] = []
+        with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+            under_way: list[concurrent.futures.Future[Any]] = []
+            for number in itertools.count(1):
+                body = file.read(part_size)
+                if not body:
+                    break
+                if len(under_way) == _UPLOADS_AT_ONCE:
+                    parts.append(under_way.pop(0).result())
+                under_way.append(pool.submit(upload, number, body))
+            parts += [future.result() for future in under_way]
+        s3.complete_multipart_upload(
+            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+        )
+    except BaseException:
+        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        raise
+    return True

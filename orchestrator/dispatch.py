@@ -1,0 +1,124 @@
+"""From pinned updates to queued jobs: the lane, the shard table, the output, the manifest, the messages."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lambdas.contract import (
+    MAX_PART_BYTES,
+    MIN_PART_BYTES,
+    Output,
+    RoundManifest,
+    RoundRecord,
+    ShardJob,
+    TensorTable,
+    global_key,
+    manifest_key,
+    sha256_hex,
+    shard_bounds,
+)
+from lambdas.tensors import global_header
+from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, read_object
+from orchestrator.errors import BadInput, OrchestratorError, RoundFailed
+from orchestrator.pin import Pinned
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+# SQS SendMessageBatch takes up to ten messages; a failed entry is sent again this often.
+_BATCH = 10
+_SEND_ATTEMPTS = 5
+
+
+def sink_for(table: TensorTable, bounds: Sequence[int]) -> str:
+    """`multipart` where every shard can be a part of one upload, else `objects` (S3's limits on part sizes).
+
+    Raises:
+        BadInput: a shard is larger than a part can be.
+    """
+    sizes = [table.byte_at(stop) - table.byte_at(start) for start, stop in itertools.pairwise(bounds)]
+    sizes[0] += len(global_header(table))
+    if max(sizes) > MAX_PART_BYTES:
+        needed = -(-table.nbytes // MAX_PART_BYTES) + 1
+        raise BadInput(
+            f"{len(sizes)} shards of a model of {table.nbytes} bytes are larger than S3's largest part "
+            f"({MAX_PART_BYTES} bytes). Use --shards {needed} or more."
+        )
+    return "multipart" if all(size >= MIN_PART_BYTES for size in sizes[:-1]) and sizes[-1] > 0 else "objects"
+
+
+def freeze_round(s3: S3Client, bucket: str, record: RoundRecord, pinned: Pinned, shards: int) -> RoundManifest:
+    """Write the manifest, once. Where another orchestrator was faster, its manifest is the round's.
+
+    Raises:
+        BadInput: the shard count does not suit the model.
+    """
+    bounds = shard_bounds(pinned.table, shards)
+    key = global_key(record.model, record.round_id)
+    kind = sink_for(pinned.table, bounds)
+    upload_id = None
+    if kind == "multipart":
+        upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, ContentType="application/octet-stream")[
+            "UploadId"
+        ]
+    manifest = RoundManifest(
+        round_id=record.round_id,
+        model=record.model,
+        participants=pinned.participants,
+        table=pinned.table,
+        layouts=pinned.layouts,
+        bounds=bounds,
+        output=Output(kind, key, upload_id),
+        created_at=time.time(),
+    )
+    if create_object(s3, bucket, manifest_key(record.round_id), manifest.to_bytes()):
+        return manifest
+    if upload_id is not None:
+        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    found = read_manifest(s3, bucket, record.round_id)
+    if found is None:
+        raise RoundFailed(
+            f"Round {record.round_id}: its manifest was written and deleted by someone else. Start again."
+        )
+    return found
+
+
+def read_manifest(s3: S3Client, bucket: str, round_id: str) -> RoundManifest | None:
+    """The round's manifest, None before the round is pinned."""
+    found = read_object(s3, bucket, manifest_key(round_id))
+    return RoundManifest.from_bytes(found[0]) if found else None
+
+
+def queue_jobs(
+    clients: Clients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
+) -> None:
+    """Send one job per shard, ten to a request, several requests at once.
+
+    Raises:
+        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+    """
+    digest = sha256_hex(manifest.to_bytes())
+    jobs = [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards]
+    batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        list(pool.map(lambda batch: _send(clients.sqs, queue_url, batch), batches))
+
+
+def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob]) -> None:
+    entries: list[Any] = [{"Id": str(job.shard), "MessageBody": job.to_json()} for job in jobs]
+    for _ in range(_SEND_ATTEMPTS):
+        failed = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", [])
+        again = {entry["Id"] for entry in failed}
+        entries = [entry for entry in entries if entry["Id"] in again]
+        if not entries:
+            return
+    raise OrchestratorError(
+        f"SQS refused the jobs of {len(entries)} shards {_SEND_ATTEMPTS} times "
+        f"({failed[0].get('Message', 'no reason given')}). Start the round again: "
+        "it continues with the shards that are missing."
+    )

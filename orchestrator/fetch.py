@@ -1,0 +1,95 @@
+"""A client's side, second half: a published global model becomes a file or a state_dict."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from lambdas.contract import LatestModel, global_key, latest_key
+from orchestrator.aws import error_code, read_object
+from orchestrator.errors import BadInput, OrchestratorError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CHUNK = 1024**2
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `fetch` stored; SHA-256 of the file's bytes."""
+
+    path: str
+    model: str
+    round_id: str
+    nbytes: int
+    sha256: str
+
+
+def latest_model(s3: S3Client, bucket: str, model: str) -> LatestModel | None:
+    """A model's newest global model, None before the first round has published."""
+    found = read_object(s3, bucket, latest_key(model))
+    return LatestModel.from_bytes(found[0]) if found else None
+
+
+def fetch(
+    s3: S3Client,
+    bucket: str,
+    model: str,
+    to: Path,
+    *,
+    round_id: str | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Fetched:
+    """Store a global model at `to`: the newest, or that of a round. The file appears whole or not at all.
+
+    Raises:
+        BadInput: nothing is published under that name, or the file cannot be written.
+        OrchestratorError: the download ended early.
+    """
+    if round_id is None:
+        latest = latest_model(s3, bucket, model)
+        if latest is None:
+            raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
+        round_id = latest.round_id
+    key = global_key(model, round_id)
+    try:
+        response = s3.get_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            raise BadInput(
+                f"Round {round_id} has published no global model of {model}. `orchestrator status --round {round_id}` "
+                "says where it stands."
+            ) from error
+        raise
+    size, done, digest = response["ContentLength"], 0, hashlib.sha256()
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{to.name}-", dir=to.parent)
+    except OSError as error:
+        raise BadInput(f"Cannot write to {to.parent}: {error.strerror}. Choose another --to.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in response["Body"].iter_chunks(_CHUNK):
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                progress(done, size)
+        if done != size:
+            raise OrchestratorError(f"The download of {key} ended after {done} of {size} bytes. Try again.")
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(to)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    return Fetched(str(to), model, round_id, size, digest.hexdigest())

@@ -1,0 +1,138 @@
+"""The function zip: this project's `lambdas` package and numpy, for one Python and one architecture, reproducibly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.terraform import ROOT
+
+# AWS Lambda, "Lambda quotas": a zip that is uploaded directly may have 50 MB.
+MAX_ZIP_BYTES = 50 * 1000**2
+# Zip's earliest time stamp: the same inputs give the same bytes.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+# Parts of numpy that a function never imports.
+_LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
+_LEFT_OUT_SUFFIXES = {".pyi", ".h", ".a", ".pyc"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a zip is built for.
+
+    Attributes:
+        name: part of the file name, `aws` or `local`.
+        python: major and minor version of the function's runtime.
+        architecture: Lambda's word for it, `arm64` or `x86_64`.
+        platforms: wheel platform tags, best first; empty for the machine's own.
+    """
+
+    name: str
+    python: tuple[int, int]
+    architecture: str
+    platforms: tuple[str, ...] = ()
+
+    @property
+    def runtime(self) -> str:
+        """Lambda's name of the runtime."""
+        return f"python{self.python[0]}.{self.python[1]}"
+
+    @property
+    def path(self) -> Path:
+        """Where the zip is built."""
+        return ROOT / "build" / f"lambda-{self.name}.zip"
+
+
+def target_for(environment: str) -> Target:
+    """The machine's own Python for the local environment (the emulator runs functions with it), else Lambda's."""
+    if environment == "local":
+        machine = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+        return Target("local", sys.version_info[:2], machine)
+    return Target(
+        "aws", (3, 13), "arm64", ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+    )
+
+
+def build(target: Target) -> Path:
+    """Build the zip, unless the one that is there was built from the same inputs; returns its path.
+
+    Raises:
+        OrchestratorError: the wheels cannot be had, or the zip would be too large for Lambda.
+    """
+    inputs = _inputs(target)
+    record = target.path.with_suffix(".json")
+    if target.path.exists() and record.exists():
+        built = json.loads(record.read_text())
+        if built.get("inputs") == inputs and built.get("sha256") == _sha256(target.path):
+            return target.path
+    target.path.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="wheels-") as directory:
+        _download(target, Path(directory))
+        partial = target.path.with_suffix(".partial")
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
+            for name, data in sorted(_contents(Path(directory))):
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = (0o755 if ".so" in Path(name).suffixes else 0o644) << 16
+                out.writestr(entry, data)
+    if partial.stat().st_size > MAX_ZIP_BYTES:
+        raise OrchestratorError(f"{partial} has {partial.stat().st_size} bytes, Lambda takes {MAX_ZIP_BYTES}.")
+    partial.replace(target.path)
+    record.write_text(json.dumps({"inputs": inputs, "sha256": _sha256(target.path)}))
+    return target.path
+
+
+def _sources() -> list[Path]:
+    return sorted((ROOT / "lambdas").glob("*.py"))
+
+
+def _requirements() -> Path:
+    return ROOT / "lambdas" / "requirements.txt"
+
+
+def _inputs(target: Target) -> str:
+    digest = hashlib.sha256(repr((target, zipfile.ZIP_DEFLATED)).encode())
+    for path in [*_sources(), _requirements(), Path(__file__)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _download(target: Target, directory: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(directory), "--requirement", str(_requirements())]
+    if target.platforms:
+        version = f"{target.python[0]}{target.python[1]}"
+        command += ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
+        for tag in target.platforms:
+            command += ["--platform", tag]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise OrchestratorError(f"pip could not get the function's wheels for {target}:\n{result.stderr.strip()}")
+
+
+def _contents(wheels: Path) -> Iterator[tuple[str, bytes]]:
+    for path in _sources():
+        yield f"lambdas/{path.name}", path.read_bytes()
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                path = Path(entry.filename)
+                if (
+                    not entry.is_dir()
+                    and not _LEFT_OUT_DIRS & set(path.parts)
+                    and path.suffix not in _LEFT_OUT_SUFFIXES
+                ):
+                    yield entry.filename, archive.read(entry)

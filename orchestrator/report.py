@@ -1,0 +1,134 @@
+"""A round's report: what happened, as JSON (`rounds/R/report.json`) and as a page of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lambdas.contract import LatestModel, RoundManifest, ShardResult, canonical_json, sha256_hex
+from orchestrator.collect import Collection
+from orchestrator.deployment import Lane
+from orchestrator.planner import predict
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a round did. `document` is the JSON; its fields are in docs/report.md."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, as stored."""
+        return canonical_json(self.document)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Report:
+        return cls(json.loads(data))
+
+    def to_text(self) -> str:
+        """A readable page."""
+        d = self.document
+        lines = [f"Round {d['round']} of model {d['model']}: {d['status']}"]
+        if d["status"] == "failed":
+            return "\n".join([*lines, f"  reason: {d['error']}"])
+        total, cost = d["totals"], d["predicted_on_aws"]
+        lines += [
+            f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
+            f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
+            f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
+            f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
+                f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"
+            ),
+            f"  functions     {total['wall_s']:.2f} s, {total['cpu_s']:.2f} CPU s, peak {total['peak_rss_mb']:.0f} MB, "
+            f"{total['gets']} GETs, {total['puts']} PUTs, {total['retries']} retried reads, {len(d['redelivered'])} "
+            "failed tries",
+            f"  on AWS        about {cost['seconds']:.1f} s and ${cost['usd']:.6f} (prediction, all-in)",
+        ]  # fmt: skip
+        return "\n".join(lines)
+
+
+def published(
+    bucket: str,
+    manifest: RoundManifest,
+    lane: Lane,
+    collection: Collection,
+    latest: LatestModel,
+    seconds: Mapping[str, float],
+) -> Report:
+    """The report of a round that has published its global model."""
+    results = [collection.results[shard] for shard in sorted(collection.results)]
+    stats = [result.stats for result in results]
+    plan = predict(
+        manifest.table.nbytes,
+        len(manifest.participants),
+        architecture="grads-sharding",
+        shards=manifest.shards,
+        memory_mb=lane.memory_mb,
+        cpu=lane.architecture,
+    )
+    return Report(
+        {
+            **_head(bucket, manifest, "published"),
+            "lane": {
+                "function_name": lane.function_name,
+                "memory_mb": lane.memory_mb,
+                "architecture": lane.architecture,
+            },
+            "global_model": {"key": latest.key, "etag": latest.etag, "size": latest.size},
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "totals": {
+                "reported_shards": len(results),
+                "wall_s": round(sum(s.wall_s for s in stats), 3),
+                "cpu_s": round(sum(s.cpu_s for s in stats), 3),
+                "peak_rss_mb": max((s.peak_rss_mb for s in stats), default=0.0),
+                "bytes_read": sum(s.bytes_read for s in stats),
+                "bytes_written": sum(s.bytes_written for s in stats),
+                "gets": sum(s.gets for s in stats),
+                "puts": sum(s.puts for s in stats),
+                "retries": sum(s.retries for s in stats),
+            },
+            "shard_results": [_result(result) for result in results],
+            "redelivered": [_result(result) for result in collection.retries],
+            "predicted_on_aws": {"seconds": plan.predicted_seconds, "usd": plan.predicted_cost_usd},
+        }
+    )
+
+
+def failed(bucket: str, manifest: RoundManifest, error: str, result: ShardResult) -> Report:
+    """The report of a round that cannot publish."""
+    return Report({**_head(bucket, manifest, "failed"), "error": error, "client": result.client, "shard": result.shard})
+
+
+def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "round": manifest.round_id,
+        "model": manifest.model,
+        "status": status,
+        "architecture": "grads-sharding",
+        "bucket": bucket,
+        "shards": manifest.shards,
+        "manifest_sha256": sha256_hex(manifest.to_bytes()),
+        "tensors_sha256": manifest.table.sha256,
+        "participants": [
+            {
+                "client": p.client,
+                "num_examples": p.num_examples,
+                "bytes": p.size,
+                "etag": p.etag,
+                "stored": sorted(set(manifest.layouts[p.layout])),
+            }
+            for p in manifest.participants
+        ],
+        "total_examples": manifest.total_examples,
+    }
+
+
+def _result(result: ShardResult) -> dict[str, Any]:
+    document = asdict(result)
+    del document["round_id"], document["manifest_sha256"]
+    return {name: value for name, value in document.items() if value is not None}

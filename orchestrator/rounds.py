@@ -1,0 +1,318 @@
+"""A round from its opening to its report. Read this first: submit, pin, dispatch, (shard_average,) collect.
+
+Nothing of a round is kept here: S3 holds its record, manifest, shards and report, so the same command continues a
+round that another process began.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from lambdas.contract import (
+    RoundManifest,
+    RoundRecord,
+    check_name,
+    global_key,
+    report_key,
+    round_key,
+    rounds_prefix,
+)
+from orchestrator import report as reports
+from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, error_code, exists, read_object
+from orchestrator.collect import BadShard, Collection, await_shards, publish, stored_shards
+from orchestrator.deployment import Deployment, Lane
+from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest
+from orchestrator.errors import BadInput, QuorumMissed, RoundConflict, RoundFailed
+from orchestrator.narration import Narration
+from orchestrator.pin import Update, list_updates, pin_updates
+from orchestrator.planner import choose_lane
+from orchestrator.report import Report
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# How often S3 is asked for new updates while a round is open: at first every second, later less often (a LIST costs).
+_POLL_S = (1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """What `start-round` is asked for.
+
+    Attributes:
+        shards: shard count, None to let the planner choose among the deployed lanes.
+        min_clients: quorum; with fewer updates the round does not close.
+        expect: close as soon as this many updates are there (None: at the quorum).
+        deadline_s: how long to wait for updates, seconds; 0 closes the round with what is there now.
+        timeout_s: how long to wait without any shard being finished, seconds (None: as long as the lane's queue
+            tries).
+    """
+
+    model: str
+    round_id: str
+    shards: int | None = None
+    min_clients: int = 1
+    expect: int | None = None
+    deadline_s: float = 0.0
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        check_name("model", self.model)
+        check_name("round", self.round_id)
+        if self.min_clients < 1:
+            raise BadInput(f"A quorum of {self.min_clients} clients makes no average; expected 1 or more.")
+        if self.expect is not None and self.expect < self.min_clients:
+            raise BadInput(f"Expecting {self.expect} clients cannot reach the quorum of {self.min_clients}.")
+
+
+def start_round(
+    clients: Clients, deployment: Deployment, request: RoundRequest, narration: Narration | None = None
+) -> Report:
+    """Open the round if need be, wait for quorum or deadline, average, publish, report; or continue where it stopped.
+
+    Raises:
+        RoundConflict: the round is already published, or belongs to another model.
+        QuorumMissed: fewer updates than the quorum when the deadline passed.
+        RoundFailed: a bad update, or a shard whose every try failed.
+        NotDeployed: no lane for the shard count.
+        BadInput, InvalidName: a request that makes no sense.
+    """
+    narration = narration or Narration()
+    s3, bucket = clients.s3, deployment.bucket
+    clock = _Clock()
+    if request.shards is not None:
+        deployment.lane(request.shards)
+    _refuse_ended(s3, bucket, request.round_id)
+    record = open_round(s3, bucket, request.round_id, request.model)
+    manifest = read_manifest(s3, bucket, request.round_id)
+    collection = Collection()
+    attempt = 0
+    if manifest is None:
+        manifest = _close_round(clients, deployment, request, record, clock, narration)
+    else:
+        narration.say(f"Round {request.round_id} is already pinned; continuing with {manifest.shards} shards.")
+        attempt = 1
+        if not exists(s3, bucket, manifest.output.key):
+            collection.stored = stored_shards(s3, bucket, manifest) or {}
+    lane = deployment.lane(manifest.shards)
+    if not (attempt and exists(s3, bucket, manifest.output.key)):
+        missing = [shard for shard in range(manifest.shards) if shard not in collection.stored]
+        queue_jobs(clients, lane.queue_url, manifest, missing, attempt=attempt)
+        narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
+        clock.mark("queueing")
+        _await(clients, deployment, lane, manifest, collection, request.timeout_s, narration)
+        clock.mark("averaging")
+    latest = publish(s3, bucket, manifest)
+    clock.mark("publishing")
+    report = reports.published(bucket, manifest, lane, collection, latest, clock.seconds())
+    s3.put_object(
+        Bucket=bucket, Key=report_key(request.round_id), Body=report.to_bytes(), ContentType="application/json"
+    )  # fmt: skip
+    return report
+
+
+def open_round(s3: S3Client, bucket: str, round_id: str, model: str) -> RoundRecord:
+    """Write the round's record, or read the one that is there.
+
+    Raises:
+        RoundConflict: the round belongs to another model.
+    """
+    record = RoundRecord(check_name("round", round_id), check_name("model", model), time.time())
+    if create_object(s3, bucket, round_key(round_id), record.to_bytes()):
+        return record
+    found = read_object(s3, bucket, round_key(round_id))
+    existing = RoundRecord.from_bytes(found[0]) if found else record
+    if existing.model != model:
+        raise RoundConflict(
+            f"Round {round_id} is one of model {existing.model}, not of {model}. Choose another round id."
+        )
+    return existing
+
+
+def _refuse_ended(s3: S3Client, bucket: str, round_id: str) -> None:
+    found = read_object(s3, bucket, report_key(round_id))
+    if found is None:
+        return
+    report = Report.from_bytes(found[0]).document
+    if report["status"] == "published":
+        raise RoundConflict(
+            f"Round {round_id} of model {report['model']} is already published. Fetch it with `orchestrator fetch "
+            f"--model {report['model']} --round {round_id}`, or start a round with another id."
+        )
+    raise RoundFailed(f"{report['error']} The round has ended; start one with another id.")
+
+
+def _close_round(
+    clients: Clients,
+    deployment: Deployment,
+    request: RoundRequest,
+    record: RoundRecord,
+    clock: _Clock,
+    narration: Narration,
+) -> RoundManifest:
+    s3, bucket = clients.s3, deployment.bucket
+    if exists(s3, bucket, global_key(request.model, request.round_id)):
+        raise RoundConflict(
+            f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
+        )
+    updates = _await_updates(s3, bucket, request, narration)
+    clock.mark("waiting")
+    with narration.bar("checking updates", len(updates)) as progress:
+        pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
+    shards = request.shards
+    if shards is None:
+        shards = choose_lane(pinned.table.nbytes, len(updates), list(deployment.lanes.values())).shards
+    manifest = freeze_round(s3, bucket, record, pinned, shards)
+    narration.say(
+        f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; "
+        f"{manifest.shards} shards."
+    )
+    clock.mark("pinning")
+    return manifest
+
+
+def _await_updates(s3: S3Client, bucket: str, request: RoundRequest, narration: Narration) -> list[Update]:
+    enough = request.expect or request.min_clients
+    deadline = time.monotonic() + request.deadline_s
+    pause, seen = _POLL_S[0], -1
+    with narration.bar("waiting for updates", enough) as progress:
+        while True:
+            updates = list_updates(s3, bucket, request.round_id)
+            left = deadline - time.monotonic()
+            if request.deadline_s == 0 or len(updates) >= enough or left <= 0:
+                break
+            if len(updates) != seen:
+                narration.say(f"{len(updates)} of {enough} updates are in; waiting up to {left:.0f} s more.")
+                progress(len(updates) - max(seen, 0))
+                seen, pause = len(updates), _POLL_S[0]
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _POLL_S[1])
+    if len(updates) < request.min_clients:
+        had = (
+            "has no updates"
+            if not updates
+            else f"has {len(updates)} of the {request.min_clients} updates of its quorum"
+        )
+        raise QuorumMissed(
+            f"Round {request.round_id} {had}"
+            + (f" after {request.deadline_s:.0f} s. " if request.deadline_s else " and no --deadline to wait for. ")
+            + "It stays open: let clients `orchestrator submit`, or lower --min-clients, and start it again."
+        )
+    return updates
+
+
+def _await(
+    clients: Clients,
+    deployment: Deployment,
+    lane: Lane,
+    manifest: RoundManifest,
+    collection: Collection,
+    timeout_s: float | None,
+    narration: Narration,
+) -> None:
+    # The queue shows a job again after 6 x the function's timeout (infra/lane), max_receive_count times.
+    patience = timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
+    try:
+        with narration.bar("averaging shards", manifest.shards) as progress:
+            progress(len(collection.stored))
+            await_shards(
+                clients,
+                deployment,
+                lane,
+                manifest,
+                collection=collection,
+                timeout_s=patience,
+                progress=progress,
+            )
+    except BadShard as error:
+        _abort_output(clients.s3, deployment.bucket, manifest)
+        report = reports.failed(deployment.bucket, manifest, str(error), error.result)
+        clients.s3.put_object(
+            Bucket=deployment.bucket,
+            Key=report_key(manifest.round_id),
+            Body=report.to_bytes(),
+            ContentType="application/json",
+        )
+        raise
+
+
+def _abort_output(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
+    if manifest.output.upload_id is None:
+        return
+    try:
+        s3.abort_multipart_upload(Bucket=bucket, Key=manifest.output.key, UploadId=manifest.output.upload_id)
+    except ClientError as error:
+        if error_code(error) != "NoSuchUpload":
+            raise
+
+
+def _size(manifest: RoundManifest) -> str:
+    return f"{manifest.table.nbytes / manifest.shards / 1e6:,.1f} MB"
+
+
+class _Clock:
+    """Seconds per step of a round."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._steps: dict[str, float] = {}
+
+    def mark(self, step: str) -> None:
+        now = time.monotonic()
+        self._steps[step] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._steps, "total": time.monotonic() - self._began}
+
+
+# --- looking at rounds ---------------------------------------------------------------------------------------------
+
+
+def round_status(clients: Clients, bucket: str, round_id: str) -> dict[str, Any]:
+    """Where a round stands: its state (`open`, `averaging`, `published`, `failed`), updates and shards.
+
+    Raises:
+        BadInput: there is no such round.
+    """
+    s3 = clients.s3
+    record = read_object(s3, bucket, round_key(round_id))
+    if record is None:
+        count = len(list_updates(s3, bucket, round_id))
+        if count == 0:
+            raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
+        return {"round": round_id, "model": None, "state": "not opened", "updates": count}
+    status: dict[str, Any] = {"round": round_id, "model": RoundRecord.from_bytes(record[0]).model}
+    report = read_object(s3, bucket, report_key(round_id))
+    if report is not None:
+        document = Report.from_bytes(report[0]).document
+        status |= {"state": document["status"], "updates": len(document["participants"]), "shards": document["shards"]}
+        return status | (
+            {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
+        )
+    manifest = read_manifest(s3, bucket, round_id)
+    if manifest is None:
+        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))}
+    stored = stored_shards(s3, bucket, manifest)
+    return status | {
+        "state": "averaging" if stored is not None else "publishing",
+        "updates": len(manifest.participants),
+        "shards": manifest.shards,
+        "shards_done": len(stored) if stored is not None else manifest.shards,
+    }
+
+
+def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
+    """The status of every round that has not expired, by round id; of one model where it is given."""
+    pages = clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
+    names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
+    look: Callable[[str], dict[str, Any]] = lambda name: round_status(clients, bucket, name)  # noqa: E731
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        found = list(pool.map(look, names))
+    return [status for status in found if model is None or status["model"] == model]

@@ -1,0 +1,339 @@
+"""A client's side, first half: a state_dict or a file becomes one update object, written once.
+
+The update is a safetensors file in safetensors' own order of tensors, with the example count in its metadata. It does
+not depend on the number of shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from botocore.exceptions import ClientError
+
+from lambdas.average import BLOCK, from_float64, to_float64
+from lambdas.contract import (
+    ITEMSIZE,
+    WIRE_DTYPES,
+    LatestModel,
+    RoundRecord,
+    TensorSpec,
+    TensorTable,
+    check_name,
+    latest_key,
+    manifest_key,
+    round_key,
+    update_key,
+)
+from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
+from lambdas.tensors import (
+    NUM_EXAMPLES,
+    ORIGINAL_DTYPES,
+    canonical_order,
+    check_num_examples,
+    check_same_table,
+    header_length,
+    parse_header,
+    serialize_header,
+)
+from orchestrator.aws import create_large_object, exists, read_object
+from orchestrator.errors import BadInput, RoundConflict
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+WIRE_NAMES = {"bfloat16": "BF16", "float16": "F16"}
+_COPY_BYTES = 4 * 1024**2
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors to submit: their table, and how to read the bytes of one (by index), in pieces."""
+
+    table: TensorTable
+    read: Callable[[int], Iterator[memoryview]]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What `submit` stored; `created` is False when the very same update was there already."""
+
+    key: str
+    nbytes: int
+    sha256: str
+    num_examples: int
+    created: bool
+
+
+# --- sources -------------------------------------------------------------------------------------------------------
+
+
+def from_state_dict(state_dict: Mapping[str, Any]) -> Tensors:
+    """Tensors of a state_dict: name to torch.Tensor or numpy array, of any averaged dtype.
+
+    Raises:
+        BadInput: not a mapping of names to tensors, or a dtype that is not averaged.
+    """
+    if not isinstance(state_dict, Mapping) or not state_dict:
+        raise BadInput("Expected a state_dict: a mapping of tensor names to tensors. Pass model.state_dict().")
+    specs, values = [], []
+    for name, value in state_dict.items():
+        array = _as_array(value)
+        if array is None:
+            raise BadInput(
+                f"Entry {name!r} of the state_dict is a {type(value).__name__}, expected a torch.Tensor or numpy array."
+            )
+        dtype = _dtype_name(value)
+        if dtype is None:
+            raise BadInput(
+                f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {_supported()}."
+            )
+        specs.append(TensorSpec(name, dtype, tuple(int(d) for d in value.shape)))
+        values.append(array)
+    return Tensors(TensorTable(tuple(specs)), lambda index: iter((values[index].data.cast("B"),)))
+
+
+def _supported() -> str:
+    return ", ".join(ITEMSIZE)
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
+    """The value's bytes, little-endian, as uint8 of shape (nbytes,); None where it is no tensor."""
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).reshape(-1)
+        return array.view(np.uint8)
+    if type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
+        import torch
+
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        result: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        return result
+    return None
+
+
+_TORCH_NAMES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+def _dtype_name(value: Any) -> str | None:
+    return _TORCH_NAMES.get(str(value.dtype).removeprefix("torch."))
+
+
+def from_file(path: Path) -> Tensors:
+    """Tensors of a safetensors file (read piece by piece) or of a PyTorch state_dict file (weights only, no code).
+
+    Raises:
+        BadInput: neither of the two.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start[:4] == b"PK\x03\x04" or start[:2] == b"\x80\x02":
+                return _from_torch_file(path)
+            length = header_length(start, size)
+            header = parse_header(file.read(length), size)
+    except OSError as error:
+        raise BadInput(
+            f"Cannot read {path}: {error.strerror}. Name a safetensors or PyTorch state_dict file."
+        ) from error
+    except InvalidTensorFile as error:
+        raise BadInput(
+            f"{path}: {error}. Expected a safetensors file or a PyTorch state_dict saved with torch.save."
+        ) from error
+    if not header.table.tensors:
+        raise BadInput(f"{path}: the file has no tensors. Expected a model's state_dict.")
+
+    def read(index: int) -> Iterator[memoryview]:
+        with path.open("rb") as file:
+            file.seek(header.data_offset + header.table.first_byte[index])
+            left = header.table.first_byte[index + 1] - header.table.first_byte[index]
+            while left:
+                piece = file.read(min(left, _COPY_BYTES))
+                if not piece:
+                    raise BadInput(f"{path} became shorter while it was read. Submit it again when it is complete.")
+                left -= len(piece)
+                yield memoryview(piece)
+
+    return Tensors(header.table, read)
+
+
+def _from_torch_file(path: Path) -> Tensors:
+    try:
+        import torch
+    except ImportError as error:
+        raise BadInput(
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'fedagg[torch]'."
+        ) from error
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises whatever its unpickler meets; weights_only refuses everything but tensors.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: no PyTorch state_dict of tensors only ({reason}). Save model.state_dict().") from error
+    return from_state_dict(state_dict)
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None) -> tuple[int, str]:
+    """Write an update file.
+
+    Args:
+        num_examples: the client's weight, 1 to 10**9.
+        wire: `BF16` or `F16` to store float32 tensors in that dtype (rounded to nearest, ties to even).
+
+    Returns:
+        The file's length in bytes and its SHA-256.
+
+    Raises:
+        BadInput: an example count that makes no weight.
+        InvalidUpdate: a finite value that the wire dtype cannot hold.
+    """
+    try:
+        check_num_examples(num_examples)
+    except InvalidUpdate as error:
+        raise BadInput(f"{error}. Pass the number of examples that the client trained on.") from error
+    order = canonical_order(tensors.table)
+    specs = [tensors.table.tensors[i] for i in order]
+    stored = [wire if wire and t.dtype == "F32" else t.dtype for t in specs]
+    converted = {t.name: t.dtype for t, dtype in zip(specs, stored, strict=True) if t.dtype != dtype}
+    metadata = {"format": "pt", NUM_EXAMPLES: str(num_examples)}
+    if converted:
+        metadata[ORIGINAL_DTYPES] = json.dumps(converted, separators=(",", ":"))
+    digest, nbytes = hashlib.sha256(), 0
+
+    def put(piece: bytes | memoryview) -> None:
+        nonlocal nbytes
+        out.write(piece)
+        digest.update(piece)
+        nbytes += len(piece)
+
+    put(serialize_header(TensorTable(tuple(specs)).with_dtypes(stored), metadata))
+    for index, spec, dtype in zip(order, specs, stored, strict=True):
+        for piece in tensors.read(index):
+            if dtype == spec.dtype:
+                put(piece)
+            else:
+                for block in _converted(piece, spec, dtype):
+                    put(block)
+    return nbytes, digest.hexdigest()
+
+
+def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memoryview]:
+    itemsize = ITEMSIZE[spec.dtype]
+    for start in range(0, len(piece), BLOCK * itemsize):
+        block = piece[start : start + BLOCK * itemsize]
+        values = np.empty(len(block) // itemsize, dtype=np.float64)
+        to_float64(block, spec.dtype, values)
+        with np.errstate(over="ignore"):
+            narrow = from_float64(values, dtype).data
+        back = np.empty_like(values)
+        to_float64(narrow, dtype, back)
+        if (np.isinf(back) & np.isfinite(values)).any():
+            raise InvalidUpdate(
+                f"tensor {spec.name!r} has values beyond the range of {dtype} (largest {np.abs(values).max():.3g}); "
+                "use --wire bfloat16, which has float32's range, or none"
+            )
+        yield narrow
+
+
+def submit(
+    s3: S3Client,
+    bucket: str,
+    round_id: str,
+    client: str,
+    tensors: Tensors,
+    num_examples: int,
+    *,
+    wire: str | None = None,
+) -> Submitted:
+    """Store a client's update for a round, once. Submitting the very same update again changes nothing.
+
+    Raises:
+        BadInput, InvalidName: an argument that cannot be used.
+        RoundConflict: the client has submitted another update, or the round is closed.
+        TensorTableMismatch: the model that the round continues has other tensors.
+    """
+    key = update_key(round_id, client)
+    check_name("round", round_id)
+    if wire is not None and wire not in WIRE_DTYPES:
+        raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
+    with tempfile.TemporaryFile(prefix="update-") as file:
+        nbytes, sha256 = write_update(tensors, num_examples, file, wire=wire)
+        if exists(s3, bucket, manifest_key(round_id)):
+            if _stored_sha256(s3, bucket, key) == sha256:
+                return Submitted(key, nbytes, sha256, num_examples, created=False)
+            raise RoundConflict(
+                f"Round {round_id} is closed: its updates are pinned. "
+                f"Submit client {client}'s update to the next round."
+            )
+        _check_against_latest(s3, bucket, round_id, client, tensors.table)
+        file.seek(0)
+        created = create_large_object(s3, bucket, key, file, nbytes, {"sha256": sha256})
+    if not created and _stored_sha256(s3, bucket, key) != sha256:
+        raise RoundConflict(
+            f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
+            "submit to another round, or under another client id."
+        )
+    return Submitted(key, nbytes, sha256, num_examples, created)
+
+
+def _stored_sha256(s3: S3Client, bucket: str, key: str) -> str | None:
+    try:
+        return s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")
+    except ClientError:
+        return None
+
+
+def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
+    """An early word to the client; `start-round` checks every update again."""
+    record = read_object(s3, bucket, round_key(round_id))
+    if record is None:
+        return
+    expected = latest_table(s3, bucket, RoundRecord.from_bytes(record[0]).model)
+    if expected is not None:
+        ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
+        try:
+            check_same_table(ordered, expected[1], source=f"the model's last global model, of round {expected[0]}")
+        except TensorTableMismatch as error:
+            raise TensorTableMismatch(f"client {client}: {error}.", client=client) from error
+
+
+def latest_table(s3: S3Client, bucket: str, model: str) -> tuple[str, TensorTable] | None:
+    """Round and tensor table of a model's newest global model; None before the first."""
+    found = read_object(s3, bucket, latest_key(model))
+    if found is None:
+        return None
+    latest = LatestModel.from_bytes(found[0])
+    raw = read_header(s3, bucket, latest.key, latest.size)
+    return latest.round_id, parse_header(raw, latest.size).table
+
+
+def read_header(
+    s3: S3Client, bucket: str, key: str, size: int, *, etag: str | None = None, guess: int = 64 * 1024
+) -> bytes:
+    """The safetensors header of an object (without its 8-byte length), with one GET where `guess` covers it.
+
+    Raises:
+        InvalidTensorFile: the object is no safetensors file.
+        ClientError: S3 refused; 412 where the object is not the one with that ETag.
+    """
+    match: Any = {"IfMatch": etag} if etag else {}
+    if size < 8:
+        header_length(b"", size)
+    first = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{min(size, guess) - 1}", **match)["Body"].read()
+    length = header_length(first, size)
+    if len(first) < 8 + length:
+        rest = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={len(first)}-{7 + length}", **match)
+        first += rest["Body"].read()
+    return first[8 : 8 + length]

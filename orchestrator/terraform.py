@@ -1,0 +1,252 @@
+"""Terraform, through python-terraform: apply, destroy and outputs of an environment; with or without its registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from python_terraform import IsFlagged, IsNotFlagged, Terraform
+
+from orchestrator.errors import BadInput, NotDeployed, OrchestratorError
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ROOT / "environments"
+
+REGISTRY = "registry.terraform.io"
+_REGISTRY_TIMEOUT_S = 5
+# Terraform's "implied local mirror directories" (CLI configuration, "Implied Local Mirror Directories"), and the
+# directories in which administrators of air-gapped machines keep mirrors.
+_MIRRORS_IMPLIED = ("~/.terraform.d/plugins", "~/.local/share/terraform/plugins")
+_MIRROR_PARENTS = ("/opt", "/usr/share", "/usr/local/share")
+
+
+def environment_dir(environment: str) -> Path:
+    """The directory of an environment.
+
+    Raises:
+        BadInput: there is none of that name; lists those that exist.
+    """
+    known = (
+        sorted(path.name for path in ENVIRONMENTS.iterdir() if (path / "main.tf").exists())
+        if ENVIRONMENTS.is_dir()
+        else []
+    )
+    if environment not in known:
+        raise BadInput(f"No environment {environment!r}; there are: {', '.join(known) or 'none'}.")
+    return ENVIRONMENTS / environment
+
+
+def state_home() -> Path:
+    """Where the local environment keeps what belongs to one emulator: process id, log, Terraform state.
+
+    `FEDAGG_HOME` names another directory, so that several emulators can run beside each other.
+    """
+    return Path(os.environ.get("FEDAGG_HOME") or ROOT / ".emulator").resolve()
+
+
+# --- without the registry ------------------------------------------------------------------------------------------
+
+
+def registry_answers() -> bool:
+    """Whether Terraform's registry can be reached from here."""
+    request = urllib.request.Request(f"https://{REGISTRY}/.well-known/terraform.json")
+    try:
+        with urllib.request.urlopen(request, timeout=_REGISTRY_TIMEOUT_S) as response:  # noqa: S310 - a constant https URL
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """A filesystem mirror that holds the AWS provider: a directory that contains `registry.terraform.io/hashicorp/aws`.
+
+    Looks in `TF_PLUGIN_MIRROR`, in Terraform's implied mirror directories, and right under /opt, /usr/share and
+    /usr/local/share.
+
+    Raises:
+        BadInput: `TF_PLUGIN_MIRROR` is set and holds no AWS provider.
+    """
+
+    def holds_provider(path: Path) -> bool:
+        return (path / REGISTRY / "hashicorp" / "aws").is_dir()
+
+    named = environ.get("TF_PLUGIN_MIRROR")
+    if named:
+        if not holds_provider(Path(named)):
+            raise BadInput(
+                f"TF_PLUGIN_MIRROR={named} holds no AWS provider: expected "
+                f"{Path(named) / REGISTRY / 'hashicorp' / 'aws'}. "
+                "Make one with `terraform providers mirror`, or unset the variable."
+            )
+        return Path(named)
+    candidates = [Path(path).expanduser() for path in _MIRRORS_IMPLIED]
+    for parent in _MIRROR_PARENTS:
+        if Path(parent).is_dir():
+            candidates += [Path(parent), *sorted(Path(parent).iterdir())]
+            candidates += [child / "terraform" / "plugins" for child in (Path(parent),)]
+    return next((path for path in candidates if holds_provider(path)), None)
+
+
+@contextmanager
+def terraform_environment() -> Iterator[dict[str, str]]:
+    """Environment variables for a Terraform process: the user's own, plus a mirror where the registry does not answer.
+
+    A CLI configuration file that exists is the user's word and is left alone; `TF_CLI_CONFIG_FILE` naming a file that
+    does not exist is treated as unset.
+
+    Raises:
+        OrchestratorError: neither the registry nor a mirror is there, or Terraform is not installed.
+    """
+    if shutil.which("terraform") is None:
+        raise OrchestratorError(
+            "Terraform is not installed: https://developer.hashicorp.com/terraform/install (>= 1.10)."
+        )
+    environ = dict(os.environ)
+    environ.setdefault("TF_IN_AUTOMATION", "1")
+    environ["CHECKPOINT_DISABLE"] = "1"
+    config = environ.get("TF_CLI_CONFIG_FILE")
+    if config and not Path(config).exists():
+        del environ["TF_CLI_CONFIG_FILE"]
+        config = None
+    if config or Path("~/.terraformrc").expanduser().exists() or registry_answers():
+        yield environ
+        return
+    mirror = find_mirror()
+    if mirror is None:
+        raise OrchestratorError(
+            f"{REGISTRY} does not answer, and no mirror of the AWS provider was found. Set TF_PLUGIN_MIRROR to a "
+            "directory made with `terraform providers mirror`."
+        )
+    with tempfile.NamedTemporaryFile("w", prefix="terraform-", suffix=".tfrc") as file:
+        file.write(
+            f"provider_installation {{\n  filesystem_mirror {{\n    path = {json.dumps(str(mirror))}\n  }}\n}}\n"
+        )
+        file.flush()
+        environ["TF_CLI_CONFIG_FILE"] = file.name
+        yield environ
+
+
+# --- an environment ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
+    """python-terraform for an environment, with its process environment in place, and options for `init`."""
+    directory = environment_dir(environment)
+    with terraform_environment() as environ:
+        init: dict[str, Any] = {}
+        if environment == "local":
+            home = state_home()
+            home.mkdir(parents=True, exist_ok=True)
+            environ["TF_DATA_DIR"] = str(home / "terraform")
+            init["backend_config"] = {"path": str(home / "terraform.tfstate")}
+        elif (directory / "backend.hcl").exists():
+            init["backend_config"] = "backend.hcl"
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(environ)
+        try:
+            yield Terraform(working_dir=str(directory)), init
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _run(tf: Terraform, command: str, *args: str, show: bool = False, **options: Any) -> str:
+    """Run a Terraform command; its output goes to stderr (`show`) or is returned."""
+    code, out, err = tf.cmd(command, *args, no_color=IsFlagged, capture_output="no" if show else True, **options)
+    if code != 0:
+        detail = "" if show else f":\n{(err or out).strip()}"
+        raise OrchestratorError(f"terraform {command} failed in {tf.working_dir} (exit status {code}){detail}")
+    return out or ""
+
+
+def _init(tf: Terraform, options: dict[str, Any]) -> None:
+    _run(tf, "init", input=False, **options)
+
+
+def apply(environment: str, variables: Mapping[str, object], *, plan_only: bool = False, show: bool = True) -> None:
+    """`terraform apply` (or only plan) an environment; progress goes to stderr.
+
+    Raises:
+        OrchestratorError: Terraform failed.
+    """
+    with _terraform(environment) as (tf, init), _stdout_to_stderr():
+        _init(tf, init)
+        options = {"input": False, "var": dict(variables) or None}
+        if plan_only:
+            _run(tf, "plan", show=show, **options)
+        else:
+            _run(tf, "apply", show=show, auto_approve=IsFlagged, **options)
+
+
+def destroy(environment: str, variables: Mapping[str, object], *, show: bool = True) -> None:
+    """`terraform destroy` an environment; progress goes to stderr.
+
+    Raises:
+        OrchestratorError: Terraform failed.
+    """
+    with _terraform(environment) as (tf, init), _stdout_to_stderr():
+        _init(tf, init)
+        # python-terraform's own destroy() passes -force, which Terraform 1.0 dropped.
+        _run(
+            tf,
+            "destroy",
+            show=show,
+            input=False,
+            auto_approve=IsFlagged,
+            force=IsNotFlagged,
+            var=dict(variables) or None,
+        )
+
+
+def outputs(environment: str) -> dict[str, Any]:
+    """The outputs in an environment's state, by name: `{"value": ..., "type": ...}`; empty where nothing is deployed.
+
+    Raises:
+        NotDeployed: the state cannot be read.
+    """
+    with _terraform(environment) as (tf, init):
+        if environment == "local" and not (state_home() / "terraform.tfstate").exists():
+            return {}
+        if not (Path(os.environ.get("TF_DATA_DIR", tf.working_dir + "/.terraform")) / "terraform.tfstate").exists():
+            try:
+                _init(tf, init)
+            except OrchestratorError as error:
+                raise NotDeployed(f"Environment {environment}: its Terraform state cannot be read. {error}") from error
+        result: dict[str, Any] = json.loads(_run(tf, "output", json=IsFlagged))
+        return result
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Terraform narrates on stdout; ours is for data."""
+    saved = sys.stdout
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = saved
+
+
+def run_terraform(arguments: Sequence[str], directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Any Terraform command in any directory, with the registry or a mirror; used by `make` and the tests."""
+    with terraform_environment() as environ:
+        return subprocess.run(
+            ["terraform", *arguments],
+            cwd=directory,
+            env={**environ, **variables},
+            text=True,
+            capture_output=True,
+            check=False,
+        )

@@ -1,0 +1,72 @@
+"""The same handlers, polling the same queues, on any machine: rounds without Lambda."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lambdas.shard_average import Worker
+from orchestrator.aws import Clients
+from orchestrator.deployment import Deployment, Lane
+
+# SQS long polling, seconds (at most 20); shorter where several queues are polled in turn.
+_WAIT_S = 10
+
+
+def work(
+    clients: Clients,
+    deployment: Deployment,
+    lanes: Sequence[Lane],
+    *,
+    idle_exit_s: float | None = None,
+    on_job: Callable[[bool], object] = lambda done: None,
+) -> int:
+    """Take jobs from the lanes' queues, one at a time, until stopped.
+
+    A job is acknowledged when it is dealt with; one that failed stays in its queue, which delivers it again and, in
+    the end, moves it to the dead-letter queue: as under Lambda.
+
+    Args:
+        idle_exit_s: return when no queue had a job for so many seconds (None: never).
+        on_job: called after every job with whether it was dealt with.
+
+    Returns:
+        How many jobs were dealt with.
+    """
+    worker = Worker(
+        s3=clients.s3, sqs=clients.sqs, bucket=deployment.bucket, result_queue_url=deployment.result_queue_url
+    )
+    name = f"{socket.gethostname()}/{os.getpid()}"
+    finished, idle_since = 0, time.monotonic()
+    wait_s = _WAIT_S if len(lanes) == 1 else 1
+    if idle_exit_s is not None:
+        wait_s = min(wait_s, max(1, int(idle_exit_s)))
+    while True:
+        for lane in lanes:
+            # Stay with a queue until it is empty, then go on to the next.
+            while messages := _receive(clients, lane, wait_s):
+                for message in messages:
+                    done = worker.run(
+                        message["Body"],
+                        receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
+                        worker=name,
+                    )
+                    if done:
+                        clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
+                        finished += 1
+                    on_job(done)
+                    idle_since = time.monotonic()
+        if idle_exit_s is not None and time.monotonic() - idle_since >= idle_exit_s:
+            return finished
+
+
+def _receive(clients: Clients, lane: Lane, wait_s: int) -> Sequence[Any]:
+    return clients.sqs.receive_message(
+        QueueUrl=lane.queue_url,
+        MaxNumberOfMessages=1,
+        WaitTimeSeconds=wait_s,
+        MessageSystemAttributeNames=["ApproximateReceiveCount"],
+    ).get("Messages", [])
