@@ -143,7 +143,8 @@ class CostBreakdown:
     @property
     def total(self) -> float:
         """All of it: what the bill says."""
-        return sum(asdict(self).values())
+        parts: dict[str, float] = asdict(self)
+        return sum(parts.values())
 
     @property
     def paper_total(self) -> float:

@@ -141,13 +141,13 @@ def size_lane(
     expected_s = (clients + 1) * shard_bytes / rate
     if expected_s > sizing.timeout_max_s:
         raise PlanningError(
-            f"A shard of {shard_bytes:,} bytes from {clients:,} clients takes a function about {math.ceil(expected_s):,} s, "
-            f"Lambda stops it after {sizing.timeout_max_s} s: use more shards."
+            f"A shard of {shard_bytes:,} bytes from {clients:,} clients takes a function {math.ceil(expected_s):,} s "
+            f"at {float(rate) / 1e6:.0f} MB/s, Lambda stops it after {sizing.timeout_max_s} s: use more shards."
         )
     ephemeral_storage_mb = storage_mb(shard_bytes)
     if ephemeral_storage_mb > sizing.ephemeral_storage_max_mb:
         raise PlanningError(
-            f"A shard of {shard_bytes:,} bytes needs {ephemeral_storage_mb:,} MB of ephemeral storage, Lambda has at most "
+            f"A shard of {shard_bytes:,} bytes needs {ephemeral_storage_mb:,} MB of ephemeral storage, Lambda has "
             f"{sizing.ephemeral_storage_max_mb:,} MB: use more shards."
         )
     timeout_s = min(sizing.timeout_max_s, max(sizing.timeout_min_s, math.ceil(sizing.timeout_safety * expected_s)))

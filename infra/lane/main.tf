@@ -47,8 +47,8 @@ locals {
 ################################################################################
 
 locals {
-  # Written out, not referenced: two queues that name each other would be a cycle, and each attribute that is set by a
-  # resource of its own makes an apply wait another 25 s for SQS to settle.
+  # Written out, not referenced: two queues that name each other would be a cycle, and Terraform waits 25 s for each
+  # change to a queue; meanwhile it can create what only needs the queue's name.
   queue_arn_prefix      = "arn:${data.aws_partition.current.partition}:sqs:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}"
   queue_arn             = "${local.queue_arn_prefix}:${var.name}"
   dead_letter_queue_arn = "${local.queue_arn_prefix}:${var.name}-dead-letters"
@@ -245,7 +245,7 @@ resource "aws_iam_role_policy" "worker" {
           Sid      = "TakeJobs"
           Effect   = "Allow"
           Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
-          Resource = [aws_sqs_queue.jobs.arn]
+          Resource = [local.queue_arn]
         },
         {
           Sid      = "SendResults"

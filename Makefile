@@ -1,0 +1,54 @@
+# One command each: `make demo`, `make test`. Everything else is what they are made of.
+PYTHON ?= python3
+ENV ?= local
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint unit-test infra-test e2e-test build deploy destroy up down docs clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the project and what it needs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed ## Train a model over federated rounds, on an embedded AWS, from nothing
+	@$(BIN)/python -m orchestrator.demo
+
+test: lint infra-test unit-test e2e-test ## Run every check and test
+
+lint: $(VENV)/installed ## ruff and mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit-test: $(VENV)/installed ## Unit and property tests
+	$(BIN)/pytest tests/unit
+
+infra-test: $(VENV)/installed ## terraform fmt, validate and test
+	$(BIN)/pytest tests/infra
+
+e2e-test: $(VENV)/installed ## Rounds end to end, through a real terraform apply
+	$(BIN)/pytest tests/emulator
+
+build: $(VENV)/installed ## Build the function zip for ENV
+	@$(BIN)/orchestrator build --env $(ENV)
+
+deploy: $(VENV)/installed ## terraform apply ENV (the same as `orchestrator deploy --env ENV`)
+	@$(BIN)/orchestrator deploy --env $(ENV)
+
+destroy: $(VENV)/installed ## terraform destroy ENV
+	@$(BIN)/orchestrator destroy --env $(ENV)
+
+up: $(VENV)/installed ## Start the emulator and deploy to it
+	@$(BIN)/orchestrator emulator start
+	@$(BIN)/orchestrator deploy --env local
+
+down: $(VENV)/installed ## Stop the emulator
+	@$(BIN)/orchestrator emulator stop
+
+clean: ## Remove what was built here
+	rm -rf build $(VENV) .emulator demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

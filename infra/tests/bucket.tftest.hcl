@@ -1,0 +1,223 @@
+mock_provider "aws" {
+  mock_resource "aws_s3_bucket" {
+    defaults = {
+      id  = "fedagg-test-bucket"
+      arn = "arn:aws:s3:::fedagg-test-bucket"
+    }
+  }
+
+  mock_resource "aws_kms_key" {
+    defaults = { arn = "arn:aws:kms:us-east-1:123456789012:key/made-here" }
+  }
+
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+}
+
+variables {
+  name                 = "fedagg-test-bucket"
+  round_retention_days = 5
+}
+
+run "the_bucket_is_closed_to_the_public_in_every_way" {
+  module {
+    source = "./bucket"
+  }
+
+  assert {
+    condition = alltrue([
+      aws_s3_bucket_public_access_block.this.block_public_acls,
+      aws_s3_bucket_public_access_block.this.block_public_policy,
+      aws_s3_bucket_public_access_block.this.ignore_public_acls,
+      aws_s3_bucket_public_access_block.this.restrict_public_buckets,
+    ])
+    error_message = "All four public access settings must be on."
+  }
+
+  assert {
+    condition     = aws_s3_bucket_ownership_controls.this.rule[0].object_ownership == "BucketOwnerEnforced"
+    error_message = "ACLs must be off."
+  }
+
+  assert {
+    condition     = !aws_s3_bucket.this.force_destroy
+    error_message = "A destroy must not take the models with it unless asked to."
+  }
+}
+
+run "the_bucket_refuses_everybody_who_comes_without_tls" {
+  module {
+    source = "./bucket"
+  }
+
+  assert {
+    condition = jsondecode(aws_s3_bucket_policy.this.policy).Statement == [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "s3:*"
+      Resource  = ["arn:aws:s3:::fedagg-test-bucket", "arn:aws:s3:::fedagg-test-bucket/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+    error_message = "The policy must be one denial for requests without TLS, on the bucket and its objects: ${aws_s3_bucket_policy.this.policy}"
+  }
+}
+
+run "objects_are_versioned_and_encrypted_by_s3" {
+  module {
+    source = "./bucket"
+  }
+
+  assert {
+    condition     = aws_s3_bucket_versioning.this.versioning_configuration[0].status == "Enabled"
+    error_message = "Versioning must be on."
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_server_side_encryption_configuration.this.rule).apply_server_side_encryption_by_default[0].sse_algorithm == "AES256"
+    error_message = "Objects must be encrypted with SSE-S3 when no key is given."
+  }
+
+  assert {
+    condition     = output.kms_key_arn == null && length(aws_kms_key.this) == 0
+    error_message = "No KMS key must be made or named when none is asked for."
+  }
+}
+
+run "objects_are_encrypted_with_the_key_that_is_given" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/given"
+  }
+
+  assert {
+    condition = one(aws_s3_bucket_server_side_encryption_configuration.this.rule).apply_server_side_encryption_by_default[0] == {
+      sse_algorithm     = "aws:kms"
+      kms_master_key_id = "arn:aws:kms:us-east-1:123456789012:key/given"
+    }
+    error_message = "Objects must be encrypted with kms_key_arn."
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_server_side_encryption_configuration.this.rule).bucket_key_enabled
+    error_message = "A KMS request per object must be avoided with a bucket key."
+  }
+}
+
+run "a_key_is_made_and_rotated_when_asked_for" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  assert {
+    condition     = aws_kms_key.this[0].enable_key_rotation && output.kms_key_arn == "arn:aws:kms:us-east-1:123456789012:key/made-here"
+    error_message = "The key must rotate and be handed on."
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_server_side_encryption_configuration.this.rule).apply_server_side_encryption_by_default[0].kms_master_key_id == "arn:aws:kms:us-east-1:123456789012:key/made-here"
+    error_message = "Objects must be encrypted with the key that was made."
+  }
+}
+
+run "rounds_expire_and_models_do_not" {
+  module {
+    source = "./bucket"
+  }
+
+  assert {
+    condition = {
+      for rule in aws_s3_bucket_lifecycle_configuration.this.rule :
+      rule.filter[0].prefix => rule.expiration[0].days if try(rule.expiration[0].days, null) != null && rule.expiration[0].days > 0
+    } == { "rounds/" = 5 }
+    error_message = "The one rule that expires current versions must be for rounds/, after round_retention_days."
+  }
+
+  assert {
+    condition     = alltrue([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule.status == "Enabled"])
+    error_message = "Every lifecycle rule must be enabled."
+  }
+}
+
+run "old_versions_and_unfinished_uploads_are_cleared_away_everywhere" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    noncurrent_version_days = 11
+    incomplete_upload_days  = 3
+  }
+
+  assert {
+    condition = [
+      for rule in aws_s3_bucket_lifecycle_configuration.this.rule :
+      [rule.noncurrent_version_expiration[0].noncurrent_days, rule.abort_incomplete_multipart_upload[0].days_after_initiation]
+      if rule.id == "tidy-up"
+    ] == [[11, 3]]
+    error_message = "The rule for all objects must carry both numbers."
+  }
+
+  assert {
+    condition = [
+      for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule.noncurrent_version_expiration[0].noncurrent_days
+      if rule.id == "expire-rounds"
+    ] == [1]
+    error_message = "Hidden versions of rounds must not outlive their round by more than a day."
+  }
+}
+
+run "two_keys_at_once_are_refused" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    kms_key_arn    = "arn:aws:kms:us-east-1:123456789012:key/given"
+    create_kms_key = true
+  }
+
+  expect_failures = [var.create_kms_key]
+}
+
+run "a_retention_of_no_days_is_refused" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    round_retention_days = 0
+  }
+
+  expect_failures = [var.round_retention_days]
+}
+
+run "a_bucket_name_with_capitals_is_refused" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    name = "Fedagg"
+  }
+
+  expect_failures = [var.name]
+}

@@ -1,0 +1,64 @@
+"""Fixtures: an AWS to talk to, and small factories. No test knows which emulator it is."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import emulator, worker
+from orchestrator.aws import Clients, connect
+from orchestrator.deployment import Deployment, Lane
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def aws_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The suite's own home, so that a developer's emulator and its deployment stay as they are."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDAGG_HOME", str(home))
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        yield home
+
+
+@pytest.fixture(scope="session")
+def endpoint_url(aws_home: Path) -> Iterator[str]:
+    """An emulator that lives as long as the test run."""
+    yield emulator.start().url
+    emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def clients(endpoint_url: str) -> Clients:
+    """S3 and SQS of the emulator."""
+    return connect("us-east-1", endpoint_url)
+
+
+@pytest.fixture
+def lanes_without_functions(clients: Clients, endpoint_url: str) -> Deployment:
+    """A bucket and queues of a test's own, without Lambda: jobs stay queued until somebody works on them."""
+    name = f"test-{next(_numbers)}"
+    clients.s3.create_bucket(Bucket=name)
+
+    def queue(suffix: str) -> str:
+        return clients.sqs.create_queue(QueueName=f"{name}-{suffix}")["QueueUrl"]
+
+    lanes = {
+        m: Lane(m, queue(f"lane-{m}"), queue(f"dead-{m}"), f"{name}-{m}", 256, 60, "x86_64", 3) for m in (1, 2, 4, 8)
+    }
+    return Deployment("local", "us-east-1", name, endpoint_url, queue("results"), lanes)
+
+
+@pytest.fixture
+def worked_lanes(clients: Clients, lanes_without_functions: Deployment) -> Deployment:
+    """The same, with a worker on every lane."""
+    for lane in lanes_without_functions.lanes.values():
+        threading.Thread(
+            target=worker.work, args=(clients, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
+        ).start()
+    return lanes_without_functions
