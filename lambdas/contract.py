@@ -137,6 +137,15 @@ def canonical_json(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def is_text(value: str) -> bool:
+    """Whether a string has a UTF-8 form: JSON escapes can smuggle in half a surrogate pair, which has none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sha256_hex(data: bytes) -> str:
     """SHA-256 of `data` in lower-case hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -200,9 +209,12 @@ class Fields:
 
     def number(self, name: str) -> float:
         value = self._value.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise self._fail(name, "a finite number")
-        return float(value)
+        try:
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        except OverflowError:  # an integer beyond float64
+            pass
+        raise self._fail(name, "a finite number")
 
     def optional_number(self, name: str) -> float | None:
         return None if self._value.get(name) is None else self.number(name)
@@ -315,6 +327,8 @@ class TensorTable:
             if not (isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and isinstance(row[2], list)):
                 raise InvalidContract(f"{what}: tensors[{i}]: expected [name, dtype, shape], found {str(row)[:80]}.")
             name, dtype, shape = row
+            if not is_text(name):
+                raise InvalidContract(f"{what}: tensor {name[:80]!r}: its name is no Unicode text.")
             if not isinstance(dtype, str) or dtype not in ITEMSIZE:
                 raise InvalidContract(f"{what}: tensor {name[:80]!r}: dtype {str(dtype)[:20]!r} is not averaged.")
             if any(not isinstance(d, int) or isinstance(d, bool) or d < 0 for d in shape):
@@ -477,7 +491,11 @@ class RoundManifest:
             raise InvalidContract(f"{what}: tensors_sha256 does not match the tensor table.")
         layouts = []
         for row in f.array("layouts"):
-            if not isinstance(row, list) or len(row) != len(table.tensors) or any(d not in ITEMSIZE for d in row):
+            if (
+                not isinstance(row, list)
+                or len(row) != len(table.tensors)
+                or any(not isinstance(d, str) or d not in ITEMSIZE for d in row)
+            ):
                 raise InvalidContract(f"{what}: layouts: expected one averaged dtype for each of the tensors.")
             layouts.append(tuple(row))
         out = f.object("output")

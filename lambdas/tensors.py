@@ -8,11 +8,12 @@ spaces, then the data section. Offsets count from the start of the data section,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdas.contract import ITEMSIZE, MAX_EXAMPLES, WIRE_DTYPES, RoundManifest, TensorSpec, TensorTable
+from lambdas.contract import ITEMSIZE, MAX_EXAMPLES, WIRE_DTYPES, RoundManifest, TensorSpec, TensorTable, is_text
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 
 # safetensors' own limit on the header (MAX_HEADER_SIZE in its Rust source).
@@ -20,6 +21,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 # What an update's `__metadata__` says of it.
 NUM_EXAMPLES = "num_examples"
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 ORIGINAL_DTYPES = "original_dtypes"
 
 # The global model's `__metadata__`. Nothing of the round is in it, so that equal averages are equal files.
@@ -101,7 +103,9 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
-    shown = name if len(name) <= 80 else name[:77] + "..."
+    shown = _shown(name)
+    if not is_text(name):
+        raise InvalidTensorFile(f"tensor {shown!r}: its name is no Unicode text")
     if not isinstance(entry, dict):
         raise InvalidTensorFile(f"tensor {shown!r}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -121,6 +125,11 @@ def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
             f"data_offsets span {end - begin}"
         )
     return spec, begin, end
+
+
+def _shown(name: str) -> str:
+    """A tensor's name for a message: whoever writes the file chooses its length."""
+    return name if len(name) <= 80 else name[:77] + "..."
 
 
 def _natural(value: object) -> bool:
@@ -183,9 +192,10 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
     """
     header = parse_header(raw, file_size)
     text = header.metadata.get(NUM_EXAMPLES)
-    if text is None or len(text) > 20 or not text.lstrip("-").isascii() or not text.lstrip("-").isdigit():
+    if text is None or not _INTEGER.fullmatch(text):
+        found = "nothing" if text is None else repr(text[:20])
         raise InvalidUpdate(
-            f"its metadata has no {NUM_EXAMPLES} ({text!r} found): submit it with `orchestrator submit --examples`, "
+            f"its metadata has no {NUM_EXAMPLES} ({found} found): submit it with `orchestrator submit --examples`, "
             f'or save it with metadata {{"{NUM_EXAMPLES}": "<count>"}}'
         )
     table = header.table
@@ -225,16 +235,18 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
     have, want = {t.name: t for t in table.tensors}, {t.name: t for t in expected.tensors}
     for name, spec in want.items():
         if name not in have:
-            raise TensorTableMismatch(f"tensor {name!r} is missing; {source} has it")
+            raise TensorTableMismatch(f"tensor {_shown(name)!r} is missing; {source} has it")
         if have[name].shape != spec.shape:
             raise TensorTableMismatch(
-                f"tensor {name!r} has shape {list(have[name].shape)}, expected {list(spec.shape)} as in {source}"
+                f"tensor {_shown(name)!r} has shape {list(have[name].shape)}, expected {list(spec.shape)} as in {source}"
             )
         if have[name].dtype != spec.dtype:
-            raise TensorTableMismatch(f"tensor {name!r} is {have[name].dtype}, expected {spec.dtype} as in {source}")
+            raise TensorTableMismatch(
+                f"tensor {_shown(name)!r} is {have[name].dtype}, expected {spec.dtype} as in {source}"
+            )
     for name in have:
         if name not in want:
-            raise TensorTableMismatch(f"tensor {name!r} is unknown; {source} does not have it")
+            raise TensorTableMismatch(f"tensor {_shown(name)!r} is unknown; {source} does not have it")
     raise TensorTableMismatch(
         f"its tensors lie in another order in the file than in {source}; save it again with `orchestrator submit`, "
         "which stores them in safetensors' own order"

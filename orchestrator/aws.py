@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-# Objects above this go up in parts, several at a time; S3 takes single PUTs up to 5 GiB.
-MULTIPART_ABOVE = 64 * 1024**2
-_UPLOADS_AT_ONCE = 4
+# Objects above this go up in parts, two at a time: a broken connection costs a part, not the object. Every part is a
+# billed request, so they are not small. S3 takes single PUTs up to 5 GiB.
+MULTIPART_ABOVE = 128 * 1024**2
+PART_BYTES = 64 * 1024**2
+_UPLOADS_AT_ONCE = 2
 # How many small requests (headers of updates, batches of jobs) are under way at once.
 REQUESTS_AT_ONCE = 32
 
@@ -138,7 +140,7 @@ def create_large_object(
 
 
 def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]) -> bool:
-    part_size = max(MULTIPART_ABOVE // 4, -(-size // MAX_PARTS))
+    part_size = max(PART_BYTES, -(-size // MAX_PARTS))
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata)["UploadId"]
 
     def upload(number: int, body: bytes) -> Any:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lambdas.contract import check_name
-from orchestrator import emulator as emulators
-from orchestrator import package, terraform, worker
+from orchestrator import cli_infra, cli_plan, terraform, worker
 from orchestrator.aws import Clients, connect
-from orchestrator.cli_options import Duration, ShardCount, env_option, output_option
+from orchestrator.cli_options import Answer, Duration, ShardCount, env_option, output_option
 from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.narration import StderrNarration
 from orchestrator.rounds import RoundRequest, list_rounds, round_status, start_round
 from orchestrator.submit import WIRE_NAMES, from_file, submit
-
-Answer = tuple[Any, str]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,147 +43,14 @@ def main(verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
 
 
+for command in (*cli_infra.COMMANDS, cli_plan.plan):
+    main.add_command(command)
+
+
 def _connect(env: str) -> tuple[Deployment, Clients]:
     terraform.environment_dir(env)
     deployment = load_deployment(env)
     return deployment, connect(deployment.region, deployment.endpoint_url)
-
-
-# --- infrastructure ------------------------------------------------------------------------------------------------
-
-
-@main.command()
-@env_option
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="A Terraform variable, e.g. clients=50.")
-@click.option("--plan", "plan_only", is_flag=True, help="Show what would change, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask (for CI).")
-@output_option
-def deploy(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
-    """Build the function zip and `terraform apply` an environment.
-
-    \b
-      orchestrator deploy --env local
-      orchestrator deploy --env dev --plan
-      orchestrator deploy --env prod --yes --var 'shard_counts=[1,4,16,64]'
-    """
-    terraform.environment_dir(env)
-    values = _terraform_variables(env, variables)
-    if plan_only:
-        terraform.apply(env, values, plan_only=True)
-        return {"environment": env, "planned": True}, f"Nothing was changed in {env}."
-    if env != "local" and not yes:
-        _confirm(env, "apply")
-        terraform.apply(env, values, plan_only=True)
-        click.confirm(f"Apply this to {env}?", abort=True, err=True)
-    terraform.apply(env, values)
-    deployment = load_deployment(env)
-    return asdict(deployment), _deployment_text(deployment)
-
-
-@main.command()
-@env_option
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="A Terraform variable, as for deploy.")
-@click.option("--yes", is_flag=True, help="Do not ask (for CI).")
-@output_option
-def destroy(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
-    """`terraform destroy` an environment.
-
-    \b
-      orchestrator destroy --env local
-      orchestrator destroy --env dev --yes
-    """
-    terraform.environment_dir(env)
-    if env != "local" and not yes:
-        _confirm(env, "destroy")
-        click.confirm(f"Destroy {env}, with every update and global model in its bucket?", abort=True, err=True)
-    terraform.destroy(env, _terraform_variables(env, variables))
-    return {"environment": env, "destroyed": True}, f"{env} is destroyed."
-
-
-def _confirm(env: str, what: str) -> None:
-    if not sys.stdin.isatty():
-        raise BadInput(f"Not asking whether to {what} {env} without a terminal. Add --yes.")
-
-
-def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
-    target = package.target_for(env)
-    values: dict[str, Any] = {
-        "package_path": str(package.build(target)),
-        "runtime": target.runtime,
-        "architecture": target.architecture,
-    }
-    if env == "local":
-        running = emulators.running()
-        url = os.environ.get("AWS_ENDPOINT_URL") or (running.url if running else None)
-        if url is None:
-            raise BadInput(
-                "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL."
-            )
-        values["aws_endpoint_url"] = url
-    for item in given:
-        name, separator, text = item.partition("=")
-        if not separator:
-            raise BadInput(f"--var {item}: expected NAME=VALUE.")
-        try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-    return values
-
-
-def _deployment_text(deployment: Deployment) -> str:
-    lanes = [
-        f"  {lane.shards:>5} shards  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.architecture:<7} "
-        f"{lane.function_name}"
-        for lane in deployment.lanes.values()
-    ]
-    return "\n".join([f"{deployment.environment} is deployed: s3://{deployment.bucket}, lanes:", *lanes])
-
-
-@main.command()
-@env_option
-@output_option
-def build(env: str) -> Answer:
-    """Build the function zip of an environment: `lambdas` and numpy for its Python and architecture.
-
-    \b
-      orchestrator build --env dev
-    """
-    terraform.environment_dir(env)
-    path = package.build(package.target_for(env))
-    size = path.stat().st_size
-    return {"path": str(path), "bytes": size}, f"{path} ({size / 1e6:.1f} MB)"
-
-
-@main.group()
-def emulator() -> None:
-    """The embedded AWS for your own machine: start, stop, status. It needs no Docker and keeps nothing on disk."""
-
-
-@emulator.command("start")
-@click.option("--port", type=click.IntRange(1, 65535), help="Default: 4566, or a free one where that is taken.")
-@output_option
-def emulator_start(port: int | None) -> Answer:
-    """Start the emulator in the background. Prints where it listens."""
-    running = emulators.start(port)
-    return asdict(running), f"The emulator listens on {running.url}; log: {running.log}"
-
-
-@emulator.command("stop")
-@output_option
-def emulator_stop() -> Answer:
-    """Stop the emulator, and forget what was deployed in it."""
-    stopped = emulators.stop()
-    return {"stopped": stopped}, "The emulator is stopped." if stopped else "No emulator was running."
-
-
-@emulator.command("status")
-@output_option
-def emulator_status() -> Answer:
-    """Say whether the emulator runs, and where."""
-    running = emulators.running()
-    text = f"The emulator listens on {running.url}." if running else "No emulator is running."
-    return asdict(running) if running else None, text
 
 
 # --- clients -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from lambdas.errors import FederationError, InvalidName
 from orchestrator.aws import explain
 from orchestrator.errors import BadInput
 
+# What a command returns: the JSON document, and the text for people.
+Answer = tuple[Any, str]
+
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?\Z")
 
 

@@ -39,6 +39,8 @@ _WAIT_S = 5
 _LOOK_EVERY_S = 15.0
 # A result of another running round is left for that round's orchestrator.
 _FOREIGN_HIDDEN_S = 2
+# The dead-letter queue keeps the letters of other rounds for days.
+_LETTERS_LOOKED_AT = 1000
 
 
 class BadShard(RoundFailed):
@@ -67,7 +69,7 @@ class Collection:
 
 
 def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[int, StoredShard] | None:
-    """The shards that S3 holds complete; None where the round's multipart upload is finished or aborted."""
+    """The shards that S3 holds complete; None where the global model is published or the upload aborted."""
     output = manifest.output
     if output.upload_id is not None:
         try:
@@ -85,6 +87,9 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
             for shard, key in keys.items()
             if key in objects
         }
+        # Whoever publishes deletes the shard objects.
+        if len(found) < manifest.shards and exists(s3, bucket, output.key):
+            return None
     # Sizes are checked here, not left to S3: a part of another size is as good as none.
     return {shard: stored for shard, stored in found.items() if stored.size == _expected_size(manifest, shard)}
 
@@ -117,8 +122,15 @@ def await_shards(
     results = _Results(clients, deployment, manifest.round_id, digest)
     done = set(collection.stored)
     looked = moved = time.monotonic()
+    _forget_dead_letters(clients, lane, digest)
+    # Until the queue has been empty once, a job's last try may be one that an earlier run of this round gave up on.
+    earlier = True
     while len(done) < manifest.shards:
-        for result in results.receive():
+        received = results.receive()
+        earlier = earlier and bool(received)
+        for result in received:
+            if result.shard >= manifest.shards:
+                continue
             if result.status == "failed":
                 raise BadShard(
                     f"Round {manifest.round_id}: shard {result.shard} of {manifest.shards}: {result.error}. "
@@ -134,7 +146,7 @@ def await_shards(
                     lane.max_receive_count,
                     result.error,
                 )
-                if result.receive_count >= lane.max_receive_count:
+                if result.receive_count >= lane.max_receive_count and result.shard not in done and not earlier:
                     raise _gave_up(manifest, lane, result.shard, collection)
                 continue
             collection.results[result.shard] = result
@@ -153,7 +165,7 @@ def await_shards(
             progress(len(set(stored) - done))
             done |= set(stored)
             moved = now
-        for shard in _dead_letters(clients, lane, digest):
+        for shard in _dead_letters(clients, lane, digest).values():
             if shard not in done:
                 raise _gave_up(manifest, lane, shard, collection)
         if now - moved > timeout_s:
@@ -177,20 +189,33 @@ def _gave_up(manifest: RoundManifest, lane: Lane, shard: int, collection: Collec
     )
 
 
-def _dead_letters(clients: Clients, lane: Lane, digest: str) -> list[int]:
-    """Shards of this manifest whose jobs are in the dead-letter queue. They stay there."""
-    messages = clients.sqs.receive_message(
-        QueueUrl=lane.dead_letter_queue_url, MaxNumberOfMessages=10, VisibilityTimeout=0, WaitTimeSeconds=0
-    ).get("Messages", [])
-    shards = []
-    for message in messages:
-        try:
-            job = ShardJob.from_json(message["Body"])
-        except InvalidContract:
-            continue
-        if job.manifest_sha256 == digest:
-            shards.append(job.shard)
-    return shards
+def _dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, int]:
+    """Receipt handle and shard of this manifest's jobs in the dead-letter queue; up to 1,000 letters are looked at."""
+    found = {}
+    for _ in range(_LETTERS_LOOKED_AT // 10):
+        # Hidden for a moment, so that the next ten are others.
+        messages = clients.sqs.receive_message(
+            QueueUrl=lane.dead_letter_queue_url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=_FOREIGN_HIDDEN_S,
+            WaitTimeSeconds=0,
+        ).get("Messages", [])
+        if not messages:
+            break
+        for message in messages:
+            try:
+                job = ShardJob.from_json(message["Body"])
+            except InvalidContract:
+                continue
+            if job.manifest_sha256 == digest:
+                found[message["ReceiptHandle"]] = job.shard
+    return found
+
+
+def _forget_dead_letters(clients: Clients, lane: Lane, digest: str) -> None:
+    """Delete the dead letters of this manifest: an earlier run gave up on them, and their shards are queued again."""
+    for handle in _dead_letters(clients, lane, digest):
+        clients.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)
 
 
 class _Results:

@@ -84,11 +84,11 @@ def train(network: nn.Module, data: Data, seed: int) -> None:
     network.train()
     for _ in range(_EPOCHS):
         order = torch.randperm(len(data.digits), generator=generator)
-        for batch in order.split(_BATCH):
+        for batch in torch.split(order, _BATCH):
             if len(batch) < 2:  # BatchNorm needs more than one example
                 continue
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(data.images[batch]), data.digits[batch]).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(network(data.images[batch]), data.digits[batch]))
             optimizer.step()
 
 
@@ -110,7 +110,7 @@ def reference_average(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
         sums = np.zeros(tuple(tensor.shape), dtype=np.float64)
         for client in sorted(updates):
             state_dict, count = updates[client]
-            sums += float(count) * state_dict[name].numpy().astype(np.float64)
+            sums += float(count) * state_dict[name].to(torch.float64).numpy()
         mean = sums / total
         averaged[name] = torch.from_numpy(np.asarray(mean if tensor.is_floating_point() else np.rint(mean))).to(
             tensor.dtype

@@ -88,8 +88,10 @@ def fetch(
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(to)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
+        if isinstance(error, OSError):
+            raise BadInput(f"Cannot write {to}: {error.strerror}. Choose another --to.") from error
         raise
     return Fetched(str(to), model, round_id, size, digest.hexdigest())

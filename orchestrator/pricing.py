@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from orchestrator.aws import MULTIPART_ABOVE
+from orchestrator.aws import MULTIPART_ABOVE, PART_BYTES
 
 # --- prices --------------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ def upload_puts(nbytes: int) -> int:
     """PUT-class requests of one upload by orchestrator.aws.create_large_object: the parts, create and complete."""
     if nbytes <= MULTIPART_ABOVE:
         return 1
-    part = max(MULTIPART_ABOVE // 4, -(-nbytes // 10_000))
+    part = max(PART_BYTES, -(-nbytes // 10_000))
     return -(-nbytes // part) + 2
 
 

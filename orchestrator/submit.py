@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from lambdas.contract import (
     TensorSpec,
     TensorTable,
     check_name,
+    is_text,
     latest_key,
     manifest_key,
     round_key,
@@ -33,6 +35,7 @@ from lambdas.contract import (
 )
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 from lambdas.tensors import (
+    MAX_HEADER_BYTES,
     NUM_EXAMPLES,
     ORIGINAL_DTYPES,
     canonical_order,
@@ -84,8 +87,12 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Tensors:
         raise BadInput("Expected a state_dict: a mapping of tensor names to tensors. Pass model.state_dict().")
     specs, values = [], []
     for name, value in state_dict.items():
-        array = _as_array(value)
-        if array is None:
+        if not isinstance(name, str) or name == "__metadata__" or not is_text(name):
+            raise BadInput(
+                f"Entry {name!r} of the state_dict: a tensor's name is a text other than '__metadata__', which "
+                "safetensors keeps for itself. Rename it."
+            )
+        if not _is_tensor(value):
             raise BadInput(
                 f"Entry {name!r} of the state_dict is a {type(value).__name__}, expected a torch.Tensor or numpy array."
             )
@@ -94,6 +101,13 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Tensors:
             raise BadInput(
                 f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {_supported()}."
             )
+        try:
+            array = _as_array(value)
+        except (RuntimeError, NotImplementedError) as error:
+            # torch's sparse, meta and other layouts without a plain array of values
+            raise BadInput(
+                f"Tensor {name!r} has no dense values on this machine ({str(error).splitlines()[0]}). Pass a dense one."
+            ) from error
         specs.append(TensorSpec(name, dtype, tuple(int(d) for d in value.shape)))
         values.append(array)
     return Tensors(TensorTable(tuple(specs)), lambda index: iter((values[index].data.cast("B"),)))
@@ -103,18 +117,21 @@ def _supported() -> str:
     return ", ".join(ITEMSIZE)
 
 
-def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
-    """The value's bytes, little-endian, as uint8 of shape (nbytes,); None where it is no tensor."""
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # where it is not imported, nothing can be its tensor
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    """A tensor's bytes, little-endian, as uint8 of shape (nbytes,)."""
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).reshape(-1)
         return array.view(np.uint8)
-    if type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
-        import torch
+    import torch
 
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        result: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
-        return result
-    return None
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    result: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    return result
 
 
 _TORCH_NAMES = {
@@ -124,7 +141,8 @@ _TORCH_NAMES = {
 
 
 def _dtype_name(value: Any) -> str | None:
-    return _TORCH_NAMES.get(str(value.dtype).removeprefix("torch."))
+    name = value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch.")
+    return _TORCH_NAMES.get(name)
 
 
 def from_file(path: Path) -> Tensors:
@@ -137,7 +155,7 @@ def from_file(path: Path) -> Tensors:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
-            if start[:4] == b"PK\x03\x04" or start[:2] == b"\x80\x02":
+            if _is_torch_file(start):
                 return _from_torch_file(path)
             length = header_length(start, size)
             header = parse_header(file.read(length), size)
@@ -164,6 +182,14 @@ def from_file(path: Path) -> Tensors:
                 yield memoryview(piece)
 
     return Tensors(header.table, read)
+
+
+def _is_torch_file(start: bytes) -> bool:
+    """Whether a file's first 8 bytes are those of torch.save: a zip archive, or a pickle (before PyTorch 1.6).
+
+    The length of a safetensors header can begin with the same bytes (640 is 80 02 in hexadecimal); it is small.
+    """
+    return start[:2] in (b"PK", b"\x80\x02") and int.from_bytes(start, "little") > MAX_HEADER_BYTES
 
 
 def _from_torch_file(path: Path) -> Tensors:
@@ -197,7 +223,7 @@ def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: s
 
     Raises:
         BadInput: an example count that makes no weight.
-        InvalidUpdate: a finite value that the wire dtype cannot hold.
+        InvalidUpdate: a value that the wire dtype cannot hold, NaN or Inf among them.
     """
     try:
         check_num_examples(num_examples)
@@ -235,11 +261,14 @@ def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memo
         block = piece[start : start + BLOCK * itemsize]
         values = np.empty(len(block) // itemsize, dtype=np.float64)
         to_float64(block, spec.dtype, values)
+        if not np.isfinite(values).all():
+            # Narrowing may turn a NaN with a full payload, as GPUs make them, into a number.
+            raise InvalidUpdate(f"tensor {spec.name!r} has NaN or infinite values, which nobody can average")
         with np.errstate(over="ignore"):
             narrow = from_float64(values, dtype).data
         back = np.empty_like(values)
         to_float64(narrow, dtype, back)
-        if (np.isinf(back) & np.isfinite(values)).any():
+        if np.isinf(back).any():
             raise InvalidUpdate(
                 f"tensor {spec.name!r} has values beyond the range of {dtype} (largest {np.abs(values).max():.3g}); "
                 "use --wire bfloat16, which has float32's range, or none"

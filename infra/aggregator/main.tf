@@ -90,7 +90,7 @@ module "monitoring" {
     for key, lane in module.lane : key => {
       function_name          = lane.function_name
       dead_letter_queue_name = lane.dead_letter_queue_name
-    }
+    } if var.alarms
   }
 }
 

@@ -253,6 +253,12 @@ variable "incomplete_upload_days" {
 # Alarms and access
 ################################################################################
 
+variable "alarms" {
+  description = "Whether the lanes have alarms. An emulator has nobody to tell."
+  type        = bool
+  default     = true
+}
+
 variable "alarm_email" {
   description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that only show in CloudWatch."
   type        = string

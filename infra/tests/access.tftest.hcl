@@ -1,0 +1,181 @@
+mock_provider "aws" {
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+
+  mock_resource "aws_iam_policy" {
+    defaults = { arn = "arn:aws:iam::123456789012:policy/fedagg-test-orchestrator" }
+  }
+
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/fedagg-test-ci" }
+  }
+}
+
+variables {
+  name_prefix            = "fedagg-test"
+  bucket_arn             = "arn:aws:s3:::fedagg-test"
+  result_queue_arn       = "arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"
+  queue_arns             = ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]
+  dead_letter_queue_arns = ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"]
+  function_arns          = ["arn:aws:lambda:us-east-1:123456789012:function:fedagg-test-shards-4"]
+}
+
+run "the_orchestrator_may_run_rounds_and_nothing_else" {
+  module {
+    source = "./access"
+  }
+
+  assert {
+    condition = { for s in jsondecode(aws_iam_policy.orchestrator.policy).Statement : s.Sid => [s.Action, s.Resource] } == {
+      ReadAndWriteObjects  = [["s3:GetObject", "s3:PutObject"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
+      WatchAndAbortUploads = [["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"], ["arn:aws:s3:::fedagg-test/models/*"]]
+      ListObjects          = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
+      SendJobs             = [["sqs:SendMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
+      ReceiveResults       = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"]]
+      LookAtAndSendBackFailedJobs = [
+        ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"],
+        ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"],
+      ]
+    }
+    error_message = "The orchestrator's permissions are not exactly the documented ones: ${aws_iam_policy.orchestrator.policy}"
+  }
+}
+
+run "a_client_may_write_its_own_update_only_and_only_once" {
+  module {
+    source = "./access"
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(output.client_policy_json).Statement : s.Resource
+      if s.Effect == "Allow" && contains(s.Action, "s3:PutObject")
+    ] == [["arn:aws:s3:::fedagg-test/rounds/*/updates/$${aws:PrincipalTag/client}.safetensors"]]
+    error_message = "A client must be held to the update that carries its own id: ${output.client_policy_json}"
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(output.client_policy_json).Statement : [s.Action, s.Resource, s.Condition] if s.Effect == "Deny"
+      ] == [[
+        ["s3:PutObject"],
+        ["arn:aws:s3:::fedagg-test/rounds/*"],
+        { Null = { "s3:if-none-match" = "true" }, Bool = { "s3:ObjectCreationOperation" = "true" } },
+    ]]
+    error_message = "An upload without If-None-Match must be denied: ${output.client_policy_json}"
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(output.client_policy_json).Statement : s.Resource if contains(s.Action, "s3:GetObject")
+    ] == [["arn:aws:s3:::fedagg-test/rounds/*/round.json", "arn:aws:s3:::fedagg-test/models/*"]]
+    error_message = "A client must not read other clients' updates: ${output.client_policy_json}"
+  }
+}
+
+run "there_is_no_ci_role_unless_a_repository_is_named" {
+  module {
+    source = "./access"
+  }
+
+  assert {
+    condition     = length(aws_iam_role.ci) == 0 && length(aws_iam_openid_connect_provider.github) == 0
+    error_message = "GitHub must not get in without github_repository."
+  }
+}
+
+run "the_ci_role_is_for_one_branch_of_one_repository" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_repository = "example/federation"
+    github_branch     = "release"
+  }
+
+  assert {
+    condition = jsondecode(aws_iam_role.ci["example/federation"].assume_role_policy).Statement == [{
+      Effect    = "Allow"
+      Principal = { Federated = "arn:aws:iam::123456789012:oidc-provider/token.actions.githubusercontent.com" }
+      Action    = "sts:AssumeRoleWithWebIdentity"
+      Condition = {
+        StringEquals = {
+          "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
+          "token.actions.githubusercontent.com:sub" = "repo:example/federation:ref:refs/heads/release"
+        }
+      }
+    }]
+    error_message = "Anybody else could take the CI role: ${aws_iam_role.ci["example/federation"].assume_role_policy}"
+  }
+}
+
+run "ci_can_change_code_and_nothing_that_grants_rights" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_repository = "example/federation"
+    terraform_state   = { bucket = "states", key = "fedagg/test/terraform.tfstate" }
+    kms_key_arn       = "arn:aws:kms:us-east-1:123456789012:key/given"
+  }
+
+  # What is no read is shipping code and writing the state.
+  assert {
+    condition = toset([
+      for action in flatten([for s in jsondecode(aws_iam_role_policy.ci_ship["example/federation"].policy).Statement : s.Action]) :
+      action if !can(regex("^[a-z0-9]+:(Get|List|Describe)", action))
+    ]) == toset(["lambda:UpdateFunctionCode", "s3:PutObject", "s3:DeleteObject"])
+    error_message = "CI may change more than code and state: ${aws_iam_role_policy.ci_ship["example/federation"].policy}"
+  }
+
+  assert {
+    condition = {
+      for s in jsondecode(aws_iam_role_policy.ci_ship["example/federation"].policy).Statement : s.Sid => s.Resource
+      if anytrue([for action in s.Action : contains(["lambda:UpdateFunctionCode", "s3:PutObject", "s3:DeleteObject"], action)])
+      } == {
+      ShipCode          = ["arn:aws:lambda:us-east-1:123456789012:function:fedagg-test-shards-4"]
+      ReadAndWriteState = ["arn:aws:s3:::states/fedagg/test/terraform.tfstate"]
+      LockState         = ["arn:aws:s3:::states/fedagg/test/terraform.tfstate.tflock"]
+    }
+    error_message = "CI must be held to this environment's functions and state: ${aws_iam_role_policy.ci_ship["example/federation"].policy}"
+  }
+}
+
+run "a_repository_with_a_wildcard_is_refused" {
+  command = plan
+
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_repository = "example/*"
+  }
+
+  expect_failures = [var.github_repository]
+}
+
+run "a_branch_with_a_wildcard_is_refused" {
+  command = plan
+
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_branch = "*"
+  }
+
+  expect_failures = [var.github_branch]
+}

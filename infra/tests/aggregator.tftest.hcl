@@ -1,0 +1,362 @@
+mock_provider "aws" {
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/fedagg-test" }
+  }
+
+  mock_resource "aws_iam_policy" {
+    defaults = { arn = "arn:aws:iam::123456789012:policy/fedagg-test-orchestrator" }
+  }
+
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:us-east-1:123456789012:function:fedagg-test" }
+  }
+
+  mock_resource "aws_sqs_queue" {
+    defaults = {
+      arn = "arn:aws:sqs:us-east-1:123456789012:fedagg-test"
+      url = "https://sqs.us-east-1.amazonaws.com/123456789012/fedagg-test"
+    }
+  }
+
+  mock_resource "aws_kms_key" {
+    defaults = { arn = "arn:aws:kms:us-east-1:123456789012:key/made-here" }
+  }
+
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:us-east-1:123456789012:fedagg-test-alarms" }
+  }
+}
+
+variables {
+  environment  = "test"
+  name_prefix  = "fedagg-test"
+  shard_counts = [1, 4, 16]
+  model_bytes  = 400000000
+  clients      = 20
+  package_path = "tests/aggregator.tftest.hcl" # any file: the mocked provider does not open it
+}
+
+################################################################################
+# Lanes
+################################################################################
+
+run "there_is_a_lane_for_each_shard_count" {
+  module {
+    source = "./aggregator"
+  }
+
+  assert {
+    condition     = { for key, lane in output.deployment.lanes : key => lane.shards } == { "1" = 1, "4" = 4, "16" = 16 }
+    error_message = "Unexpected lanes: ${jsonencode(keys(output.deployment.lanes))}"
+  }
+
+  assert {
+    condition = { for key, lane in output.deployment.lanes : key => lane.function_name } == {
+      "1" = "fedagg-test-shards-1", "4" = "fedagg-test-shards-4", "16" = "fedagg-test-shards-16"
+    }
+    error_message = "Every lane must have a function of its own, named after its shard count."
+  }
+
+  # 21 x 400 MB / M at 75 MB/s: 112 s, 28 s, 7 s; four times that, at least 60 s
+  assert {
+    condition     = { for key, lane in output.deployment.lanes : key => lane.timeout_s } == { "1" = 448, "4" = 112, "16" = 60 }
+    error_message = "Every lane must be sized for its own shards: ${jsonencode({ for key, lane in output.deployment.lanes : key => lane.timeout_s })}"
+  }
+}
+
+run "another_list_of_shard_counts_makes_other_lanes" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [10000]
+  }
+
+  assert {
+    condition     = keys(output.deployment.lanes) == ["10000"]
+    error_message = "Expected the one lane that is asked for, got ${jsonencode(keys(output.deployment.lanes))}."
+  }
+}
+
+################################################################################
+# The contract with the orchestrator
+################################################################################
+
+run "the_deployment_output_has_the_documented_fields" {
+  module {
+    source = "./aggregator"
+  }
+
+  assert {
+    condition = jsonencode({ for key, value in output.deployment : key => value if key != "lanes" }) == jsonencode({
+      schema                 = 1
+      environment            = "test"
+      name_prefix            = "fedagg-test"
+      region                 = "us-east-1"
+      endpoint_url           = null
+      bucket                 = module.bucket.name
+      kms_key_arn            = null
+      result_queue_url       = "https://sqs.us-east-1.amazonaws.com/123456789012/fedagg-test"
+      model_bytes            = 400000000
+      clients                = 20
+      function_memory_cap_mb = 3008
+    })
+    error_message = "orchestrator/deployment.py expects other fields: ${jsonencode(output.deployment)}"
+  }
+
+  assert {
+    condition = alltrue([
+      for lane in output.deployment.lanes : keys(lane) == [
+        "architecture", "dead_letter_queue_arn", "dead_letter_queue_url", "ephemeral_storage_mb", "function_name",
+        "max_receive_count", "maximum_concurrency", "memory_mb", "queue_arn", "queue_url", "shards", "timeout_s",
+      ]
+    ])
+    error_message = "orchestrator/deployment.py expects other fields in a lane."
+  }
+}
+
+run "the_emulators_address_is_handed_on" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    endpoint_url = "http://127.0.0.1:4566"
+  }
+
+  assert {
+    condition     = output.deployment.endpoint_url == "http://127.0.0.1:4566"
+    error_message = "The orchestrator must find the emulator."
+  }
+}
+
+run "the_bucket_is_named_after_prefix_account_and_region" {
+  module {
+    source = "./aggregator"
+  }
+
+  assert {
+    condition     = local.bucket_name == "fedagg-test-123456789012-us-east-1"
+    error_message = "A bare prefix may be taken by another account: ${local.bucket_name}"
+  }
+}
+
+run "the_buckets_name_can_be_given" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    bucket_name = "our-own-name"
+  }
+
+  assert {
+    condition     = local.bucket_name == "our-own-name"
+    error_message = "bucket_name must win: ${local.bucket_name}"
+  }
+}
+
+run "results_are_kept_for_an_hour_encrypted_and_behind_tls" {
+  module {
+    source = "./aggregator"
+  }
+
+  assert {
+    condition     = aws_sqs_queue.results.message_retention_seconds == 3600 && aws_sqs_queue.results.sqs_managed_sse_enabled
+    error_message = "The result queue must keep messages for an hour, encrypted."
+  }
+
+  assert {
+    condition = jsondecode(aws_sqs_queue.results.policy).Statement == [{
+      Sid       = "DenyWithoutTLS"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "sqs:*"
+      Resource  = "arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+    error_message = "The result queue must refuse requests without TLS: ${aws_sqs_queue.results.policy}"
+  }
+}
+
+run "a_key_that_is_made_here_reaches_the_orchestrator_and_the_clients" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  assert {
+    condition     = output.deployment.kms_key_arn == "arn:aws:kms:us-east-1:123456789012:key/made-here"
+    error_message = "The deployment must name the key."
+  }
+
+  assert {
+    condition     = contains([for s in jsondecode(output.access.client_policy_json).Statement : s.Sid], "UseObjectKey")
+    error_message = "Clients must be allowed to use the key."
+  }
+}
+
+run "there_are_alarms_for_every_lane_and_no_topic_unless_asked_for" {
+  module {
+    source = "./aggregator"
+  }
+
+  assert {
+    condition = toset(module.monitoring.alarm_names) == toset(flatten([
+      for shards in [1, 4, 16] : ["fedagg-test-shards-${shards}-dead-letters", "fedagg-test-shards-${shards}-errors"]
+    ]))
+    error_message = "Every lane needs both alarms: ${jsonencode(module.monitoring.alarm_names)}"
+  }
+
+  assert {
+    condition     = module.monitoring.topic_arn == null && output.access.ci_role_arn == null
+    error_message = "Neither a topic nor a CI role may appear without being asked for."
+  }
+}
+
+run "alarms_can_be_left_out" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    alarms = false
+  }
+
+  assert {
+    condition     = length(module.monitoring.alarm_names) == 0
+    error_message = "An environment without alarms must have none: ${jsonencode(module.monitoring.alarm_names)}"
+  }
+}
+
+################################################################################
+# What can not be meant
+################################################################################
+
+run "no_shard_counts_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = []
+  }
+
+  expect_failures = [var.shard_counts]
+}
+
+run "zero_shards_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [0, 4]
+  }
+
+  expect_failures = [var.shard_counts]
+}
+
+run "more_shards_than_parts_of_an_upload_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [4, 10001]
+  }
+
+  expect_failures = [var.shard_counts]
+}
+
+run "half_shards_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [1.5]
+  }
+
+  expect_failures = [var.shard_counts]
+}
+
+run "the_same_shard_count_twice_is_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [4, 4]
+  }
+
+  expect_failures = [var.shard_counts]
+}
+
+run "a_model_larger_than_any_s3_object_is_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    model_bytes = 5497558138881
+  }
+
+  expect_failures = [var.model_bytes]
+}
+
+run "a_prefix_that_no_bucket_could_have_is_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    name_prefix = "Fedagg_Test"
+  }
+
+  expect_failures = [var.name_prefix]
+}
+
+run "an_unknown_processor_is_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    architecture = "amd64"
+  }
+
+  expect_failures = [var.architecture]
+}

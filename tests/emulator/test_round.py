@@ -1,0 +1,171 @@
+"""Rounds end to end: Terraform's lanes, Lambda functions, SQS, S3, and the command line in a second terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lambdas.contract import ITEMSIZE
+from orchestrator import worker
+from orchestrator.aws import Clients
+from orchestrator.client import Client
+from orchestrator.deployment import Deployment
+from orchestrator.planner import size_lane
+from orchestrator.rounds import RoundRequest, start_round
+from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Terminal
+from tests.reference import StateDict, reference_average, state_dict
+
+# Above 8 x 5 MiB the shards are parts of one multipart upload for every M here; 100 rows are far below.
+LARGE, SMALL = 10_600, 100
+COUNTS = {"alpha": 120, "bravo": 7, "charlie": 1, "delta": 3001}
+
+
+def _push(deployed: Deployment, model: str, round_id: str, rows: int) -> dict[str, tuple[StateDict, int]]:
+    updates = {name: (state_dict(seed, rows), count) for seed, (name, count) in enumerate(COUNTS.items())}
+    for name, (weights, count) in updates.items():
+        Client(name, model=model, deployment=deployed).push(weights, count, round_id=round_id)
+    return updates
+
+
+def _file_of(clients: Clients, deployed: Deployment, report: dict[str, Any]) -> bytes:
+    return clients.s3.get_object(Bucket=deployed.bucket, Key=report["global_model"]["key"])["Body"].read()
+
+
+@pytest.mark.parametrize(("model", "rows"), [("large", LARGE), ("small", SMALL)])
+def test_the_global_model_is_bit_identical_to_the_reference_for_every_shard_count(
+    deployed: Deployment, clients: Clients, model: str, rows: int
+) -> None:
+    digests = {}
+    for shards in SHARD_COUNTS:
+        round_id = f"{model}-{shards}"
+        updates = _push(deployed, model, round_id, rows)
+        report = start_round(clients, deployed, RoundRequest(model, round_id, shards, min_clients=4)).document
+        stored = _file_of(clients, deployed, dict(report))
+        assert stored == reference_average(updates)
+        digests[shards] = hashlib.sha256(stored).hexdigest()
+        assert report["shards"] == shards
+        assert {r["shard"] for r in report["shard_results"]} <= set(range(shards))
+        assert all(r["worker"].startswith(f"fedagg-local-shards-{shards}/") for r in report["shard_results"])
+    assert len(set(digests.values())) == 1
+    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+
+
+def test_a_worker_without_lambda_gives_the_same_bytes(
+    deployed: Deployment, clients: Clients, endpoint_url: str
+) -> None:
+    lane = deployed.lane(4)
+    functions = boto3.client(
+        "lambda", region_name=deployed.region, endpoint_url=endpoint_url,
+        aws_access_key_id="test", aws_secret_access_key="test",
+    )  # fmt: skip
+    mapping = functions.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"][0]["UUID"]
+    functions.update_event_source_mapping(UUID=mapping, Enabled=False)
+    try:
+        updates = _push(deployed, "worked", "worked-4", LARGE)
+        done: list[int] = []
+        thread = threading.Thread(
+            target=lambda: done.append(worker.work(clients, deployed, [lane], idle_exit_s=4)), daemon=True
+        )
+        thread.start()
+        report = start_round(clients, deployed, RoundRequest("worked", "worked-4", 4, min_clients=4)).document
+        thread.join(30)
+        assert done == [4], "the worker did all four shards, no function did any"
+        assert _file_of(clients, deployed, dict(report)) == reference_average(updates)
+    finally:
+        functions.update_event_source_mapping(UUID=mapping, Enabled=True)
+
+
+def test_a_round_from_the_command_line_waits_for_its_quorum_and_publishes(terminal: Terminal, tmp_path: Path) -> None:
+    updates = {name: (state_dict(seed), count) for seed, (name, count) in enumerate(COUNTS.items())}
+    files = {}
+    for name, (weights, _) in updates.items():
+        files[name] = tmp_path / f"{name}.{'pt' if name == 'bravo' else 'safetensors'}"
+        if name == "bravo":
+            torch.save(weights, files[name])
+        else:
+            save_file(weights, files[name])
+
+    def submit(name: str) -> Any:
+        return terminal.run(
+            "submit", str(files[name]), "--round", "cli-1", "--client", name, "--examples", str(COUNTS[name])
+        )
+
+    assert submit("alpha")["created"]
+    driver = terminal.start(
+        "start-round", "--model", "cli", "--round", "cli-1", "--shards", "auto", "--min-clients", "4",
+        "--deadline", "90s", "--output", "json",
+    )  # fmt: skip
+    for name in ("bravo", "charlie", "delta"):
+        assert submit(name)["num_examples"] == COUNTS[name]
+    report = terminal.finish(driver)
+    assert report["status"] == "published"
+    assert [p["client"] for p in report["participants"]] == sorted(COUNTS)
+
+    fetched = terminal.run("fetch", "--model", "cli", "--to", "global.safetensors")
+    expected = reference_average(updates)
+    assert (tmp_path / "global.safetensors").read_bytes() == expected
+    assert fetched["sha256"] == hashlib.sha256(expected).hexdigest()
+    loaded = load_file(tmp_path / "global.safetensors")
+    assert loaded["bn.num_batches_tracked"].dtype == torch.int64
+    assert terminal.run("status", "--round", "cli-1")["state"] == "published"
+    assert [r["round"] for r in terminal.run("rounds", "--model", "cli")] == ["cli-1"]
+
+    again = terminal.run("start-round", "--model", "cli", "--round", "cli-1", expect=6)
+    assert "already published" in again["error"]["message"]
+
+
+def test_nan_in_an_update_fails_the_round_and_names_client_and_tensor(
+    deployed: Deployment, clients: Clients, terminal: Terminal
+) -> None:
+    for name in ("good", "poisoned"):
+        weights = state_dict(1, LARGE)
+        if name == "poisoned":
+            weights["body.bias"][3] = float("nan")
+        Client(name, model="nan", deployment=deployed).push(weights, 10, round_id="nan-1")
+    answer = terminal.run("start-round", "--model", "nan", "--round", "nan-1", "--shards", "4", expect=5)
+    message = answer["error"]["message"]
+    assert "poisoned" in message
+    assert "body.bias" in message
+    assert "NaN" in message
+    assert "Contents" not in clients.s3.list_objects_v2(Bucket=deployed.bucket, Prefix="models/nan/")
+    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+    assert terminal.run("status", "--round", "nan-1")["state"] == "failed"
+
+
+def test_no_lane_for_a_shard_count_says_which_exist(terminal: Terminal) -> None:
+    answer = terminal.run("start-round", "--model", "m", "--round", "no-lane", "--shards", "6", expect=3)
+    assert "No lane for 6 shards; deployed: 1, 2, 4, 8." in answer["error"]["message"]
+
+
+def test_terraform_sizes_the_lanes_by_the_planners_rule(deployed: Deployment) -> None:
+    assert list(deployed.lanes) == SHARD_COUNTS
+    for shards, lane in deployed.lanes.items():
+        size = size_lane(MODEL_BYTES, CLIENTS, shards)
+        assert (lane.memory_mb, lane.timeout_s) == (size.memory_mb, size.timeout_s)
+
+
+def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_place(
+    deployed: Deployment, clients: Clients
+) -> None:
+    counts = {"full": 5, "narrow": 11}
+    for seed, name in enumerate(counts):
+        result = Client(name, model="wire", deployment=deployed).push(
+            state_dict(seed, LARGE), counts[name], round_id="wire-1", wire="bfloat16" if name == "narrow" else None
+        )
+        if name == "narrow":
+            assert result.nbytes < 0.51 * LARGE * 1000 * ITEMSIZE["F32"]
+    start_round(clients, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2))
+    average = Client("full", model="wire", deployment=deployed).pull()["body.weight"].double()
+    exact = (5 * state_dict(0, LARGE)["body.weight"].double() + 11 * state_dict(1, LARGE)["body.weight"].double()) / 16
+    # bfloat16 has 8 significant bits: rounding to nearest errs by at most 2**-9 of the value's binade, 2**-8 relative.
+    bound = 11 / 16 * state_dict(1, LARGE)["body.weight"].double().abs() * 2**-8 + 1e-7
+    error = (average - exact).abs()
+    assert bool((error <= bound).all())
+    assert float(error.max()) > 1e-5, "the narrow update was not rounded at all"
