@@ -7,9 +7,11 @@ counts alone: not on the number of shards, the size of the pieces, the order of 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,8 @@ def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
         widened = np.frombuffer(raw, dtype="<u2").astype("<u4")
         np.left_shift(widened, 16, out=widened)
         out[:] = widened.view("<f4")
+    elif dtype == "BOOL":
+        np.not_equal(np.frombuffer(raw, dtype="|u1"), 0, out=out)  # any byte but 0 is True
     else:
         out[:] = np.frombuffer(raw, dtype=_NUMPY[dtype])
 
@@ -120,6 +124,17 @@ class WeightedSum:
         np.divide(sums, total, out=sums)
         return from_float64(sums, dtype)
 
+    def park(self, file: IO[bytes], at: int) -> None:
+        """Store the sums, as they are, at value index `at` of `file`."""
+        file.seek(at * 8)
+        file.write(memoryview(self._sums[: self._count]).cast("B"))
+
+    def unpark(self, file: IO[bytes], at: int, count: int) -> None:
+        """Go on with `count` sums that were parked at value index `at`."""
+        self._count = count
+        file.seek(at * 8)
+        self._sums[:count] = np.frombuffer(file.read(count * 8), dtype=np.float64, count=count)
+
 
 # --- streams of pieces ---------------------------------------------------------------------------------------------
 
@@ -143,18 +158,17 @@ class Pacing:
     """How a shard is cut into pieces. Changes speed, memory and request counts, never the result.
 
     Attributes:
-        max_streams: with up to this many clients, each client's part of the shard is one request that stays open
-            while the clients are read in turn. With more, the shard is read window by window.
-        piece_elements: values averaged at a time while all streams are open.
-        window_elements: values averaged at a time otherwise; each client's window is one request.
-        ahead: requests under way at once when reading by windows.
+        max_streams: clients whose streams are open together and read in turn, piece by piece. More clients are
+            averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
+        piece_elements: values averaged at a time.
+        window_elements: values whose sums are parked at a time (8 bytes each); with up to `max_streams` clients
+            nothing is parked, and each client's part of the shard is one request. Otherwise each window is.
         read_bytes: size of the read buffer.
     """
 
     max_streams: int = 64
     piece_elements: int = 128 * 1024
-    window_elements: int = 2 * 1024 * 1024
-    ahead: int = 8
+    window_elements: int = 24 * 1024 * 1024
     read_bytes: int = 256 * 1024
 
 
@@ -168,29 +182,32 @@ def average_shard(
         Whatever `open_stream`, the streams and `write` raise.
     """
     start, stop = manifest.bounds[shard], manifest.bounds[shard + 1]
-    shard_runs = list(runs(manifest, start, stop))
-    together = len(manifest.participants) <= pacing.max_streams
-    piece_elements = pacing.piece_elements if together else pacing.window_elements
-    longest = max((run.stop - run.start for run in shard_runs), default=0)
-    total = WeightedSum(min(piece_elements, longest))
+    participants = manifest.participants
+    groups = [participants[i : i + pacing.max_streams] for i in range(0, len(participants), pacing.max_streams)]
+    window = pacing.window_elements if len(groups) > 1 else max(1, stop - start)
+    total = WeightedSum(min(pacing.piece_elements, stop - start))
     buffer = memoryview(bytearray(pacing.read_bytes))
-    if together:
-        windows = [(start, stop, shard_runs)] if start < stop else []
-    else:
-        pieces = [piece for run in shard_runs for piece in _cut(run, piece_elements)]
-        windows = [(piece.start, piece.stop, [piece]) for piece in pieces]
-    for first, last, window_runs in windows:
-        streams = _Streams(manifest, first, last, open_stream, len(manifest.participants) if together else pacing.ahead)
-        try:
-            for run in window_runs:
-                for piece in _cut(run, piece_elements):
-                    _sum_piece(manifest.participants, piece, streams, total, buffer)
-                    at = total.first_non_finite()
-                    if at is not None:
-                        raise _blame(manifest, piece, piece.start + at, open_stream)
-                    write(memoryview(total.mean(manifest.total_examples, piece.dtype)))
-        finally:
-            streams.close()
+    # NaN, Inf and overflow are found in the sums and reported by name; numpy's warnings would only repeat it.
+    with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
+        for first in range(start, stop, window):
+            last = min(stop, first + window)
+            pieces = [piece for run in runs(manifest, first, last) for piece in _cut(run, pacing.piece_elements)]
+            for group in groups:
+                with ExitStack() as stack:
+                    streams = _open(manifest, group, first, last, open_stream, stack)
+                    for piece in pieces:
+                        if group is groups[0]:
+                            total.reset(piece.stop - piece.start)
+                        else:
+                            total.unpark(parked, piece.start - first, piece.stop - piece.start)
+                        _add(piece, group, streams, total, buffer)
+                        at = total.first_non_finite()
+                        if at is not None:
+                            raise _blame(manifest, piece, piece.start + at, open_stream)
+                        if group is groups[-1]:
+                            write(memoryview(total.mean(manifest.total_examples, piece.dtype)))
+                        else:
+                            total.park(parked, piece.start - first)
 
 
 def _cut(run: Run, elements: int) -> Iterator[Run]:
@@ -198,13 +215,29 @@ def _cut(run: Run, elements: int) -> Iterator[Run]:
         yield Run(start, min(run.stop, start + elements), run.dtype, run.stored)
 
 
-def _sum_piece(
-    participants: Sequence[Participant], piece: Run, streams: _Streams, total: WeightedSum, buffer: memoryview
+def _open(
+    manifest: RoundManifest,
+    group: Sequence[Participant],
+    first: int,
+    last: int,
+    open_stream: OpenStream,
+    stack: ExitStack,
+) -> list[Stream]:
+    """One stream per client of the group, all opened before the first is read: the network always has work."""
+    ranges = [(table.byte_at(first), table.byte_at(last)) for table in manifest.layout_tables]
+    streams = []
+    for participant in group:
+        stream = open_stream(participant, *ranges[participant.layout])
+        stack.callback(stream.close)
+        streams.append(stream)
+    return streams
+
+
+def _add(
+    piece: Run, group: Sequence[Participant], streams: Sequence[Stream], total: WeightedSum, buffer: memoryview
 ) -> None:
     count = piece.stop - piece.start
-    total.reset(count)
-    for index, participant in enumerate(participants):
-        stream = streams.at(index)
+    for participant, stream in zip(group, streams, strict=True):
         dtype = piece.stored[participant.layout]
         itemsize = ITEMSIZE[dtype]
         step = len(buffer) // itemsize
@@ -212,36 +245,6 @@ def _sum_piece(
             view = buffer[: min(step, count - at) * itemsize]
             stream.readinto(view)
             total.add(at, view, dtype, participant.num_examples)
-
-
-class _Streams:
-    """One window's streams, opened `ahead` of their turn, so that the network always has something to send."""
-
-    def __init__(self, manifest: RoundManifest, start: int, stop: int, open_stream: OpenStream, ahead: int) -> None:
-        self._manifest = manifest
-        self._ranges = [(t.byte_at(start), t.byte_at(stop)) for t in manifest.layout_tables]
-        self._open = open_stream
-        self._ahead = ahead
-        self._streams: list[Stream] = []
-        self._closed = 0
-
-    def at(self, index: int) -> Stream:
-        participants = self._manifest.participants
-        while len(self._streams) < min(index + self._ahead, len(participants)):
-            participant = participants[len(self._streams)]
-            self._streams.append(self._open(participant, *self._ranges[participant.layout]))
-        # Behind the reader: when not all streams are read together, a stream is through when the next one's turn comes.
-        if self._ahead < len(participants):
-            self._close_until(index)
-        return self._streams[index]
-
-    def _close_until(self, index: int) -> None:
-        while self._closed < index:
-            self._streams[self._closed].close()
-            self._closed += 1
-
-    def close(self) -> None:
-        self._close_until(len(self._streams))
 
 
 def _blame(manifest: RoundManifest, piece: Run, element: int, open_stream: OpenStream) -> NonFiniteUpdate:

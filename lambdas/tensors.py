@@ -19,6 +19,9 @@ from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 # safetensors' own limit on the header (MAX_HEADER_SIZE in its Rust source).
 MAX_HEADER_BYTES = 100_000_000
 
+# In which order the safetensors library stores dtypes (`Dtype` in its Rust source, last to first).
+_STORED_FIRST = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "I8", "U8", "BOOL")
+
 # What an update's `__metadata__` says of it.
 NUM_EXAMPLES = "num_examples"
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -156,9 +159,9 @@ def global_header(table: TensorTable) -> bytes:
 
 
 def canonical_order(table: TensorTable) -> list[int]:
-    """The order in which safetensors itself stores tensors: larger items first, then by name."""
+    """The order in which safetensors itself stores tensors: by dtype, larger ones first, then by name."""
     tensors = table.tensors
-    return sorted(range(len(tensors)), key=lambda i: (-ITEMSIZE[tensors[i].dtype], tensors[i].name))
+    return sorted(range(len(tensors)), key=lambda i: (_STORED_FIRST.index(tensors[i].dtype), tensors[i].name))
 
 
 # --- updates -------------------------------------------------------------------------------------------------------
@@ -234,16 +237,16 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
         return
     have, want = {t.name: t for t in table.tensors}, {t.name: t for t in expected.tensors}
     for name, spec in want.items():
+        what = f"tensor {_shown(name)!r}"
         if name not in have:
-            raise TensorTableMismatch(f"tensor {_shown(name)!r} is missing; {source} has it")
-        if have[name].shape != spec.shape:
+            raise TensorTableMismatch(f"{what} is missing; {source} has it")
+        found = have[name]
+        if found.shape != spec.shape:
             raise TensorTableMismatch(
-                f"tensor {_shown(name)!r} has shape {list(have[name].shape)}, expected {list(spec.shape)} as in {source}"
+                f"{what} has shape {list(found.shape)}, expected {list(spec.shape)} as in {source}"
             )
-        if have[name].dtype != spec.dtype:
-            raise TensorTableMismatch(
-                f"tensor {_shown(name)!r} is {have[name].dtype}, expected {spec.dtype} as in {source}"
-            )
+        if found.dtype != spec.dtype:
+            raise TensorTableMismatch(f"{what} is {found.dtype}, expected {spec.dtype} as in {source}")
     for name in have:
         if name not in want:
             raise TensorTableMismatch(f"tensor {_shown(name)!r} is unknown; {source} does not have it")

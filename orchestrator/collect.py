@@ -291,7 +291,12 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest) -> LatestModel:
             if manifest.output.upload_id is not None:
                 _complete(s3, bucket, manifest, stored)
             else:
-                _assemble(s3, bucket, manifest)
+                try:
+                    _assemble(s3, bucket, manifest)
+                except ClientError as error:
+                    # Another orchestrator was faster, and has deleted the shard objects.
+                    if error_code(error) != "NoSuchKey" or not exists(s3, bucket, key):
+                        raise
     head = s3.head_object(Bucket=bucket, Key=key)
     expected = len(global_header(manifest.table)) + manifest.table.nbytes
     if head["ContentLength"] != expected:

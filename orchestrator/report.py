@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Report:
-    """What a round did. `document` is the JSON; its fields are in docs/report.md."""
+    """What a round did. `document` is the JSON; its fields are in docs/design.md."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
 

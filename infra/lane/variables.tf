@@ -49,12 +49,12 @@ variable "result_queue" {
 ################################################################################
 
 variable "model_bytes" {
-  description = "Bytes of the largest update that a client uploads, 1 to 5497558138880 (5 TiB)."
+  description = "Bytes of the largest update that a client uploads, 1 to 10995116277760 (10 TiB)."
   type        = number
 
   validation {
-    condition     = var.model_bytes >= 1 && var.model_bytes <= 5497558138880 && floor(var.model_bytes) == var.model_bytes
-    error_message = "model_bytes must be a whole number of bytes from 1 to 5497558138880 (5 TiB)."
+    condition     = var.model_bytes >= 1 && var.model_bytes <= 10995116277760 && floor(var.model_bytes) == var.model_bytes
+    error_message = "model_bytes must be a whole number of bytes from 1 to 10995116277760 (10 TiB)."
   }
 }
 

@@ -36,15 +36,13 @@ run "the_orchestrator_may_run_rounds_and_nothing_else" {
 
   assert {
     condition = { for s in jsondecode(aws_iam_policy.orchestrator.policy).Statement : s.Sid => [s.Action, s.Resource] } == {
-      ReadAndWriteObjects  = [["s3:GetObject", "s3:PutObject"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
-      WatchAndAbortUploads = [["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"], ["arn:aws:s3:::fedagg-test/models/*"]]
-      ListObjects          = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
-      SendJobs             = [["sqs:SendMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
-      ReceiveResults       = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"]]
-      LookAtAndSendBackFailedJobs = [
-        ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"],
-        ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"],
-      ]
+      ReadAndWriteObjects   = [["s3:GetObject", "s3:PutObject"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
+      DeleteShards          = [["s3:DeleteObject"], ["arn:aws:s3:::fedagg-test/rounds/*/shards/*"]]
+      WatchAndAbortUploads  = [["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
+      ListObjects           = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
+      SendJobs              = [["sqs:SendMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
+      ReceiveResults        = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"]]
+      LookThroughFailedJobs = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"]]
     }
     error_message = "The orchestrator's permissions are not exactly the documented ones: ${aws_iam_policy.orchestrator.policy}"
   }
@@ -77,7 +75,12 @@ run "a_client_may_write_its_own_update_only_and_only_once" {
   assert {
     condition = [
       for s in jsondecode(output.client_policy_json).Statement : s.Resource if contains(s.Action, "s3:GetObject")
-    ] == [["arn:aws:s3:::fedagg-test/rounds/*/round.json", "arn:aws:s3:::fedagg-test/models/*"]]
+      ] == [[
+        "arn:aws:s3:::fedagg-test/rounds/*/round.json",
+        "arn:aws:s3:::fedagg-test/rounds/*/manifest.json",
+        "arn:aws:s3:::fedagg-test/rounds/*/updates/$${aws:PrincipalTag/client}.safetensors",
+        "arn:aws:s3:::fedagg-test/models/*",
+    ]]
     error_message = "A client must not read other clients' updates: ${output.client_policy_json}"
   }
 }

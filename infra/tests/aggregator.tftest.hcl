@@ -319,7 +319,7 @@ run "the_same_shard_count_twice_is_refused" {
   expect_failures = [var.shard_counts]
 }
 
-run "a_model_larger_than_any_s3_object_is_refused" {
+run "a_model_of_more_than_ten_tebibytes_is_refused" {
   command = plan
 
   module {
@@ -327,7 +327,7 @@ run "a_model_larger_than_any_s3_object_is_refused" {
   }
 
   variables {
-    model_bytes = 5497558138881
+    model_bytes = 10995116277761
   }
 
   expect_failures = [var.model_bytes]

@@ -463,7 +463,7 @@ run "a_model_of_no_bytes_is_refused" {
   expect_failures = [var.model_bytes]
 }
 
-run "a_model_larger_than_any_s3_object_is_refused" {
+run "a_model_of_more_than_ten_tebibytes_is_refused" {
   command = plan
 
   module {
@@ -471,7 +471,7 @@ run "a_model_larger_than_any_s3_object_is_refused" {
   }
 
   variables {
-    model_bytes = 5497558138881
+    model_bytes = 10995116277761
   }
 
   expect_failures = [var.model_bytes]

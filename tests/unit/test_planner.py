@@ -8,6 +8,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,6 +202,8 @@ def test_sqs_requests_of_a_round() -> None:
 
 
 class CountingS3:
+    meta = SimpleNamespace(endpoint_url="https://s3.us-east-1.amazonaws.com")
+
     def __init__(self) -> None:
         self.puts = 0
 
