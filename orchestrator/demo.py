@@ -30,7 +30,7 @@ from orchestrator.aws import connect
 from orchestrator.client import Client
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.fetch import fetch
-from orchestrator.narration import Narration, StderrNarration
+from orchestrator.narration import Narration, StderrNarration, still_at_it
 from orchestrator.rounds import RoundRequest, start_round
 
 MODEL = "digits"
@@ -131,18 +131,19 @@ def deployed(narration: Narration) -> Iterator[Deployment]:
             running = emulator.start()
             narration.say(f"The embedded AWS listens on {running.url}. terraform apply in environments/local ...")
             began = time.monotonic()
-            terraform.apply(
-                "local",
-                {
-                    "aws_endpoint_url": running.url,
-                    "package_path": str(zip_path),
-                    "runtime": target.runtime,
-                    "architecture": target.architecture,
-                    "clients": CLIENTS,
-                    "shard_counts": [SHARDS],
-                },
-                show=False,
-            )
+            with still_at_it(narration, "terraform apply"):
+                terraform.apply(
+                    "local",
+                    {
+                        "aws_endpoint_url": running.url,
+                        "package_path": str(zip_path),
+                        "runtime": target.runtime,
+                        "architecture": target.architecture,
+                        "clients": CLIENTS,
+                        "shard_counts": [SHARDS],
+                    },
+                    show=False,
+                )
             deployment = load_deployment("local")
             narration.say(
                 f"Applied in {time.monotonic() - began:.0f} s: s3://{deployment.bucket}, lane for {SHARDS} shards."

@@ -14,6 +14,9 @@ from orchestrator.planner import predict
 
 SCHEMA = 1
 
+# Significant bits of the wire dtypes: rounding to nearest errs by at most 2**-bits of the value.
+_SIGNIFICANT_BITS = {"BF16": 8, "F16": 11}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -48,6 +51,11 @@ class Report:
             "failed tries",
             f"  on AWS        about {cost['seconds']:.1f} s and ${cost['usd']:.6f} (prediction, all-in)",
         ]  # fmt: skip
+        lines += [
+            f"  wire          {loss['clients']} clients ({loss['share_of_weight']:.0%} of the weight) sent "
+            f"{loss['stored']}: their values are off by at most {loss['relative_error_bound']:.2%} of themselves"
+            for loss in d["wire_loss"]
+        ]
         return "\n".join(lines)
 
 
@@ -125,7 +133,32 @@ def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
             for p in manifest.participants
         ],
         "total_examples": manifest.total_examples,
+        "wire_loss": _wire_loss(manifest),
     }
+
+
+def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
+    """What updates stored in a smaller dtype cost in accuracy, per dtype: how much of the weight came that way, and by
+    how much such a client's value may be off before it is averaged, relative to itself (in the dtype's normal range).
+    """
+    losses = []
+    for dtype, bits in _SIGNIFICANT_BITS.items():
+        layouts = {
+            i
+            for i, layout in enumerate(manifest.layouts)
+            if any(stored == dtype != t.dtype for stored, t in zip(layout, manifest.table.tensors, strict=True))
+        }
+        weights = [p.num_examples for p in manifest.participants if p.layout in layouts]
+        if weights:
+            losses.append(
+                {
+                    "stored": dtype,
+                    "clients": len(weights),
+                    "share_of_weight": sum(weights) / manifest.total_examples,
+                    "relative_error_bound": 2.0**-bits,
+                }
+            )
+    return losses
 
 
 def _result(result: ShardResult) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from lambdas.tensors import (
     parse_header,
     serialize_header,
 )
-from orchestrator.aws import create_large_object, exists, read_object
+from orchestrator.aws import create_large_object, error_code, exists, read_object
 from orchestrator.errors import BadInput, RoundConflict
 
 if TYPE_CHECKING:
@@ -260,7 +260,8 @@ def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memo
     for start in range(0, len(piece), BLOCK * itemsize):
         block = piece[start : start + BLOCK * itemsize]
         values = np.empty(len(block) // itemsize, dtype=np.float64)
-        to_float64(block, spec.dtype, values)
+        with np.errstate(invalid="ignore"):
+            to_float64(block, spec.dtype, values)
         if not np.isfinite(values).all():
             # Narrowing may turn a NaN with a full payload, as GPUs make them, into a number.
             raise InvalidUpdate(f"tensor {spec.name!r} has NaN or infinite values, which nobody can average")
@@ -299,7 +300,7 @@ def submit(
         raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
     with tempfile.TemporaryFile(prefix="update-") as file:
         nbytes, sha256 = write_update(tensors, num_examples, file, wire=wire)
-        if exists(s3, bucket, manifest_key(round_id)):
+        if _is_closed(s3, bucket, round_id):
             if _stored_sha256(s3, bucket, key) == sha256:
                 return Submitted(key, nbytes, sha256, num_examples, created=False)
             raise RoundConflict(
@@ -315,6 +316,16 @@ def submit(
             "submit to another round, or under another client id."
         )
     return Submitted(key, nbytes, sha256, num_examples, created)
+
+
+def _is_closed(s3: S3Client, bucket: str, round_id: str) -> bool:
+    """Whether the round is pinned; False where this client may not know (an update that comes late is harmless)."""
+    try:
+        return exists(s3, bucket, manifest_key(round_id))
+    except ClientError as error:
+        if error_code(error) in ("403", "AccessDenied"):
+            return False
+        raise
 
 
 def _stored_sha256(s3: S3Client, bucket: str, key: str) -> str | None:

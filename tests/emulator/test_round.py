@@ -161,7 +161,10 @@ def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_
         )
         if name == "narrow":
             assert result.nbytes < 0.51 * LARGE * 1000 * ITEMSIZE["F32"]
-    start_round(clients, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2))
+    report = start_round(clients, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2)).document
+    assert report["wire_loss"] == [
+        {"stored": "BF16", "clients": 1, "share_of_weight": 11 / 16, "relative_error_bound": 2**-8}
+    ]
     average = Client("full", model="wire", deployment=deployed).pull()["body.weight"].double()
     exact = (5 * state_dict(0, LARGE)["body.weight"].double() + 11 * state_dict(1, LARGE)["body.weight"].double()) / 16
     # bfloat16 has 8 significant bits: rounding to nearest errs by at most 2**-9 of the value's binade, 2**-8 relative.

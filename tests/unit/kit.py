@@ -1,0 +1,152 @@
+"""Small factories for rounds: updates good and bad, workers, and what a bucket and its queues hold."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lambdas.contract import RoundManifest, global_key, update_key
+from orchestrator import worker
+from orchestrator.aws import Clients
+from orchestrator.deployment import Deployment
+from orchestrator.dispatch import read_manifest
+from orchestrator.pin import list_updates
+from orchestrator.submit import Submitted, from_state_dict, submit, write_update
+
+StateDict = dict[str, np.ndarray[Any, Any]]
+
+# 10.5 MB: two shards are above S3's smallest part.
+LARGE = (1500, 1750)
+
+
+def weights(seed: int, shape: Sequence[int] = (3, 5)) -> StateDict:
+    """A model in numpy: float32 weights, a float16 vector, a counter, a scalar and a tensor without values."""
+    generator = np.random.default_rng(seed)
+    return {
+        "layer.weight": generator.standard_normal(tuple(shape), dtype=np.float32),
+        "layer.half": generator.standard_normal(7).astype(np.float16),
+        "bn.num_batches_tracked": np.array(10 + seed, dtype=np.int64),
+        "scale": np.array(seed / 7, dtype=np.float32),
+        "empty": np.zeros((0, 4), dtype=np.float32),
+    }
+
+
+def put(
+    clients: Clients, deployment: Deployment, client: str, values: StateDict, examples: int = 1, round_id: str = "r-1"
+) -> Submitted:
+    """Submit as a client does."""
+    return submit(clients.s3, deployment.bucket, round_id, client, from_state_dict(values), examples)
+
+
+def put_bytes(clients: Clients, deployment: Deployment, client: str, body: bytes, round_id: str = "r-1") -> None:
+    """Put anything where an update should be."""
+    clients.s3.put_object(Bucket=deployment.bucket, Key=update_key(round_id, client), Body=body)
+
+
+def update_bytes(values: StateDict, examples: int = 1) -> bytes:
+    """An update file."""
+    out = io.BytesIO()
+    write_update(from_state_dict(values), examples, out)
+    return out.getvalue()
+
+
+def file_bytes(header: Mapping[str, Any] | bytes, data: bytes = b"") -> bytes:
+    """A file with a hand-made header."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def expected_file(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
+    """The global model of a round, computed in one process with numpy, and stored by the safetensors library."""
+    import safetensors.numpy
+
+    total = sum(count for _, count in updates.values())
+    averaged = {}
+    for name, first in next(iter(updates.values()))[0].items():
+        sums = np.zeros(first.shape, dtype=np.float64)
+        for client in sorted(updates):
+            values, count = updates[client]
+            sums = sums + float(count) * values[name].astype(np.float64)
+        mean = sums / total
+        averaged[name] = np.asarray(mean if first.dtype.kind == "f" else np.rint(mean)).astype(first.dtype)
+    result: bytes = safetensors.numpy.save(averaged, metadata={"format": "pt"})
+    return result
+
+
+@contextlib.contextmanager
+def working(clients: Clients, deployment: Deployment, *lanes: int) -> Any:
+    """Workers on some lanes while the block runs; they end by themselves soon after it."""
+
+    def poll(shards: int) -> None:
+        # The emulator may be gone when the last one asks again.
+        with contextlib.suppress(Exception):
+            worker.work(clients, deployment, [deployment.lanes[shards]], idle_exit_s=3)
+
+    for shards in lanes:
+        threading.Thread(target=poll, args=(shards,), daemon=True).start()
+    yield
+
+
+def work_off(clients: Clients, deployment: Deployment, shards: int, *, jobs: int | None = None) -> int:
+    """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
+    lane = deployment.lanes[shards]
+    done = 0
+    doer = worker.Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    while jobs is None or done < jobs:
+        messages = clients.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
+        if not messages:
+            break
+        assert doer.run(messages[0]["Body"], receive_count=1, worker="test")
+        clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=messages[0]["ReceiptHandle"])
+        done += 1
+    return done
+
+
+def queued(clients: Clients, deployment: Deployment) -> int:
+    """Messages in all lanes' queues, visible or not."""
+    names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    attributes = [
+        clients.sqs.get_queue_attributes(QueueUrl=lane.queue_url, AttributeNames=names)["Attributes"]
+        for lane in deployment.lanes.values()
+    ]
+    return sum(int(a[name]) for a, name in itertools.product(attributes, names))
+
+
+def objects(clients: Clients, deployment: Deployment, prefix: str = "") -> list[str]:
+    """Keys in the bucket."""
+    return [o["Key"] for o in clients.s3.list_objects_v2(Bucket=deployment.bucket, Prefix=prefix).get("Contents", [])]
+
+
+def uploads(clients: Clients, deployment: Deployment) -> int:
+    """Multipart uploads that are neither finished nor aborted."""
+    return len(clients.s3.list_multipart_uploads(Bucket=deployment.bucket).get("Uploads", []))
+
+
+def read(clients: Clients, deployment: Deployment, key: str) -> bytes:
+    """An object."""
+    return clients.s3.get_object(Bucket=deployment.bucket, Key=key)["Body"].read()
+
+
+def read_global(clients: Clients, deployment: Deployment, round_id: str = "r-1", model: str = "digits") -> bytes:
+    """A round's global model."""
+    return read(clients, deployment, global_key(model, round_id))
+
+
+def manifest_of(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> RoundManifest:
+    """The manifest of a round that is pinned."""
+    manifest = read_manifest(clients.s3, deployment.bucket, round_id)
+    assert manifest is not None
+    return manifest
+
+
+def submitted_clients(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> list[str]:
+    """Who has submitted."""
+    return [update.client for update in list_updates(clients.s3, deployment.bucket, round_id)]
