@@ -62,7 +62,8 @@ def measure(
         server = stack.enter_context(
             subprocess.Popen(box.server_command(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
-        assert server.stdin and server.stdout
+        assert server.stdin
+        assert server.stdout
         stack.callback(server.stdin.close)
         endpoint = f"https://{box.address}:{json.loads(server.stdout.readline())['port']}"
         event = directory / "event.json"
@@ -128,6 +129,7 @@ def function_environment(endpoint: str, directory: Path) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "bench",
         "AWS_SECRET_ACCESS_KEY": "bench",
+        "_HANDLER": "lambdas.shard_average.handler",
         "FL_BUCKET": BUCKET,
         "FL_RESULT_QUEUE_URL": f"{endpoint}/000000000000/results",
         "FL_LOG_LEVEL": "WARNING",

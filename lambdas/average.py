@@ -88,7 +88,7 @@ def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
 
 
 class WeightedSum:
-    """A float64 weighted sum over at most `capacity` values at a time. Holds one sum, whatever the number of clients."""
+    """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients."""
 
     def __init__(self, capacity: int) -> None:
         self._sums = np.zeros(capacity, dtype=np.float64)
@@ -127,7 +127,7 @@ class WeightedSum:
     def park(self, file: IO[bytes], at: int) -> None:
         """Store the sums, as they are, at value index `at` of `file`."""
         file.seek(at * 8)
-        file.write(memoryview(self._sums[: self._count]).cast("B"))
+        file.write(self._sums[: self._count].data)
 
     def unpark(self, file: IO[bytes], at: int, count: int) -> None:
         """Go on with `count` sums that were parked at value index `at`."""
@@ -171,6 +171,11 @@ class Pacing:
     window_elements: int = 24 * 1024 * 1024
     read_bytes: int = 256 * 1024
 
+    @property
+    def ahead(self) -> int:
+        """Requests under way at once."""
+        return self.max_streams
+
 
 def average_shard(
     manifest: RoundManifest, shard: int, open_stream: OpenStream, write: Callable[[memoryview], object], pacing: Pacing
@@ -205,7 +210,7 @@ def average_shard(
                         if at is not None:
                             raise _blame(manifest, piece, piece.start + at, open_stream)
                         if group is groups[-1]:
-                            write(memoryview(total.mean(manifest.total_examples, piece.dtype)))
+                            write(total.mean(manifest.total_examples, piece.dtype).data)
                         else:
                             total.park(parked, piece.start - first)
 

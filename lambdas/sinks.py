@@ -44,7 +44,7 @@ class ShardSink:
         self._bucket = bucket
         self._manifest = manifest
         self._shard = shard
-        self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="shard-")
+        self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="shard-")  # noqa: SIM115 (closed by close())
         self._sha256 = hashlib.sha256()
         self._nbytes = 0
         self._expected = manifest.shard_nbytes(shard)

@@ -1,8 +1,8 @@
-"""Byte-range streams of pinned updates, straight from S3's sockets into the caller's buffer.
+"""Byte-range streams of pinned updates, straight from S3's connections into the caller's buffer.
 
-boto3's body reads through three layers of Python objects and copies; at 75 MB/s on a fraction of a core those are
-money (benchmarks/README.md has the figures). So boto3 signs (a presigned GET per range) and the standard library's
-http.client reads, with the project's own bounded retries: a stream that breaks is resumed from the byte it reached.
+boto3's body reads through layers of Python objects and copies. So boto3 signs (a presigned GET per range), http.client
+speaks HTTP, and lambdas.connections reads; the retries are the project's own, bounded: a stream that breaks is resumed
+from the byte it reached.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from botocore.httpsession import get_cert_path
-
+from lambdas.connections import ConnectionPool
 from lambdas.contract import Participant
 from lambdas.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 
@@ -30,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # Answers that a later attempt may not get again: throttling and server faults (S3 API reference, "Error responses").
 _RETRYABLE = {408, 429, 500, 502, 503, 504}
+_RETRYABLE_CODES = {"RequestTimeout"}  # comes with status 400
 _CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -55,7 +55,7 @@ class ReadCounts:
 
 
 class UpdateReader:
-    """Opens byte ranges of pinned updates, over a pool of connections that are kept alive."""
+    """Opens byte ranges of pinned updates, over connections that are kept alive. `s3` must sign with Signature V4."""
 
     def __init__(
         self, s3: S3Client, bucket: str, *, retry: Retry = Retry(), sleep: Callable[[float], object] = time.sleep
@@ -64,8 +64,7 @@ class UpdateReader:
         self._bucket = bucket
         self._retry = retry
         self._sleep = sleep
-        self._idle: list[http.client.HTTPConnection] = []
-        self._tls: ssl.SSLContext | None = None
+        self._pool = ConnectionPool(retry.timeout_s)
         self.counts = ReadCounts()
 
     def open(self, participant: Participant, start: int, stop: int) -> RangeStream:
@@ -74,50 +73,47 @@ class UpdateReader:
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        self._pool.close()
 
     # -- used by RangeStream --
 
-    def request(self, participant: Participant, start: int, stop: int) -> http.client.HTTPConnection:
+    def request(self, participant: Participant, start: int, stop: int) -> Exchange:
         """Send GET for the bytes start <= b < stop of the object, on an idle connection or a new one."""
-        byte_range = f"bytes={start}-{stop - 1}"
+        headers = {"Range": f"bytes={start}-{stop - 1}", "If-Match": participant.etag}
         url = urllib.parse.urlsplit(
             self._s3.generate_presigned_url(
                 "get_object",
                 Params={
                     "Bucket": self._bucket,
                     "Key": participant.key,
-                    "Range": byte_range,
-                    "IfMatch": participant.etag,
+                    "Range": headers["Range"],
+                    "IfMatch": headers["If-Match"],
                 },
                 ExpiresIn=3600,
             )
         )
-        connection = self._idle.pop() if self._idle else self._connect(url)
-        self.counts.gets += 1
-        try:
-            connection.request(
-                "GET", f"{url.path}?{url.query}", headers={"Range": byte_range, "If-Match": participant.etag}
-            )
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            raise
-        return connection
+        assert url.hostname
+        while True:
+            connection = self._pool.take()
+            reused = connection is not None
+            if connection is None:
+                connection = self._pool.connect(url.scheme, url.hostname, url.port)
+            try:
+                connection.request("GET", f"{url.path}?{url.query}", headers={"Host": url.netloc, **headers})
+            except (OSError, http.client.HTTPException):
+                self._pool.discard(connection)
+                if reused:  # the server had closed it while it was idle
+                    continue
+                raise
+            return Exchange(connection, reused)
 
     def release(self, connection: http.client.HTTPConnection) -> None:
         """Take back a connection whose answer has been read to the end."""
-        self._idle.append(connection)
+        self._pool.release(connection)
 
-    def _connect(self, url: urllib.parse.SplitResult) -> http.client.HTTPConnection:
-        assert url.hostname
-        if url.scheme == "http":
-            return http.client.HTTPConnection(url.hostname, url.port, timeout=self._retry.timeout_s)
-        if self._tls is None:
-            self._tls = ssl.create_default_context(
-                cafile=__import__("os").environ.get("AWS_CA_BUNDLE") or get_cert_path(True)
-            )
-        return http.client.HTTPSConnection(url.hostname, url.port, timeout=self._retry.timeout_s, context=self._tls)
+    def discard(self, connection: http.client.HTTPConnection) -> None:
+        """Take back a connection that nothing more can be read from."""
+        self._pool.discard(connection)
 
     def backoff(self, failures: int, cause: str, what: str) -> None:
         """Sleep before the next attempt, or raise StorageUnavailable when `failures` attempts in a row are enough."""
@@ -130,6 +126,20 @@ class UpdateReader:
         self._sleep(delay)
 
 
+@dataclass
+class Exchange:
+    """A request under way.
+
+    Attributes:
+        reused: the connection had served another request before, so the server may have closed it in the meantime.
+        response: None until its head has been read and checked.
+    """
+
+    connection: http.client.HTTPConnection
+    reused: bool
+    response: http.client.HTTPResponse | None = None
+
+
 class RangeStream:
     """A byte range of one pinned update. Never silently short: it fills what it is asked for or raises."""
 
@@ -138,12 +148,11 @@ class RangeStream:
         self._participant = participant
         self._position = start
         self._stop = stop
-        self._connection: http.client.HTTPConnection | None = None
-        self._response: http.client.HTTPResponse | None = None
+        self._exchange: Exchange | None = None
         self._failures = 0
         if start < stop:
             try:
-                self._connection = reader.request(participant, start, stop)
+                self._exchange = reader.request(participant, start, stop)
             except (OSError, http.client.HTTPException) as error:
                 self._failed(error)
 
@@ -178,26 +187,27 @@ class RangeStream:
 
     def close(self) -> None:
         """Give the connection back if everything was read, else close it."""
-        connection, response = self._connection, self._response
-        self._connection = self._response = None
-        if connection is None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
             return
+        response = exchange.response
         if response is not None and self._position == self._stop and not response.will_close:
             response.read()  # the end of the body, already here; marks the connection as free
-            self._reader.release(connection)
+            self._reader.release(exchange.connection)
         else:
-            connection.close()
+            self._reader.discard(exchange.connection)
 
     def _body(self) -> http.client.HTTPResponse:
-        if self._connection is None:
-            self._connection = self._reader.request(self._participant, self._position, self._stop)
-        if self._response is None:
-            response = self._connection.getresponse()
+        if self._exchange is None:
+            self._exchange = self._reader.request(self._participant, self._position, self._stop)
+        if self._exchange.response is None:
+            response = self._exchange.connection.getresponse()
+            self._reader.counts.gets += 1
             if response.status != 206:
                 self._refused(response)
             self._check_range(response)
-            self._response = response
-        return self._response
+            self._exchange.response = response
+        return self._exchange.response
 
     def _refused(self, response: http.client.HTTPResponse) -> None:
         status, body = response.status, response.read(4096)
@@ -217,7 +227,7 @@ class RangeStream:
                 f"{self._participant.key}, expected 206",
                 client=client,
             )
-        if status in _RETRYABLE:
+        if status in _RETRYABLE or code in _RETRYABLE_CODES:
             raise http.client.HTTPException(f"{status} {code}")
         raise StorageUnavailable(f"Reading {self._what}: S3 answered {status} {code}.")
 
@@ -234,8 +244,10 @@ class RangeStream:
             )
 
     def _failed(self, error: Exception) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._response = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._reader.discard(exchange.connection)
+            if exchange.reused and exchange.response is None and isinstance(error, (ConnectionError, ssl.SSLError)):
+                return  # not a failure of S3's: it had closed the connection while that was idle; ask on another one
         self._failures += 1
         self._reader.backoff(self._failures, f"{type(error).__name__}: {error}", self._what)

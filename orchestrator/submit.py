@@ -222,8 +222,8 @@ def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: s
         The file's length in bytes and its SHA-256.
 
     Raises:
-        BadInput: an example count that makes no weight.
-        InvalidUpdate: a value that the wire dtype cannot hold, NaN or Inf among them.
+        BadInput: an example count that makes no weight, or a value that the wire dtype cannot hold, NaN and Inf
+            among them.
     """
     try:
         check_num_examples(num_examples)
@@ -264,15 +264,15 @@ def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memo
             to_float64(block, spec.dtype, values)
         if not np.isfinite(values).all():
             # Narrowing may turn a NaN with a full payload, as GPUs make them, into a number.
-            raise InvalidUpdate(f"tensor {spec.name!r} has NaN or infinite values, which nobody can average")
+            raise BadInput(f"Tensor {spec.name!r} has NaN or infinite values, which nobody can average. Submit others.")
         with np.errstate(over="ignore"):
             narrow = from_float64(values, dtype).data
         back = np.empty_like(values)
         to_float64(narrow, dtype, back)
         if np.isinf(back).any():
-            raise InvalidUpdate(
-                f"tensor {spec.name!r} has values beyond the range of {dtype} (largest {np.abs(values).max():.3g}); "
-                "use --wire bfloat16, which has float32's range, or none"
+            raise BadInput(
+                f"Tensor {spec.name!r} has values beyond the range of {dtype} (largest {np.abs(values).max():.3g}). "
+                "Use --wire bfloat16, which has float32's range, or none."
             )
         yield narrow
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from lambdas.contract import manifest_key, update_key
-from lambdas.errors import InvalidName, InvalidUpdate, TensorTableMismatch
+from lambdas.errors import InvalidName, TensorTableMismatch
 from lambdas.tensors import header_length, parse_header, parse_update_header
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
@@ -100,7 +100,9 @@ def safetensors_order(values: dict[str, Any]) -> bytes:
 
 @given(
     st_numpy.arrays(
-        st.sampled_from("<f8 <f4 <f2 <i8 <i4 <i2 |i1 <u8 <u4 <u2 |u1 |b1 >f4 >i8".split()),
+        st.sampled_from(
+            ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "|i1", "<u8", "<u4", "<u2", "|u1", "|b1", ">f4", ">i8"]
+        ),
         st_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
         fill=st.nothing(),
     )
@@ -155,7 +157,7 @@ def test_an_entry_that_cannot_be_averaged_is_refused_by_name(value: Any, message
 
 @pytest.mark.parametrize("name", [0, None, ("a",), "__metadata__", "half \ud800 pair"])
 def test_a_tensor_name_that_safetensors_cannot_hold_is_refused(name: Any) -> None:
-    with pytest.raises(BadInput, match="a tensor's name is a text other than '__metadata__'.*Rename it"):
+    with pytest.raises(BadInput, match=r"a tensor's name is a text other than '__metadata__'.*Rename it"):
         from_state_dict({name: np.zeros(2, np.float32), "w": np.zeros(2, np.float32)})
 
 
@@ -176,7 +178,7 @@ def test_wire_values_are_rounded_as_torch_rounds_them(values: list[float], wire:
 
 
 def test_a_value_beyond_float16_is_refused_and_the_other_wire_dtype_proposed() -> None:
-    with pytest.raises(InvalidUpdate, match="tensor 'w' has values beyond the range of F16.*use --wire bfloat16"):
+    with pytest.raises(BadInput, match=r"Tensor 'w' has values beyond the range of F16.*Use --wire bfloat16"):
         written(from_state_dict({"w": np.array([1.0, 70000.0], np.float32)}), 1, "F16")
 
 
@@ -185,7 +187,7 @@ def test_a_value_beyond_float16_is_refused_and_the_other_wire_dtype_proposed() -
 @pytest.mark.parametrize("wire", ["BF16", "F16"])
 def test_nan_and_infinity_are_not_lost_in_a_wire_dtype(bits: int, wire: str) -> None:
     values = np.array([0x3F800000, bits], dtype="<u4").view("<f4")
-    with pytest.raises(InvalidUpdate, match="tensor 'w' has NaN or infinite values"):
+    with pytest.raises(BadInput, match="Tensor 'w' has NaN or infinite values"):
         written(from_state_dict({"w": values}), 1, wire)
 
 
@@ -265,9 +267,9 @@ def test_a_file_that_is_no_model_is_refused_by_path_with_what_was_expected(name:
 
 
 def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="Cannot read .*missing: No such file.*Name a safetensors or PyTorch"):
+    with pytest.raises(BadInput, match=r"Cannot read .*missing: No such file.*Name a safetensors or PyTorch"):
         from_file(tmp_path / "missing")
-    with pytest.raises(BadInput, match="Cannot read .*: Is a directory"):
+    with pytest.raises(BadInput, match=r"Cannot read .*: Is a directory"):
         from_file(tmp_path)
 
 
@@ -307,7 +309,7 @@ def test_a_plain_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = tmp_path / f"{protocol}.pkl"
         path.write_bytes(pickle.dumps(Evil(tmp_path / "owned"), protocol))
-        with pytest.raises(BadInput, match="Expected a safetensors file|no PyTorch state_dict"):
+        with pytest.raises(BadInput, match=r"Expected a safetensors file|no PyTorch state_dict"):
             from_file(path)
     assert not (tmp_path / "owned").exists()
 
@@ -388,7 +390,7 @@ def test_a_second_different_update_of_a_client_is_a_conflict(
 ) -> None:
     put(clients, lanes_without_functions, "a", weights(1))
     with pytest.raises(
-        RoundConflict, match="Client a has already submitted another update to round r-1.*another round"
+        RoundConflict, match=r"Client a has already submitted another update to round r-1.*another round"
     ):
         put(clients, lanes_without_functions, "a", weights(2 if examples == 1 else 1), examples)
     stored = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
@@ -400,7 +402,7 @@ def test_an_update_after_pinning_is_refused_and_sent_to_the_next_round(
 ) -> None:
     put(clients, lanes_without_functions, "a", weights(1))
     clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=manifest_key("r-1"), Body=b"{}")
-    with pytest.raises(RoundConflict, match="Round r-1 is closed.*Submit client b's update to the next round"):
+    with pytest.raises(RoundConflict, match=r"Round r-1 is closed.*Submit client b's update to the next round"):
         put(clients, lanes_without_functions, "b", weights(2))
     assert submitted_clients(clients, lanes_without_functions) == ["a"]
     # Who is in already hears that all is well.
@@ -427,9 +429,9 @@ def test_an_unknown_wire_dtype_stores_nothing(clients: Clients, lanes_without_fu
 
 
 def test_an_update_above_the_limit_goes_up_in_parts_and_is_written_once_as_well(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    clients: Clients, lanes_without_functions: Deployment
 ) -> None:
-    monkeypatch.setattr("orchestrator.aws.MULTIPART_ABOVE", 20 * 1024**2)
+    # The emulator's parts are of 8 MiB: three of them.
     large = {"w": np.random.default_rng(1).standard_normal(6_000_000, dtype=np.float32)}
     assert put(clients, lanes_without_functions, "a", large, 5).created
     body = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
@@ -453,7 +455,7 @@ def test_a_model_with_other_tensors_than_the_last_global_model_is_refused_at_onc
     clients.s3.put_object(Bucket=bucket, Key=round_key("r-1"), Body=RoundRecord("r-1", "digits", 1.0).to_bytes())
     with pytest.raises(
         TensorTableMismatch,
-        match=r"client a: tensor 'layer.weight' has shape \[2, 2\], expected \[3, 5\] as in .*global model, of round r-0",
+        match=r"client a: tensor 'layer.weight' has shape \[2, 2\], expected \[3, 5\] as in .*, of round r-0",
     ) as caught:
         put(clients, lanes_without_functions, "a", weights(1, (2, 2)))
     assert caught.value.client == "a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -248,7 +249,7 @@ def test_an_update_says_its_example_count() -> None:
     ],
 )
 def test_an_update_without_a_readable_example_count_says_how_to_give_one(text: str | None) -> None:
-    with pytest.raises(InvalidUpdate, match="has no num_examples.*orchestrator submit --examples.*or save it with"):
+    with pytest.raises(InvalidUpdate, match=r"has no num_examples.*orchestrator submit --examples.*or save it with"):
         update(text)
 
 
@@ -317,7 +318,7 @@ def test_the_canonical_order_does_not_depend_on_the_order_of_the_state_dict(tabl
 @given(memory_rounds(), st.integers(1, 20))
 def test_runs_cover_each_shard_exactly_once_with_the_right_dtypes(round_: MemoryRound, shards: int) -> None:
     manifest = round_.manifest(shards)
-    for start, stop in zip(manifest.bounds, manifest.bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(manifest.bounds):
         found = list(runs(manifest, start, stop))
         assert [i for run in found for i in range(run.start, run.stop)] == list(range(start, stop))
         for run in found:
@@ -325,7 +326,7 @@ def test_runs_cover_each_shard_exactly_once_with_the_right_dtypes(round_: Memory
                 tensor = manifest.table.tensor_at(i)
                 assert run.dtype == manifest.table.tensors[tensor].dtype
                 assert run.stored == tuple(layout[tensor] for layout in manifest.layouts)
-        for a, b in zip(found, found[1:], strict=False):
+        for a, b in itertools.pairwise(found):
             assert (a.dtype, a.stored) != (b.dtype, b.stored), "runs are as long as they can be"
 
 

@@ -1,0 +1,195 @@
+"""The function zip: what is in it, and that the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator import package
+from orchestrator.errors import OrchestratorError
+from orchestrator.package import MAX_ZIP_BYTES, Target, build, target_for
+from orchestrator.terraform import ROOT
+
+
+@dataclass(frozen=True)
+class Elsewhere(Target):
+    """A target that is built in a directory of the test's own."""
+
+    directory: str = ""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory) / f"lambda-{self.name}.zip"
+
+
+def elsewhere(environment: str, directory: Path) -> Elsewhere:
+    target = target_for(environment)
+    directory.mkdir(exist_ok=True)
+    return Elsewhere(target.name, target.python, target.architecture, target.platforms, str(directory))
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheels of each target, from the package index, once."""
+    found = {}
+    for environment in ("local", "dev"):
+        found[target_for(environment).name] = tmp_path_factory.mktemp("wheels")
+        package._download(target_for(environment), found[target_for(environment).name])
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _wheels_at_hand(wheels: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(target: Target, directory: Path) -> None:
+        for wheel in wheels[target.name].iterdir():
+            shutil.copy(wheel, directory)
+
+    monkeypatch.setattr(package, "_download", copy)
+
+
+@pytest.fixture(scope="module")
+def built(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both zips."""
+    directory = tmp_path_factory.mktemp("build")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            package, "_download", lambda target, to: [shutil.copy(w, to) for w in wheels[target.name].iterdir()]
+        )  # fmt: skip
+        return {environment: build(elsewhere(environment, directory)) for environment in ("local", "dev")}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_targets_are_lambdas_python_on_arm_and_this_machines_own() -> None:
+    assert (target_for("dev").runtime, target_for("dev").architecture) == ("python3.13", "arm64")
+    assert target_for("dev") == target_for("staging") == target_for("prod")
+    local = target_for("local")
+    assert local.python == sys.version_info[:2]
+    assert local.architecture in ("arm64", "x86_64")
+    assert local.platforms == ()
+    assert local.path == ROOT / "build" / "lambda-local.zip"
+
+
+@pytest.mark.parametrize("environment", ["local", "dev"])
+def test_the_zip_holds_every_function_module_and_numpy_and_nothing_that_is_not_needed(
+    built: dict[str, Path], environment: str
+) -> None:
+    with zipfile.ZipFile(built[environment]) as archive:
+        names = archive.namelist()
+        for source in (ROOT / "lambdas").glob("*.py"):
+            assert archive.read(f"lambdas/{source.name}") == source.read_bytes()
+    assert "numpy/__init__.py" in names
+    assert {name.split("/")[0] for name in names if name.endswith(".py")} == {"lambdas", "numpy"}
+    assert {name.split("/")[0] for name in names} <= {"lambdas", "numpy", "numpy.libs"} | {
+        name.split("/")[0] for name in names if ".dist-info/" in name
+    }
+    assert not [name for name in names if "tests" in name.split("/") or "__pycache__" in name or name.endswith(".pyc")]
+    assert not [name for name in names if "torch" in name or "boto" in name]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("environment", ["local", "dev"])
+def test_the_zip_is_within_lambdas_limit_packed_and_unpacked(built: dict[str, Path], environment: str) -> None:
+    assert built[environment].stat().st_size < MAX_ZIP_BYTES
+    with zipfile.ZipFile(built[environment]) as archive:
+        assert sum(entry.file_size for entry in archive.infolist()) < 250 * 1000**2
+
+
+def test_the_libraries_for_lambda_are_aarch64_elf_for_its_python(built: dict[str, Path]) -> None:
+    with zipfile.ZipFile(built["dev"]) as archive:
+        libraries = {n: archive.read(n)[:20] for n in archive.namelist() if ".so" in Path(n).suffixes}
+        executable = {e.filename: e.external_attr >> 16 for e in archive.infolist()}
+    assert len(libraries) > 10
+    for name, start in libraries.items():
+        assert start[:4] == b"\x7fELF", name
+        assert struct.unpack_from("<H", start, 18) == (183,), f"{name}: EM_AARCH64 is 183"
+        assert executable[name] == 0o755
+        if ".cpython-" in name:
+            assert ".cpython-313-aarch64-linux-gnu.so" in name
+    assert executable["lambdas/contract.py"] == 0o644
+
+
+def test_the_local_zip_runs_where_nothing_else_is_installed(built: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(built["local"]) as archive:
+        archive.extractall(tmp_path)
+    program = f"""
+import sys
+sys.path = [p for p in sys.path if "site-packages" not in p] + [{str(tmp_path)!r}]
+import numpy, lambdas.average, lambdas.tensors
+assert numpy.__file__.startswith({str(tmp_path)!r}), numpy.__file__
+assert lambdas.__file__.startswith({str(tmp_path)!r}), lambdas.__file__
+print(bytes(lambdas.average.from_float64(numpy.array([1.0]), "BF16")).hex())
+"""
+    result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "803f\n", result.stderr
+
+
+def test_the_same_inputs_give_the_same_bytes(built: dict[str, Path], tmp_path: Path) -> None:
+    again = build(elsewhere("dev", tmp_path))
+    assert again != built["dev"]
+    assert sha256(again) == sha256(built["dev"])
+
+
+def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "wheel"
+    small.mkdir()
+    with zipfile.ZipFile(small / "numpy-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("numpy/__init__.py", "")
+    downloads: list[str] = []
+
+    def download(target: Target, directory: Path) -> None:
+        downloads.append(target.name)
+        shutil.copy(small / "numpy-1-py3-none-any.whl", directory)
+
+    monkeypatch.setattr(package, "_download", download)
+    target = elsewhere("dev", tmp_path / "out")
+    first = sha256(build(target))
+    assert sha256(build(target)) == first
+    assert len(downloads) == 1
+    target.path.write_bytes(b"damaged")
+    assert sha256(build(target)) == first
+    assert len(downloads) == 2
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("numpy==1\n")
+    monkeypatch.setattr(package, "_requirements", lambda: requirements)
+    build(target)
+    assert len(downloads) == 3
+    assert not target.path.with_suffix(".partial").exists()
+    assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == first
+
+
+def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = elsewhere("dev", tmp_path)
+    target.path.write_bytes(b"old")
+    monkeypatch.setattr(package, "MAX_ZIP_BYTES", 1000)
+    monkeypatch.setattr(package, "_download", lambda target, directory: None)
+    with pytest.raises(OrchestratorError, match="bytes, Lambda takes 1000"):
+        build(target)
+    assert target.path.read_bytes() == b"old"
+
+
+def test_wheels_that_cannot_be_had_are_an_error_with_pips_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("./no-such-directory-here\n")
+    monkeypatch.setattr(package, "_requirements", lambda: requirements)
+    with pytest.raises(OrchestratorError, match="pip could not get the function's wheels") as caught:
+        build(elsewhere("dev", tmp_path))
+    assert "no-such-directory-here" in str(caught.value)

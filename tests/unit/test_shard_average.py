@@ -1,0 +1,253 @@
+"""A worker's answer to every kind of job: what it stores, what it reports, who acknowledges."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from lambdas import shard_average
+from lambdas.contract import Output, ShardJob, ShardResult, global_key, manifest_key, sha256_hex, shard_key
+from lambdas.shard_average import Worker
+from lambdas.tensors import global_header
+from lambdas.updates import Retry, UpdateReader
+from tests import support
+from tests.support import (
+    BUCKET,
+    MODEL,
+    ROUND,
+    FakeS3,
+    FakeSqs,
+    RangeServer,
+    Update,
+    client_error,
+    manifest_of,
+    table_of,
+)
+
+VALUES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 9.0]]
+WEIGHTS = [1, 3]
+MEANS = [4.0, 5.0, 6.0, 7.75]
+
+
+def packed(values) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+class Scene:
+    """A round of two clients in two shards, and a worker."""
+
+    def __init__(self, server: RangeServer, output: Output | None = None, values=VALUES) -> None:
+        self.server = server
+        self.updates = [Update(packed(v), w) for v, w in zip(values, WEIGHTS, strict=True)]
+        self.manifest = manifest_of(table_of(("F32", 4)), self.updates, shards=2, output=output)
+        for participant, update in zip(self.manifest.participants, self.updates, strict=True):
+            server.objects[participant.key] = (update.body, update.etag)
+        self.s3 = FakeS3(server, uploads={"upload-1"})
+        self.sqs = FakeSqs()
+        self.store(self.manifest)
+        self.worker = Worker(self.s3, self.sqs, BUCKET, "https://queue/results", memory_mb=256)
+
+    def store(self, manifest) -> None:
+        self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
+
+    def job(self, shard: int = 0, **changes) -> str:
+        return replace(ShardJob(ROUND, sha256_hex(self.manifest.to_bytes()), shard), **changes).to_json()
+
+    def run(self, body: str | None = None, receive_count: int = 1) -> bool:
+        return self.worker.run(body or self.job(), receive_count=receive_count, worker="fn/req-1")
+
+    @property
+    def result(self) -> ShardResult:
+        ((url, body),) = self.sqs.sent
+        assert url == "https://queue/results"
+        return ShardResult.from_json(body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(
+        shard_average,
+        "UpdateReader",
+        lambda s3, bucket: UpdateReader(s3, bucket, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None),
+    )
+    with RangeServer({}) as running:
+        yield running
+
+
+@pytest.fixture
+def scene(server):
+    return Scene(server)
+
+
+def test_a_shard_is_averaged_stored_and_reported(scene) -> None:
+    assert scene.run(scene.job(1)) is True
+    data = packed(MEANS[2:])
+    assert scene.s3.objects[shard_key(ROUND, 1, 2)] == data
+    result = scene.result
+    assert (result.status, result.shard, result.round_id) == ("done", 1, ROUND)
+    assert result.sha256 == sha256_hex(data)
+    assert (result.memory_mb, result.worker, result.receive_count) == (256, "fn/req-1", 1)
+    stats = result.stats
+    assert (stats.bytes_read, stats.bytes_written) == (2 * 8, 8)
+    assert (stats.gets, stats.puts, stats.retries) == (2 + 1, 1, 0)
+    assert stats.wall_s > 0
+    assert stats.wall_s == pytest.approx(stats.read_s + stats.compute_s + stats.write_s, abs=1e-5)
+    assert stats.peak_rss_mb > 1
+
+
+def test_both_shards_together_are_the_global_model(server) -> None:
+    key = global_key(MODEL, ROUND)
+    scene = Scene(server, Output("multipart", key, "upload-1"))
+    assert scene.run(scene.job(1))
+    assert scene.run(scene.job(0))
+    parts = [scene.s3.parts[key, "upload-1", n] for n in (1, 2)]
+    assert b"".join(parts) == global_header(scene.manifest.table) + packed(MEANS)
+
+
+def test_a_redelivery_of_a_finished_shard_reads_nothing_again(scene) -> None:
+    assert scene.run()
+    done = scene.result
+    scene.sqs.sent.clear()
+    asked = len(scene.server.requests)
+    assert scene.run(receive_count=2) is True
+    assert len(scene.server.requests) == asked
+    assert scene.result.status == "done"
+    assert scene.result.etag == done.etag
+    assert scene.result.sha256 is None
+    assert (scene.result.stats.puts, scene.result.stats.bytes_written) == (0, 0)
+
+
+def test_a_redelivery_of_an_unfinished_shard_does_the_work(scene) -> None:
+    assert scene.run(scene.job(attempt=1), receive_count=3) is True
+    assert scene.s3.objects[shard_key(ROUND, 0, 2)] == packed(MEANS[:2])
+
+
+def test_an_upload_that_fails_leaves_the_message_in_the_queue(scene) -> None:
+    def fail(**_):
+        raise client_error("InternalError")
+
+    scene.s3.put_object = fail
+    assert scene.run() is False
+    assert (scene.result.status, scene.result.error_kind) == ("retrying", "StorageUnavailable")
+
+
+def test_a_full_disk_leaves_the_message_in_the_queue(scene, monkeypatch, caplog) -> None:
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shard_average.ShardSink, "write", full)
+    assert scene.run() is False
+    assert scene.result.status == "retrying"
+    assert "No space left" in (scene.result.error or "")
+    assert any(r.levelno == logging.ERROR and r.exc_info for r in caplog.records)
+
+
+def test_a_storage_that_stays_away_leaves_the_message_in_the_queue(scene) -> None:
+    scene.server.script = [support.error("503 Slow Down", "SlowDown")] * 20
+    assert scene.run() is False
+    assert scene.result.error_kind == "StorageUnavailable"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "words"),
+    [
+        (lambda s: s.server.objects.pop(s.manifest.participants[1].key), "UpdateChanged", "was deleted"),
+        (
+            lambda s: s.server.objects.update({s.manifest.participants[1].key: (b"x" * 32, '"other"')}),
+            "UpdateChanged",
+            "was replaced",
+        ),
+    ],
+)
+def test_a_bad_update_is_reported_once_and_not_tried_again(scene, spoil, kind, words) -> None:
+    spoil(scene)
+    assert scene.run() is True
+    assert (scene.result.status, scene.result.error_kind, scene.result.client) == ("failed", kind, "c-00001")
+    assert words in (scene.result.error or "")
+
+
+def test_a_nan_is_reported_with_client_and_tensor(server) -> None:
+    scene = Scene(server, values=[[1.0, 2.0, 3.0, 4.0], [1.0, float("nan"), 1.0, 1.0]])
+    assert scene.run(scene.job(0)) is True
+    assert (scene.result.status, scene.result.error_kind) == ("failed", "NonFiniteUpdate")
+    assert (scene.result.client, scene.result.error) == ("c-00001", "tensor 't0': client c-00001 has NaN")
+    assert not [k for k in scene.s3.objects if "shards/" in k]
+
+
+@pytest.mark.parametrize(
+    "make_old",
+    [
+        lambda s: s.s3.objects.pop(manifest_key(ROUND)),
+        lambda s: s.store(replace(s.manifest, created_at=2.0)),
+        lambda s: s.s3.uploads.clear(),
+    ],
+)
+def test_a_job_of_a_round_that_is_over_is_dropped_in_silence(server, make_old) -> None:
+    scene = Scene(server, Output("multipart", global_key(MODEL, ROUND), "upload-1"))
+    make_old(scene)
+    assert scene.run() is True
+    assert scene.sqs.sent == []
+
+
+def test_a_manifest_that_cannot_be_read_now_is_tried_again(scene) -> None:
+    scene.s3.fail = [client_error("SlowDown")]
+    assert scene.run() is False
+    assert scene.result.status == "retrying"
+
+
+def test_a_shard_that_the_manifest_does_not_have_is_a_failed_job(scene) -> None:
+    assert scene.run(scene.job(2)) is True
+    assert (scene.result.status, scene.result.error_kind) == ("failed", "InvalidContract")
+
+
+@pytest.mark.parametrize("body", ["", "{}", "[1]", "not json", '{"schema":99}'])
+def test_a_message_that_is_no_job_goes_to_the_dead_letter_queue(scene, body) -> None:
+    assert scene.worker.run(body, receive_count=1, worker="w") is False
+    assert scene.sqs.sent == []
+    assert scene.server.requests == []
+
+
+def test_a_finished_shard_needs_no_result_message(scene) -> None:
+    scene.sqs.fail = [client_error("AccessDenied", "SendMessage")]
+    assert scene.run() is True
+    assert scene.s3.objects[shard_key(ROUND, 0, 2)] == packed(MEANS[:2])
+
+
+def test_a_failure_that_cannot_be_reported_stays_in_the_queue(scene) -> None:
+    scene.server.objects.pop(scene.manifest.participants[0].key)
+    scene.sqs.fail = [client_error("AccessDenied", "SendMessage")]
+    assert scene.run() is False
+
+
+def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch) -> None:
+    monkeypatch.setattr(shard_average, "_worker", scene.worker)
+    records = [
+        {"messageId": "good", "body": scene.job(0), "attributes": {"ApproximateReceiveCount": "1"}},
+        {"messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "1"}},
+        {"messageId": "again", "body": scene.job(1), "attributes": {"ApproximateReceiveCount": "4"}},
+    ]
+    context = SimpleNamespace(function_name="fn", aws_request_id="req-9")
+    assert shard_average.handler({"Records": records}, context) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
+    results = [json.loads(body) for _, body in scene.sqs.sent]
+    assert [(r["shard"], r["receive_count"], r["worker"]) for r in results] == [(0, 1, "fn/req-9"), (1, 4, "fn/req-9")]
+
+
+def test_the_functions_worker_comes_from_the_environment(monkeypatch) -> None:
+    for name, value in {
+        "FL_BUCKET": "b", "FL_RESULT_QUEUE_URL": "https://q", "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "384", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    level = logging.getLogger().level
+    try:
+        worker = shard_average.worker_from_environment()
+    finally:
+        logging.getLogger().setLevel(level)
+    assert (worker.bucket, worker.result_queue_url, worker.memory_mb) == ("b", "https://q", 384)
+    url = worker.s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k", "Range": "bytes=0-1"})
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
