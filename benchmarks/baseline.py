@@ -20,14 +20,10 @@ _s3 = boto3.client("s3")
 def handler(event: dict[str, Any], context: object) -> dict[str, int]:
     """Average one shard: event = {"keys": [...], "weights": [...], "output": key}."""
     bucket = os.environ["FL_BUCKET"]
-    total = None
+    total = np.float32(0)
     for key, weight in zip(event["keys"], event["weights"], strict=True):
         body = _s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        values = np.load(io.BytesIO(body)) * np.float32(weight)
-        if total is None:
-            total = values
-        else:
-            total += values
+        total += np.load(io.BytesIO(body)) * np.float32(weight)
     mean = total / np.float32(sum(event["weights"]))
     out = io.BytesIO()
     np.save(out, mean)

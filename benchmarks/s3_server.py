@@ -129,7 +129,7 @@ class Server:
             with self._lock:
                 self._open -= 1
 
-    def _request(self, connection: socket.socket, reader: io.BufferedReader) -> bool:
+    def _request(self, connection: socket.socket, reader: Any) -> bool:
         line = reader.readline().decode()
         if not line:
             return False
@@ -189,7 +189,7 @@ class Server:
             self._seen.seconds_first_to_last_byte = time.perf_counter() - self._first_byte
         return None
 
-    def _put(self, connection: socket.socket, reader: io.BufferedReader, headers: dict[str, str], name: str) -> None:
+    def _put(self, connection: socket.socket, reader: Any, headers: dict[str, str], name: str) -> None:
         self._count("puts")
         sha256, md5, length = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         for piece in _body(reader, headers):
@@ -219,7 +219,7 @@ def _answer(connection: socket.socket, status: str, headers: dict[str, str], bod
     connection.sendall(_head(status, headers, len(body)) + body)
 
 
-def _body(reader: io.BufferedReader, headers: dict[str, str]) -> Iterator[bytes]:
+def _body(reader: Any, headers: dict[str, str]) -> Iterator[bytes]:
     """The body of a PUT, without HTTP's chunks and without S3's own (boto3 sends the one inside the other)."""
     outer: Iterator[bytes] = iter(())
     if headers.get("transfer-encoding") == "chunked":
@@ -255,7 +255,7 @@ class _Joined(io.RawIOBase):
         return count
 
 
-def _chunks(reader: io.BufferedReader) -> Iterator[bytes]:
+def _chunks(reader: Any) -> Iterator[bytes]:
     while size := int(reader.readline().split(b";")[0], 16):
         yield reader.read(size)
         reader.readline()

@@ -49,7 +49,7 @@ def pool() -> npt.NDArray[np.float32]:
 
 def client_pieces(client: int, start: int, stop: int) -> Iterator[memoryview]:
     """The bytes start <= b < stop of one client's data section."""
-    raw = memoryview(pool()).cast("B")
+    raw = pool().data.cast("B")
     while start < stop:
         at = (start + client * STRIDE * 4) % len(raw)
         count = min(stop - start, len(raw) - at)

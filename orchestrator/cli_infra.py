@@ -129,7 +129,12 @@ def emulator() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: 4566, or a free one where that is taken.")
 @output_option
 def emulator_start(port: int | None) -> Answer:
-    """Start the emulator in the background. Prints where it listens."""
+    """Start the emulator in the background. Prints where it listens.
+
+    \b
+      orchestrator emulator start
+      orchestrator emulator start --port 4599 --output json
+    """
     running = emulators.start(port)
     return asdict(running), f"The emulator listens on {running.url}; log: {running.log}"
 
@@ -137,7 +142,11 @@ def emulator_start(port: int | None) -> Answer:
 @emulator.command("stop")
 @output_option
 def emulator_stop() -> Answer:
-    """Stop the emulator, and forget what was deployed in it."""
+    """Stop the emulator, and forget what was deployed in it.
+
+    \b
+      orchestrator emulator stop
+    """
     stopped = emulators.stop()
     return {"stopped": stopped}, "The emulator is stopped." if stopped else "No emulator was running."
 
@@ -145,7 +154,11 @@ def emulator_stop() -> Answer:
 @emulator.command("status")
 @output_option
 def emulator_status() -> Answer:
-    """Say whether the emulator runs, and where."""
+    """Say whether the emulator runs, and where.
+
+    \b
+      orchestrator emulator status
+    """
     running = emulators.running()
     text = f"The emulator listens on {running.url}." if running else "No emulator is running."
     return asdict(running) if running else None, text

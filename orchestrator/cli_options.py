@@ -12,7 +12,7 @@ from typing import Any
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.errors import FederationError, InvalidName
+from lambdas.errors import FederationError, InvalidName, InvalidUpdate
 from orchestrator.aws import explain
 from orchestrator.errors import BadInput
 
@@ -82,7 +82,7 @@ def fail(error: FederationError | ClientError | BotoCoreError, output: str) -> N
     """End the process: the error as a sentence on stderr (and as JSON on stdout), and its exit status."""
     if not isinstance(error, FederationError):
         error = explain(error, "")
-    if isinstance(error, InvalidName):
+    if isinstance(error, InvalidName | InvalidUpdate):
         error = BadInput(str(error))
     status = getattr(error, "exit_status", 1)
     click.echo(f"Error: {error}", err=True)

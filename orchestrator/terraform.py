@@ -109,7 +109,7 @@ def terraform_environment() -> Iterator[dict[str, str]]:
     """
     if shutil.which("terraform") is None:
         raise OrchestratorError(
-            "Terraform is not installed: https://developer.hashicorp.com/terraform/install (>= 1.10)."
+            "Terraform is not installed: https://developer.hashicorp.com/terraform/install (>= 1.11)."
         )
     environ = dict(os.environ)
     environ.setdefault("TF_IN_AUTOMATION", "1")

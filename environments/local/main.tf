@@ -52,6 +52,7 @@ module "aggregator" {
   architecture           = var.architecture
   function_memory_cap_mb = var.function_memory_cap_mb
   memory_mb_override     = var.memory_mb_override
+  functions_enabled      = var.functions_enabled
 
   force_destroy        = true
   round_retention_days = 1

@@ -31,6 +31,7 @@ module "aggregator" {
   architecture           = var.architecture
   function_memory_cap_mb = var.function_memory_cap_mb
   memory_mb_override     = var.memory_mb_override
+  functions_enabled      = var.functions_enabled
 
   bucket_name             = var.bucket_name
   kms_key_arn             = var.kms_key_arn

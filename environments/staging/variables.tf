@@ -114,6 +114,12 @@ variable "function_memory_cap_mb" {
   }
 }
 
+variable "functions_enabled" {
+  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` does all of it."
+  type        = bool
+  default     = true
+}
+
 variable "memory_mb_override" {
   description = "Memory of every lane's function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
   type        = number

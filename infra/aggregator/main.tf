@@ -67,6 +67,7 @@ module "lane" {
   function_memory_cap_mb = var.function_memory_cap_mb
   memory_mb_override     = var.memory_mb_override
 
+  functions_enabled   = var.functions_enabled
   maximum_concurrency = var.maximum_concurrency
   max_receive_count   = var.max_receive_count
 

@@ -151,6 +151,12 @@ variable "log_retention_days" {
 # Delivery
 ################################################################################
 
+variable "functions_enabled" {
+  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` does all of it."
+  type        = bool
+  default     = true
+}
+
 variable "maximum_concurrency" {
   description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range."
   type        = number

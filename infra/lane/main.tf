@@ -178,6 +178,7 @@ resource "aws_cloudwatch_log_group" "worker" {
 resource "aws_lambda_event_source_mapping" "jobs" {
   event_source_arn = aws_sqs_queue.jobs.arn
   function_name    = aws_lambda_function.worker.arn
+  enabled          = var.functions_enabled
 
   # A job is minutes of work: batching two would only make the second wait.
   batch_size              = 1

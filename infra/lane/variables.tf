@@ -94,6 +94,12 @@ variable "memory_mb_override" {
 # Delivery
 ################################################################################
 
+variable "functions_enabled" {
+  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` does all of it."
+  type        = bool
+  default     = true
+}
+
 variable "maximum_concurrency" {
   description = "Invocations at the same time, 2 to 1000; null for as many as there are shards, within that range."
   type        = number

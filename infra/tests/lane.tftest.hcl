@@ -359,3 +359,20 @@ run "a_missing_zip_is_noticed_when_planning" {
 
   expect_failures = [aws_lambda_function.worker]
 }
+
+run "functions_take_jobs_unless_workers_do_all_of_it" {
+  command = plan
+
+  module {
+    source = "./lane"
+  }
+
+  variables {
+    functions_enabled = false
+  }
+
+  assert {
+    condition     = aws_lambda_event_source_mapping.jobs.enabled == false
+    error_message = "With functions_enabled = false the queue must be left to orchestrator worker."
+  }
+}

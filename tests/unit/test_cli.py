@@ -98,16 +98,7 @@ def test_every_command_has_help_that_says_what_it_does(path: tuple[str, ...]) ->
         assert result.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=pytest.mark.xfail(reason="no example yet", strict=True))
-        if path[0] == "emulator"
-        else path
-        for path in LEAVES
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_every_commands_help_has_an_example_that_parses(path: tuple[str, ...]) -> None:
     name = " ".join(("orchestrator", *path))
     examples = [line.strip() for line in run(*path, "--help").stdout.splitlines() if line.strip().startswith(name)]
@@ -282,7 +273,6 @@ def test_a_wire_dtype_that_cannot_hold_the_values_exits_with_2(deployed: Deploym
     assert "beyond the range of F16" in error_of(result)["message"]
 
 
-@pytest.mark.xfail(reason="InvalidUpdate has no exit status of its own yet", strict=True)
 def test_weights_of_another_model_exit_with_2(
     clients: Clients, deployed: Deployment, model: Path, tmp_path: Path
 ) -> None:

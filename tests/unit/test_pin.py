@@ -26,10 +26,12 @@ def pinned(clients: Clients, deployment: Deployment) -> Pinned:
 def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
-    for client, examples in (("b", 3), ("a10", 2), ("a9", 7), ("B", 1)):
+    for client, examples in (("b", 3), ("a10", 2), ("a", 4), ("a-b", 6), ("B", 1)):
         put(clients, lanes_without_functions, client, weights(1), examples)
     result = pinned(clients, lanes_without_functions)
-    assert [(p.client, p.num_examples) for p in result.participants] == [("B", 1), ("a10", 2), ("a9", 7), ("b", 3)]
+    # By id, not by key: "a-b.safetensors" comes before "a.safetensors".
+    found = [(p.client, p.num_examples) for p in result.participants]
+    assert found == [("B", 1), ("a", 4), ("a-b", 6), ("a10", 2), ("b", 3)]
     for p in result.participants:
         head = clients.s3.head_object(Bucket=lanes_without_functions.bucket, Key=p.key)
         assert (p.etag, p.size) == (head["ETag"], head["ContentLength"])

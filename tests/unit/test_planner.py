@@ -130,8 +130,8 @@ def test_streaming_seconds_and_requests_by_hand() -> None:
     assert plan.cost_breakdown.compute_usd == pytest.approx((1.0 + function_s) * 1769 / 1024 * 0.0000133334, rel=1e-5)
     # GETs: 10 headers, 6 of the orchestrator, 10 ranges, 1 manifest. PUTs: 6, 1 part, LIST of updates and of parts.
     assert (plan.s3_gets, plan.s3_puts, plan.invocations) == (27, 9, 1)
-    # 75 MB go up in five parts of 16 MiB, created and completed.
-    assert plan.client_puts == 10 * 7
+    # 75 MB go up in one request, below 128 MiB.
+    assert plan.client_puts == 10
     assert plan.peak_memory_mb == 97
 
 
@@ -142,10 +142,10 @@ def test_streaming_is_bound_by_the_cpu_share_in_small_functions() -> None:
     assert predict(10**9, 20, shards=4, memory_mb=512).predicted_seconds < 5e9 / 60.3e6
 
 
-def test_beyond_64_clients_a_get_reads_a_window_of_8_mib_of_one_client() -> None:
+def test_beyond_64_clients_a_get_reads_a_window_of_96_mib_of_one_client() -> None:
     overhead = pricing.ROUND_GETS + 4  # and one manifest per shard
     assert predict(400 * MIB, 64, shards=4).s3_gets == 64 * 4 + 64 + overhead
-    assert predict(400 * MIB, 65, shards=4).s3_gets == 65 * 4 * 13 + 65 + overhead
+    assert predict(400 * MIB, 65, shards=4).s3_gets == 65 * 4 * 2 + 65 + overhead
 
 
 def test_shards_below_5_mib_are_put_together_by_the_orchestrator() -> None:
