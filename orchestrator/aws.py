@@ -142,6 +142,11 @@ def create_large_object(
         raise
 
 
+def completed_part(number: int, etag: str, crc32: str | None) -> Any:
+    """A part as CompleteMultipartUpload takes it. AWS wants its checksum, where the upload was created with one."""
+    return {"PartNumber": number, "ETag": etag} | ({"ChecksumCRC32": crc32} if crc32 else {})
+
+
 def _part_bytes(s3: S3Client) -> int:
     return PART_BYTES if ".amazonaws.com" in s3.meta.endpoint_url else _EMULATOR_PART_BYTES
 
@@ -149,11 +154,13 @@ def _part_bytes(s3: S3Client) -> int:
 def _create_in_parts(
     s3: S3Client, bucket: str, key: str, file: IO[bytes], part_size: int, metadata: dict[str, str]
 ) -> bool:
-    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata)["UploadId"]
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata, ChecksumAlgorithm="CRC32")[
+        "UploadId"
+    ]
 
     def upload(number: int, body: bytes) -> Any:
         part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
-        return {"PartNumber": number, "ETag": part["ETag"]}
+        return completed_part(number, part["ETag"], part.get("ChecksumCRC32"))
 
     try:
         parts: list[Any] = []

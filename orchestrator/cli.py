@@ -10,10 +10,12 @@ from pathlib import Path
 import click
 
 from lambdas.contract import check_name
+from lambdas.errors import InvalidUpdate
 from orchestrator import cli_infra, cli_plan, terraform, worker
 from orchestrator.aws import Clients, connect
 from orchestrator.cli_options import Answer, Duration, ShardCount, env_option, output_option
 from orchestrator.deployment import Deployment, load_deployment
+from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.narration import StderrNarration
 from orchestrator.rounds import RoundRequest, list_rounds, round_status, start_round
@@ -75,10 +77,14 @@ def submit_command(file: Path, env: str, round_id: str, client: str, examples: i
     """
     check_name("client id", client)
     check_name("round", round_id)
-    tensors = from_file(file)
-    deployment, clients = _connect(env)
     wire_dtype = WIRE_NAMES[wire] if wire else None
-    result = submit(clients.s3, deployment.bucket, round_id, client, tensors, examples, wire=wire_dtype)
+    try:
+        tensors = from_file(file)
+        deployment, clients = _connect(env)
+        result = submit(clients.s3, deployment.bucket, round_id, client, tensors, examples, wire=wire_dtype)
+    except (BadInput, InvalidUpdate) as error:
+        named = f"client {client}" in str(error).lower()
+        raise error if named else BadInput(f"Client {client}: {error}") from error
     text = f"Client {client}'s update of {result.nbytes:,} bytes is in round {round_id}"
     return asdict(result), text + ("." if result.created else " already.")
 

@@ -25,7 +25,16 @@ from lambdas.contract import (
 from lambdas.errors import InvalidContract
 from lambdas.sinks import head_of_shard
 from lambdas.tensors import global_header
-from orchestrator.aws import Clients, create_large_object, error_code, exists, list_objects, list_parts, read_object
+from orchestrator.aws import (
+    Clients,
+    completed_part,
+    create_large_object,
+    error_code,
+    exists,
+    list_objects,
+    list_parts,
+    read_object,
+)
 from orchestrator.deployment import Deployment, Lane
 from orchestrator.errors import OrchestratorError, RoundFailed
 
@@ -53,10 +62,11 @@ class BadShard(RoundFailed):
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A shard in S3."""
+    """A shard in S3; its CRC32 (base64) where S3 keeps one."""
 
     etag: str
     size: int
+    crc32: str | None = None
 
 
 @dataclass
@@ -78,7 +88,10 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
             if error_code(error) == "NoSuchUpload":
                 return None
             raise
-        found = {number - 1: StoredShard(part["ETag"], part["Size"]) for number, part in parts.items()}
+        found = {
+            number - 1: StoredShard(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
+            for number, part in parts.items()
+        }
     else:
         objects = {item["Key"]: item for item in list_objects(s3, bucket, shards_prefix(manifest.round_id))}
         keys = {shard: shard_key(manifest.round_id, shard, manifest.shards) for shard in range(manifest.shards)}
@@ -322,7 +335,7 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest) -> LatestModel:
 
 def _complete(s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[int, StoredShard]) -> None:
     assert manifest.output.upload_id is not None
-    parts: list[Any] = [{"PartNumber": shard + 1, "ETag": stored[shard].etag} for shard in range(manifest.shards)]
+    parts = [completed_part(s + 1, stored[s].etag, stored[s].crc32) for s in range(manifest.shards)]
     try:
         s3.complete_multipart_upload(
             Bucket=bucket,

@@ -63,9 +63,10 @@ def freeze_round(s3: S3Client, bucket: str, record: RoundRecord, pinned: Pinned,
     kind = sink_for(pinned.table, bounds)
     upload_id = None
     if kind == "multipart":
-        upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, ContentType="application/octet-stream")[
-            "UploadId"
-        ]
+        # Workers send CRC32s of what they averaged; S3 compares each part.
+        upload_id = s3.create_multipart_upload(
+            Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="CRC32"
+        )["UploadId"]
     manifest = RoundManifest(
         round_id=record.round_id,
         model=record.model,

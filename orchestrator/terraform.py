@@ -152,6 +152,12 @@ def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
             init["backend_config"] = {"path": str(home / "terraform.tfstate")}
         elif (directory / "backend.hcl").exists():
             init["backend_config"] = "backend.hcl"
+        elif not (directory / ".terraform" / "terraform.tfstate").exists():
+            raise NotDeployed(
+                f"Environment {environment} is not set up here: it has no backend.hcl, which says where its Terraform "
+                f"state is. Copy {directory / 'backend.hcl.example'} to backend.hcl, fill it in, and run "
+                f"`orchestrator deploy --env {environment}`."
+            )
         before = dict(os.environ)
         os.environ.clear()
         os.environ.update(environ)

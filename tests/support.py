@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -10,6 +11,7 @@ import socket
 import socketserver
 import threading
 import urllib.parse
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -318,19 +320,21 @@ class FakeS3:
             raise client_error("404", "HeadObject")
         return {"ContentLength": len(self.objects[Key]), "ETag": _etag(self.objects[Key])}
 
-    def put_object(self, *, Bucket: str, Key: str, Body: Any, ContentLength: int) -> dict[str, Any]:  # noqa: N803
+    def put_object(self, *, Bucket: str, Key: str, Body: Any, ContentLength: int, ChecksumCRC32: str) -> dict[str, Any]:  # noqa: N803
         self._call("put_object")
         self.objects[Key] = Body.read()
+        assert ChecksumCRC32 == _crc32(self.objects[Key])
         assert len(self.objects[Key]) == ContentLength
         return {"ETag": _etag(self.objects[Key])}
 
     def upload_part(
-        self, *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: Any, ContentLength: int  # noqa: N803
+        self, *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: Any, ContentLength: int, ChecksumCRC32: str  # noqa: N803
     ) -> dict[str, Any]:  # fmt: skip
         self._call("upload_part")
         self._check_upload(UploadId)
         data = Body.read()
         assert len(data) == ContentLength
+        assert ChecksumCRC32 == _crc32(data)
         self.parts[Key, UploadId, PartNumber] = data
         return {"ETag": _etag(data)}
 
@@ -369,3 +373,7 @@ class FakeSqs:
 
 def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
+
+
+def _crc32(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()

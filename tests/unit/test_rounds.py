@@ -406,6 +406,8 @@ def test_a_round_that_was_interrupted_finishes_with_the_same_bytes_and_leaves_no
         with pytest.raises(Killed):
             run(clients, lanes_without_functions)
         first = manifest_of(clients, lanes_without_functions)
+    if "published" in interruption:  # nothing is averaged again
+        monkeypatch.setattr(rounds, "queue_jobs", None)
     # A late update does not get in, another shard count does not matter.
     put_bytes(clients, lanes_without_functions, "late", update_bytes(weights(50, shape)))
     with working(clients, lanes_without_functions, 2):

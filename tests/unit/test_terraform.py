@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import terraform
-from orchestrator.errors import BadInput, OrchestratorError
+from orchestrator.errors import BadInput, NotDeployed, OrchestratorError
 from orchestrator.terraform import environment_dir, find_mirror, outputs, state_home, terraform_environment
 
 
@@ -173,6 +173,11 @@ def test_the_users_environment_is_as_before_after_a_command(monkeypatch: pytest.
     before = dict(os.environ)
     outputs("local")
     assert dict(os.environ) == before
-    with pytest.raises(KeyError), terraform._terraform("dev"):
+    with pytest.raises(KeyError), terraform._terraform("local"):
         raise KeyError
     assert dict(os.environ) == before
+
+
+def test_an_environment_without_a_backend_is_not_deployed_and_says_what_to_copy() -> None:
+    with pytest.raises(NotDeployed, match=r"dev is not set up here.*backend\.hcl\.example"):
+        outputs("dev")
