@@ -143,6 +143,13 @@ def terraform_environment() -> Iterator[dict[str, str]]:
 def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
     """python-terraform for an environment, with its process environment in place, and options for `init`."""
     directory = environment_dir(environment)
+    configured = (directory / "backend.hcl").exists() or (directory / ".terraform" / "terraform.tfstate").exists()
+    if environment != "local" and not configured:
+        raise NotDeployed(
+            f"Environment {environment} is not set up here: it has no backend.hcl, which says where its Terraform "
+            f"state is. Copy {directory / 'backend.hcl.example'} to backend.hcl, fill it in, and run "
+            f"`orchestrator deploy --env {environment}`."
+        )
     with terraform_environment() as environ:
         init: dict[str, Any] = {}
         if environment == "local":
@@ -152,12 +159,6 @@ def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
             init["backend_config"] = {"path": str(home / "terraform.tfstate")}
         elif (directory / "backend.hcl").exists():
             init["backend_config"] = "backend.hcl"
-        elif not (directory / ".terraform" / "terraform.tfstate").exists():
-            raise NotDeployed(
-                f"Environment {environment} is not set up here: it has no backend.hcl, which says where its Terraform "
-                f"state is. Copy {directory / 'backend.hcl.example'} to backend.hcl, fill it in, and run "
-                f"`orchestrator deploy --env {environment}`."
-            )
         before = dict(os.environ)
         os.environ.clear()
         os.environ.update(environ)

@@ -328,8 +328,16 @@ class FakeS3:
         return {"ETag": _etag(self.objects[Key])}
 
     def upload_part(
-        self, *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: Any, ContentLength: int, ChecksumCRC32: str  # noqa: N803
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        PartNumber: int,  # noqa: N803
+        Body: Any,  # noqa: N803
+        ContentLength: int,  # noqa: N803
+        ChecksumCRC32: str,  # noqa: N803
+    ) -> dict[str, Any]:
         self._call("upload_part")
         self._check_upload(UploadId)
         data = Body.read()
