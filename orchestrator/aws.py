@@ -65,7 +65,7 @@ def error_code(error: ClientError) -> str:
     return "NoSuchKey" if code in ("404", "NotFound") else code
 
 
-def explain(error: ClientError | BotoCoreError, bucket: str) -> OrchestratorError:
+def explain(error: ClientError | BotoCoreError) -> OrchestratorError:
     """An error that boto3 raised, as a sentence with the next step."""
     if isinstance(error, NoCredentialsError):
         return OrchestratorError(
@@ -73,7 +73,10 @@ def explain(error: ClientError | BotoCoreError, bucket: str) -> OrchestratorErro
         )
     if isinstance(error, ClientError):
         if error_code(error) == "NoSuchBucket":
-            return NotDeployed(f"Bucket {bucket} does not exist. Deploy the environment: `orchestrator deploy`.")
+            bucket = error.response["Error"].get("BucketName", "")
+            return NotDeployed(
+                f"The environment's bucket {bucket} does not exist. Deploy the environment: `orchestrator deploy`."
+            )
         return OrchestratorError(f"AWS refused {error.operation_name}: {error}")
     return OrchestratorError(f"AWS cannot be reached: {error}")
 

@@ -81,7 +81,7 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def fail(error: FederationError | ClientError | BotoCoreError, output: str) -> None:
     """End the process: the error as a sentence on stderr (and as JSON on stdout), and its exit status."""
     if not isinstance(error, FederationError):
-        error = explain(error, "")
+        error = explain(error)
     if isinstance(error, InvalidName | InvalidUpdate):
         error = BadInput(str(error))
     status = getattr(error, "exit_status", 1)

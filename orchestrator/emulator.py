@@ -89,10 +89,13 @@ def start(port: int | None = None) -> Emulator:
     emulator = Emulator(process.pid, f"http://127.0.0.1:{chosen}", str(log))
     deadline = time.monotonic() + _START_TIMEOUT_S
     try:
-        while not _healthy(emulator.url):
+        # Healthy twice, with a pause: where somebody else took the port first, that one answers while ours gives up.
+        healthy = 0
+        while healthy < 2:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise OrchestratorError(f"The emulator did not come up; its log {log} ends with:\n{_tail(log)}")
-            time.sleep(0.1)
+            time.sleep(0.2)
+            healthy = healthy + 1 if _healthy(emulator.url) else 0
     except BaseException:
         _end(process.pid)
         raise
