@@ -279,7 +279,7 @@ def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one(
         run(clients, replace(lanes_without_functions, bucket="no-such-bucket"))
     explained = explain(caught.value)
     assert isinstance(explained, NotDeployed)
-    assert "no-such-bucket does not exist. Deploy the environment" in str(explained)
+    assert "does not exist. Deploy the environment" in str(explained)
 
 
 # --- bad updates ---------------------------------------------------------------------------------------------------
