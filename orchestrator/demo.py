@@ -25,6 +25,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from lambdas.errors import FederationError
 from orchestrator import emulator, package, terraform
 from orchestrator.aws import connect
 from orchestrator.client import Client
@@ -232,6 +233,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ndemo: stopped; the emulator is gone and nothing is left running.", file=sys.stderr)
         return 130
+    except FederationError as error:
+        print(f"demo: failed: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
