@@ -115,7 +115,7 @@ class Worker:
     def _average(self, job: ShardJob, result: ShardResult) -> ShardResult:
         began, cpu_began = time.perf_counter(), time.process_time()
         manifest = self._manifest(job)
-        reader = UpdateReader(self.s3, self.bucket)
+        reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
         write_s, puts = 0.0, 0
         written: Written | None = None
         if job.attempt > 0 or result.receive_count > 1:

@@ -55,16 +55,27 @@ class ReadCounts:
 
 
 class UpdateReader:
-    """Opens byte ranges of pinned updates, over connections that are kept alive. `s3` must sign with Signature V4."""
+    """Opens byte ranges of pinned updates, over connections that are kept alive.
+
+    Args:
+        s3: only signs; with Signature V4.
+        at_once: how many ranges will be open together; buffers are sized by it.
+    """
 
     def __init__(
-        self, s3: S3Client, bucket: str, *, retry: Retry = Retry(), sleep: Callable[[float], object] = time.sleep
+        self,
+        s3: S3Client,
+        bucket: str,
+        *,
+        at_once: int,
+        retry: Retry = Retry(),
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._retry = retry
         self._sleep = sleep
-        self._pool = ConnectionPool(retry.timeout_s)
+        self._pool = ConnectionPool(retry.timeout_s, at_once)
         self.counts = ReadCounts()
 
     def open(self, participant: Participant, start: int, stop: int) -> RangeStream:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lambdas import connections
-from lambdas.connections import MAX_FETCH_BYTES, MIN_FETCH_BYTES, ConnectionPool
+from lambdas.connections import ConnectionPool
 
 DATA = random.Random(5).randbytes(1_000_003)
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command for a certificate")
@@ -113,7 +113,7 @@ def get(connection, step: int = 100_000) -> bytes:
 def test_the_bytes_arrive_and_the_connection_is_used_again(serve, record, step, version) -> None:
     server = serve(keep_alive(record))
     connections.tls_context().maximum_version = version
-    pool = ConnectionPool(5.0)
+    pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", server.port)
     for _ in range(2):
         assert get(connection, step) == DATA
@@ -128,7 +128,7 @@ def test_an_answer_that_ends_the_connection_is_read_to_its_end(serve) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(DATA) + DATA)
 
-    pool = ConnectionPool(5.0)
+    pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     assert get(connection) == DATA
     pool.discard(connection)
@@ -144,7 +144,7 @@ def test_a_connection_that_ends_in_mid_body_is_noticed(serve, politely) -> None:
         else:
             connection.shutdown(socket.SHUT_RDWR)
 
-    pool = ConnectionPool(5.0)
+    pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     connection.request("GET", "/x")
     response = connection.getresponse()
@@ -166,7 +166,7 @@ def test_a_server_that_falls_silent_runs_into_the_timeout(serve) -> None:
         read_request(connection)
         release.wait(5)
 
-    pool = ConnectionPool(0.2)
+    pool = ConnectionPool(0.2, 4)
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     connection.request("GET", "/x")
     with pytest.raises(TimeoutError):
@@ -180,31 +180,25 @@ def test_a_certificate_that_nobody_trusts_is_refused(serve, monkeypatch) -> None
     monkeypatch.delenv("AWS_CA_BUNDLE")
     connections.tls_context.cache_clear()
     with pytest.raises(ssl.SSLCertVerificationError):
-        ConnectionPool(5.0).connect("https", "127.0.0.1", server.port)
+        ConnectionPool(5.0, 4).connect("https", "127.0.0.1", server.port)
 
 
 def test_a_certificate_of_another_host_is_refused(serve) -> None:
     server = serve(keep_alive(16384))
     with pytest.raises(ssl.SSLCertVerificationError, match="localhost"):
-        ConnectionPool(5.0).connect("https", "localhost", server.port)
+        ConnectionPool(5.0, 4).connect("https", "localhost", server.port)
 
 
 def test_a_closed_connection_never_reopens_by_itself(serve) -> None:
-    pool = ConnectionPool(5.0)
+    pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", serve(keep_alive(16384)).port)
     connection.close()
     with pytest.raises(http.client.NotConnected):
         connection.request("GET", "/x")
 
 
-def test_many_connections_fetch_less_at_a_time(serve) -> None:
-    port = serve(keep_alive(16384)).port
-    pool = ConnectionPool(5.0)
-    first = pool.connect("https", "127.0.0.1", port)
-    assert len(pool._fetch_buffer()) == MAX_FETCH_BYTES
-    pool._open = 64
-    assert len(pool._fetch_buffer()) == MIN_FETCH_BYTES
-    pool._open = 1
-    pool.release(first)
-    pool.close()
-    assert pool._open == 0
+def test_buffers_do_not_grow_with_the_connections() -> None:
+    for at_once in (1, 4, 20, 64):
+        pool = ConnectionPool(5.0, at_once)
+        assert len(pool._fetch) * at_once <= connections.FETCH_BYTES
+        assert pool._window * at_once <= connections.WINDOW_BYTES

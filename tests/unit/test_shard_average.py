@@ -73,7 +73,9 @@ def server(monkeypatch):
     monkeypatch.setattr(
         shard_average,
         "UpdateReader",
-        lambda s3, bucket: UpdateReader(s3, bucket, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None),
+        lambda s3, bucket, at_once: UpdateReader(
+            s3, bucket, at_once=at_once, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None
+        ),
     )
     with RangeServer({}) as running:
         yield running
