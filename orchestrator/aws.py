@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 # billed request, so they are not small.
 PART_BYTES = 64 * 1024**2
 MULTIPART_ABOVE = 2 * PART_BYTES
-# Emulators read a request's body in time that grows with its square (MiniStack 1.5.33: 42 MB in 7 s), and bill nothing.
-_EMULATOR_PART_BYTES = 8 * 1024**2
 _UPLOADS_AT_ONCE = 2
 # How many small requests (headers of updates, batches of jobs) are under way at once.
 REQUESTS_AT_ONCE = 32
@@ -132,13 +130,12 @@ def create_large_object(
 ) -> bool:
     """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
     try:
-        part_size = max(_part_bytes(s3), -(-size // MAX_PARTS))
-        if size <= 2 * part_size:
+        if size <= MULTIPART_ABOVE:
             s3.put_object(
                 Bucket=bucket, Key=key, Body=file, ContentLength=size, Metadata=metadata, IfNoneMatch="*"
             )  # fmt: skip
             return True
-        return _create_in_parts(s3, bucket, key, file, part_size, metadata)
+        return _create_in_parts(s3, bucket, key, file, size, metadata)
     except ClientError as error:
         if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
             return False
@@ -150,13 +147,8 @@ def completed_part(number: int, etag: str, crc32: str | None) -> Any:
     return {"PartNumber": number, "ETag": etag} | ({"ChecksumCRC32": crc32} if crc32 else {})
 
 
-def _part_bytes(s3: S3Client) -> int:
-    return PART_BYTES if ".amazonaws.com" in s3.meta.endpoint_url else _EMULATOR_PART_BYTES
-
-
-def _create_in_parts(
-    s3: S3Client, bucket: str, key: str, file: IO[bytes], part_size: int, metadata: dict[str, str]
-) -> bool:
+def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]) -> bool:
+    part_size = max(PART_BYTES, -(-size // MAX_PARTS))
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata, ChecksumAlgorithm="CRC32")[
         "UploadId"
     ]

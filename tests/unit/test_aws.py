@@ -1,0 +1,58 @@
+"""Large objects: in parts, whole or not at all, once."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from orchestrator import aws
+from orchestrator.aws import Clients, create_large_object
+from orchestrator.deployment import Deployment
+
+MIB = 1024**2
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(aws, "MULTIPART_ABOVE", 6 * MIB)
+
+
+def _content(seed: int) -> bytes:
+    return bytes([seed]) * (13 * MIB) + b"the end"
+
+
+def test_a_large_object_goes_up_in_parts_and_comes_back_as_it_was(
+    clients: Clients, lanes_without_functions: Deployment
+) -> None:
+    bucket, content = lanes_without_functions.bucket, _content(1)
+    assert create_large_object(clients.s3, bucket, "large", io.BytesIO(content), len(content), {"sha256": "x"})
+    stored = clients.s3.get_object(Bucket=bucket, Key="large")
+    assert stored["Body"].read() == content
+    assert stored["Metadata"] == {"sha256": "x"}
+    assert stored["ETag"].endswith('-3"'), "three parts"
+
+
+def test_a_large_object_is_written_once_and_the_second_try_leaves_nothing_behind(
+    clients: Clients, lanes_without_functions: Deployment
+) -> None:
+    bucket = lanes_without_functions.bucket
+    assert create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)), {})
+    assert not create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)), {})
+    assert clients.s3.get_object(Bucket=bucket, Key="once")["Body"].read() == _content(1)
+    assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
+
+
+def test_an_upload_that_breaks_leaves_nothing_behind(clients: Clients, lanes_without_functions: Deployment) -> None:
+    class Breaks(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 6 * MIB:
+                raise OSError("the disk is gone")
+            return super().read(size)
+
+    bucket = lanes_without_functions.bucket
+    with pytest.raises(OSError, match="the disk is gone"):
+        create_large_object(clients.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)), {})
+    assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
+    assert "Contents" not in clients.s3.list_objects_v2(Bucket=bucket)
