@@ -28,7 +28,8 @@ from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.fetch import fetch
 from orchestrator.narration import Narration, StderrNarration, still_at_it
-from orchestrator.rounds import RoundRequest, start_round
+from orchestrator.quorum import RoundRequest
+from orchestrator.rounds import start_round
 from orchestrator.submit import Tensors, submit
 
 CLIENTS, SHARDS, MEMORY_MB = 4, 16, 256

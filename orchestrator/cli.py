@@ -18,7 +18,9 @@ from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.narration import StderrNarration
-from orchestrator.rounds import RoundRequest, list_rounds, round_status, start_round
+from orchestrator.quorum import RoundRequest
+from orchestrator.rounds import start_round
+from orchestrator.status import list_rounds, round_status
 from orchestrator.submit import WIRE_NAMES, from_file, submit
 
 

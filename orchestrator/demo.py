@@ -32,7 +32,8 @@ from orchestrator.client import Client
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.fetch import fetch
 from orchestrator.narration import Narration, StderrNarration, still_at_it
-from orchestrator.rounds import RoundRequest, start_round
+from orchestrator.quorum import RoundRequest
+from orchestrator.rounds import start_round
 
 MODEL = "digits"
 CLIENTS = 8

@@ -6,69 +6,28 @@ round that another process began.
 
 from __future__ import annotations
 
-import concurrent.futures
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import (
-    RoundManifest,
-    RoundRecord,
-    check_name,
-    global_key,
-    report_key,
-    round_key,
-    rounds_prefix,
-)
+from lambdas.contract import RoundManifest, RoundRecord, check_name, global_key, report_key, round_key
 from orchestrator import report as reports
-from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, error_code, exists, read_object
-from orchestrator.collect import BadShard, Collection, await_shards, publish, stored_shards
+from orchestrator.aws import Clients, create_object, error_code, exists, read_object
+from orchestrator.collect import BadShard, Collection, await_shards
 from orchestrator.deployment import Deployment, Lane
 from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest
-from orchestrator.errors import BadInput, QuorumMissed, RoundConflict, RoundFailed
+from orchestrator.errors import RoundConflict, RoundFailed
 from orchestrator.narration import Narration
-from orchestrator.pin import Update, list_updates, pin_updates
+from orchestrator.pin import pin_updates
 from orchestrator.planner import choose_lane
+from orchestrator.publish import publish
+from orchestrator.quorum import RoundRequest, await_updates
 from orchestrator.report import Report
+from orchestrator.stored import stored_shards
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-# How often S3 is asked for new updates while a round is open: at first every second, later less often (a LIST costs).
-_POLL_S = (1.0, 10.0)
-
-
-@dataclass(frozen=True)
-class RoundRequest:
-    """What `start-round` is asked for.
-
-    Attributes:
-        shards: shard count, None to let the planner choose among the deployed lanes.
-        min_clients: quorum; with fewer updates the round does not close.
-        expect: close as soon as this many updates are there (None: at the quorum).
-        deadline_s: how long to wait for updates, seconds; 0 closes the round with what is there now.
-        timeout_s: how long to wait without any shard being finished, seconds (None: as long as the lane's queue
-            tries).
-    """
-
-    model: str
-    round_id: str
-    shards: int | None = None
-    min_clients: int = 1
-    expect: int | None = None
-    deadline_s: float = 0.0
-    timeout_s: float | None = None
-
-    def __post_init__(self) -> None:
-        check_name("model", self.model)
-        check_name("round", self.round_id)
-        if self.min_clients < 1:
-            raise BadInput(f"A quorum of {self.min_clients} clients makes no average; expected 1 or more.")
-        if self.expect is not None and self.expect < self.min_clients:
-            raise BadInput(f"Expecting {self.expect} clients cannot reach the quorum of {self.min_clients}.")
 
 
 def start_round(
@@ -161,7 +120,7 @@ def _close_round(
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
-    updates = _await_updates(s3, bucket, request, narration)
+    updates = await_updates(s3, bucket, request, narration)
     clock.mark("waiting")
     with narration.bar("checking updates", len(updates)) as progress:
         pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
@@ -175,36 +134,6 @@ def _close_round(
     )
     clock.mark("pinning")
     return manifest
-
-
-def _await_updates(s3: S3Client, bucket: str, request: RoundRequest, narration: Narration) -> list[Update]:
-    enough = request.expect or request.min_clients
-    deadline = time.monotonic() + request.deadline_s
-    pause, seen = _POLL_S[0], -1
-    with narration.bar("waiting for updates", enough) as progress:
-        while True:
-            updates = list_updates(s3, bucket, request.round_id)
-            left = deadline - time.monotonic()
-            if request.deadline_s == 0 or len(updates) >= enough or left <= 0:
-                break
-            if len(updates) != seen:
-                narration.say(f"{len(updates)} of {enough} updates are in; waiting up to {left:.0f} s more.")
-                progress(len(updates) - max(seen, 0))
-                seen, pause = len(updates), _POLL_S[0]
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, _POLL_S[1])
-    if len(updates) < request.min_clients:
-        had = (
-            "has no updates"
-            if not updates
-            else f"has {len(updates)} of the {request.min_clients} updates of its quorum"
-        )
-        raise QuorumMissed(
-            f"Round {request.round_id} {had}"
-            + (f" after {request.deadline_s:.0f} s. " if request.deadline_s else " and no --deadline to wait for. ")
-            + "It stays open: let clients `orchestrator submit`, or lower --min-clients, and start it again."
-        )
-    return updates
 
 
 def _await(
@@ -270,49 +199,3 @@ class _Clock:
 
     def seconds(self) -> dict[str, float]:
         return {**self._steps, "total": time.monotonic() - self._began}
-
-
-# --- looking at rounds ---------------------------------------------------------------------------------------------
-
-
-def round_status(clients: Clients, bucket: str, round_id: str) -> dict[str, Any]:
-    """Where a round stands: its state (`open`, `averaging`, `published`, `failed`), updates and shards.
-
-    Raises:
-        BadInput: there is no such round.
-    """
-    s3 = clients.s3
-    record = read_object(s3, bucket, round_key(round_id))
-    if record is None:
-        count = len(list_updates(s3, bucket, round_id))
-        if count == 0:
-            raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-        return {"round": round_id, "model": None, "state": "not opened", "updates": count}
-    status: dict[str, Any] = {"round": round_id, "model": RoundRecord.from_bytes(record[0]).model}
-    report = read_object(s3, bucket, report_key(round_id))
-    if report is not None:
-        document = Report.from_bytes(report[0]).document
-        status |= {"state": document["status"], "updates": len(document["participants"]), "shards": document["shards"]}
-        return status | (
-            {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
-        )
-    manifest = read_manifest(s3, bucket, round_id)
-    if manifest is None:
-        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))}
-    stored = stored_shards(s3, bucket, manifest)
-    return status | {
-        "state": "averaging" if stored is not None else "publishing",
-        "updates": len(manifest.participants),
-        "shards": manifest.shards,
-        "shards_done": len(stored) if stored is not None else manifest.shards,
-    }
-
-
-def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
-    """The status of every round that has not expired, by round id; of one model where it is given."""
-    pages = clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
-    names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
-    look: Callable[[str], dict[str, Any]] = lambda name: round_status(clients, bucket, name)  # noqa: E731
-    with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        found = list(pool.map(look, names))
-    return [status for status in found if model is None or status["model"] == model]

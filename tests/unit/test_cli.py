@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from click.testing import CliRunner, Result
 
-from orchestrator import cli, collect, terraform
+from orchestrator import cli, collect, messages, terraform
 from orchestrator.aws import Clients
 from orchestrator.cli import main
 from orchestrator.cli_options import Duration, ShardCount
@@ -33,7 +33,7 @@ def _no_real_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("FEDAGG_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FEDAGG_ENV", raising=False)
     monkeypatch.setattr(terraform, "registry_answers", lambda: True)
-    monkeypatch.setattr(collect, "_WAIT_S", 1)
+    monkeypatch.setattr(messages, "_WAIT_S", 1)
     monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.5)
 
 

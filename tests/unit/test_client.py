@@ -14,7 +14,8 @@ from orchestrator.aws import Clients
 from orchestrator.client import Client
 from orchestrator.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, RoundConflict
-from orchestrator.rounds import RoundRequest, start_round
+from orchestrator.quorum import RoundRequest
+from orchestrator.rounds import start_round
 
 from .kit import objects, read, working
 

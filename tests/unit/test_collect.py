@@ -19,13 +19,16 @@ from lambdas.contract import (
     sha256_hex,
     shard_key,
 )
-from orchestrator import collect
+from orchestrator import collect, messages
+from orchestrator import publish as publishing
 from orchestrator.aws import Clients
-from orchestrator.collect import BadShard, Collection, await_shards, publish, stored_shards
+from orchestrator.collect import BadShard, Collection, await_shards
 from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.errors import RoundFailed
 from orchestrator.pin import list_updates, pin_updates
+from orchestrator.publish import publish
+from orchestrator.stored import stored_shards
 
 from .kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
 
@@ -35,7 +38,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "_WAIT_S", 1)
+    monkeypatch.setattr(messages, "_WAIT_S", 1)
     monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.0)
 
 
@@ -300,14 +303,14 @@ def test_shard_objects_that_vanish_while_they_are_put_together_mean_that_another
 ) -> None:
     manifest = averaged(clients, lanes_without_functions)
     bucket = lanes_without_functions.bucket
-    assemble = collect._assemble
+    assemble = publishing._assemble
 
     def overtaken(*arguments: Any) -> None:
-        monkeypatch.setattr(collect, "_assemble", assemble)
+        monkeypatch.setattr(publishing, "_assemble", assemble)
         publish(clients.s3, bucket, manifest)
         assemble(*arguments)
 
-    monkeypatch.setattr(collect, "_assemble", overtaken)
+    monkeypatch.setattr(publishing, "_assemble", overtaken)
     publish(clients.s3, bucket, manifest)
     assert read_global(clients, lanes_without_functions) == expected()
 
@@ -353,14 +356,14 @@ def test_a_pointer_that_moves_meanwhile_is_read_again(
 ) -> None:
     manifest = averaged(clients, lanes_without_functions, round_id="r-1")
     newer = averaged(clients, lanes_without_functions, round_id="r-2")
-    bucket, read_object = lanes_without_functions.bucket, collect.read_object
+    bucket, read_object = lanes_without_functions.bucket, publishing.read_object
 
     def slow_read(*arguments: Any) -> Any:
         found = read_object(*arguments)
-        monkeypatch.setattr(collect, "read_object", read_object)
+        monkeypatch.setattr(publishing, "read_object", read_object)
         publish(clients.s3, bucket, newer)  # between the older one's reading and writing
         return found
 
-    monkeypatch.setattr(collect, "read_object", slow_read)
+    monkeypatch.setattr(publishing, "read_object", slow_read)
     publish(clients.s3, bucket, manifest)
     assert LatestModel.from_bytes(read(clients, lanes_without_functions, latest_key("digits"))).round_id == "r-2"

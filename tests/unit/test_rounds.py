@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 
 from lambdas.contract import LatestModel, RoundRecord, latest_key, report_key, round_key, update_key
 from lambdas.errors import InvalidName
-from orchestrator import collect, rounds
+from orchestrator import collect, messages, quorum, rounds
+from orchestrator import publish as publishing
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, QuorumMissed, RoundConflict, RoundFailed
 from orchestrator.narration import Narration
+from orchestrator.quorum import RoundRequest
 from orchestrator.report import Report
-from orchestrator.rounds import RoundRequest, list_rounds, open_round, round_status, start_round
+from orchestrator.rounds import open_round, start_round
+from orchestrator.status import list_rounds, round_status
 
 from .kit import (
     LARGE,
@@ -47,9 +50,9 @@ SMALL = (3, 5)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "_WAIT_S", 1)
+    monkeypatch.setattr(messages, "_WAIT_S", 1)
     monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.5)
-    monkeypatch.setattr(rounds, "_POLL_S", (0.1, 0.2))
+    monkeypatch.setattr(quorum, "_POLL_S", (0.1, 0.2))
 
 
 def updates(shape: tuple[int, int] = SMALL) -> dict[str, tuple[StateDict, int]]:
@@ -385,7 +388,7 @@ INTERRUPTIONS = {
     "half queued": half_queued,
     "all queued, none averaged": lambda m: killed_at(m, rounds, "_await"),
     "all averaged, before publishing": lambda m: killed_at(m, rounds, "publish"),
-    "published, before the latest pointer": lambda m: killed_at(m, collect, "_move_latest"),
+    "published, before the latest pointer": lambda m: killed_at(m, publishing, "_move_latest"),
     "published, before the report": lambda m: killed_at(m, rounds, "publish", after=True),
 }
 

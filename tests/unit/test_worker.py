@@ -9,10 +9,11 @@ import pytest
 from lambdas.contract import RoundRecord, ShardJob, ShardResult
 from orchestrator import worker
 from orchestrator.aws import Clients
-from orchestrator.collect import publish, stored_shards
 from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.pin import list_updates, pin_updates
+from orchestrator.publish import publish
+from orchestrator.stored import stored_shards
 
 from .kit import expected_file, put, queued, read_global, weights
 

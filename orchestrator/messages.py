@@ -1,0 +1,93 @@
+"""What comes back from the workers: results, and the dead letters of jobs whose every try failed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lambdas.contract import ShardJob, ShardResult, report_key
+from lambdas.errors import InvalidContract
+from orchestrator.aws import Clients, exists
+from orchestrator.deployment import Deployment, Lane
+
+log = logging.getLogger(__name__)
+
+# How long one receive waits for results (SQS long polling, at most 20 s).
+_WAIT_S = 5
+# A result of another running round is left for that round's orchestrator.
+_FOREIGN_HIDDEN_S = 2
+# The dead-letter queue keeps the letters of other rounds for days.
+_LETTERS_LOOKED_AT = 1000
+
+
+class Results:
+    """The environment's result queue, as one round sees it."""
+
+    def __init__(self, clients: Clients, deployment: Deployment, round_id: str, digest: str) -> None:
+        self._clients = clients
+        self._bucket = deployment.bucket
+        self._url = deployment.result_queue_url
+        self._round_id = round_id
+        self._digest = digest
+        self._ended: dict[str, bool] = {}
+
+    def receive(self) -> list[ShardResult]:
+        """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
+        messages = self._clients.sqs.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S
+        ).get("Messages", [])
+        mine, delete = [], []
+        for message in messages:
+            try:
+                result = ShardResult.from_json(message["Body"])
+            except InvalidContract as error:
+                log.warning("Dropped a message that is no result: %s", error)
+                delete.append(message)
+                continue
+            if result.manifest_sha256 == self._digest:
+                mine.append(result)
+                delete.append(message)
+            elif result.round_id == self._round_id or self._has_ended(result.round_id):
+                delete.append(message)
+            else:
+                self._clients.sqs.change_message_visibility(
+                    QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=_FOREIGN_HIDDEN_S
+                )
+        if delete:
+            entries: list[Any] = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(delete)]
+            self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return mine
+
+    def _has_ended(self, round_id: str) -> bool:
+        if not self._ended.get(round_id):
+            self._ended[round_id] = exists(self._clients.s3, self._bucket, report_key(round_id))
+        return self._ended[round_id]
+
+
+def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, int]:
+    """Receipt handle and shard of this manifest's jobs in the dead-letter queue; up to 1,000 letters are looked at."""
+    found = {}
+    for _ in range(_LETTERS_LOOKED_AT // 10):
+        # Hidden for a moment, so that the next ten are others.
+        messages = clients.sqs.receive_message(
+            QueueUrl=lane.dead_letter_queue_url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=_FOREIGN_HIDDEN_S,
+            WaitTimeSeconds=0,
+        ).get("Messages", [])
+        if not messages:
+            break
+        for message in messages:
+            try:
+                job = ShardJob.from_json(message["Body"])
+            except InvalidContract:
+                continue
+            if job.manifest_sha256 == digest:
+                found[message["ReceiptHandle"]] = job.shard
+    return found
+
+
+def forget_dead_letters(clients: Clients, lane: Lane, digest: str) -> None:
+    """Delete the dead letters of this manifest: an earlier run gave up on them, and their shards are queued again."""
+    for handle in dead_letters(clients, lane, digest):
+        clients.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)

@@ -1,0 +1,58 @@
+"""Looking at rounds: where one stands, and which there are."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+from lambdas.contract import RoundRecord, report_key, round_key, rounds_prefix
+from orchestrator.aws import REQUESTS_AT_ONCE, Clients, read_object
+from orchestrator.dispatch import read_manifest
+from orchestrator.errors import BadInput
+from orchestrator.pin import list_updates
+from orchestrator.report import Report
+from orchestrator.stored import stored_shards
+
+
+def round_status(clients: Clients, bucket: str, round_id: str) -> dict[str, Any]:
+    """Where a round stands: its state (`open`, `averaging`, `published`, `failed`), updates and shards.
+
+    Raises:
+        BadInput: there is no such round.
+    """
+    s3 = clients.s3
+    record = read_object(s3, bucket, round_key(round_id))
+    if record is None:
+        count = len(list_updates(s3, bucket, round_id))
+        if count == 0:
+            raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
+        return {"round": round_id, "model": None, "state": "not opened", "updates": count}
+    status: dict[str, Any] = {"round": round_id, "model": RoundRecord.from_bytes(record[0]).model}
+    report = read_object(s3, bucket, report_key(round_id))
+    if report is not None:
+        document = Report.from_bytes(report[0]).document
+        status |= {"state": document["status"], "updates": len(document["participants"]), "shards": document["shards"]}
+        return status | (
+            {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
+        )
+    manifest = read_manifest(s3, bucket, round_id)
+    if manifest is None:
+        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))}
+    stored = stored_shards(s3, bucket, manifest)
+    return status | {
+        "state": "averaging" if stored is not None else "publishing",
+        "updates": len(manifest.participants),
+        "shards": manifest.shards,
+        "shards_done": len(stored) if stored is not None else manifest.shards,
+    }
+
+
+def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
+    """The status of every round that has not expired, by round id; of one model where it is given."""
+    pages = clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
+    names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
+    look: Callable[[str], dict[str, Any]] = lambda name: round_status(clients, bucket, name)  # noqa: E731
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        found = list(pool.map(look, names))
+    return [status for status in found if model is None or status["model"] == model]

@@ -1,0 +1,57 @@
+"""Which shards S3 holds: the truth about a round's progress, whatever messages were lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from lambdas.contract import RoundManifest, shard_key, shards_prefix
+from lambdas.sinks import head_of_shard
+from orchestrator.aws import error_code, exists, list_objects, list_parts
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A shard in S3; its CRC32 (base64) where S3 keeps one."""
+
+    etag: str
+    size: int
+    crc32: str | None = None
+
+
+def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[int, StoredShard] | None:
+    """The shards that S3 holds complete; None where the global model is published or the upload aborted."""
+    output = manifest.output
+    if output.upload_id is not None:
+        try:
+            parts = list_parts(s3, bucket, output.key, output.upload_id)
+        except ClientError as error:
+            if error_code(error) == "NoSuchUpload":
+                return None
+            raise
+        found = {
+            number - 1: StoredShard(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
+            for number, part in parts.items()
+        }
+    else:
+        objects = {item["Key"]: item for item in list_objects(s3, bucket, shards_prefix(manifest.round_id))}
+        keys = {shard: shard_key(manifest.round_id, shard, manifest.shards) for shard in range(manifest.shards)}
+        found = {
+            shard: StoredShard(objects[key]["ETag"], objects[key]["Size"])
+            for shard, key in keys.items()
+            if key in objects
+        }
+        # Whoever publishes deletes the shard objects.
+        if len(found) < manifest.shards and exists(s3, bucket, output.key):
+            return None
+    # Sizes are checked here, not left to S3: a part of another size is as good as none.
+    return {shard: stored for shard, stored in found.items() if stored.size == _expected_size(manifest, shard)}
+
+
+def _expected_size(manifest: RoundManifest, shard: int) -> int:
+    return manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
