@@ -23,6 +23,12 @@ from lambdas.errors import InvalidContract, InvalidName
 
 SCHEMA = 1
 
+# How a round is averaged: by shards of the model, or by one of the two trees that GradsSharding is compared with, whose
+# aggregators hold the whole model (lambdas/trees.py).
+GRADS_SHARDING, LAMBDA_FL, LIFL = "grads-sharding", "lambda-fl", "lifl"
+ARCHITECTURES = (GRADS_SHARDING, LAMBDA_FL, LIFL)
+TREES = (LAMBDA_FL, LIFL)
+
 # safetensors' dtype names that are averaged, with their size in bytes.
 ITEMSIZE: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
@@ -114,6 +120,16 @@ def shard_key(round_id: str, shard: int, shards: int) -> str:
     return shards_prefix(round_id) + f"{shard:05d}-of-{shards:05d}"
 
 
+def partials_prefix(round_id: str) -> str:
+    """Prefix of the partial sums that a tree's aggregators hand on."""
+    return round_prefix(round_id) + "partials/"
+
+
+def partial_key(round_id: str, manifest_sha256: str, level: int, aggregator: int) -> str:
+    """Key of one aggregator's partial sum; the manifest is part of it: a round that is planned anew never mixes."""
+    return partials_prefix(round_id) + f"{manifest_sha256[:16]}/level-{level}/{aggregator:05d}{UPDATE_SUFFIX}"
+
+
 def report_key(round_id: str) -> str:
     """Key of the round's report."""
     return round_prefix(round_id) + "report.json"
@@ -174,6 +190,9 @@ class Fields:
             )
         return fields
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._value
+
     def _fail(self, name: str, expected: str) -> InvalidContract:
         shown = repr(self._value.get(name, "nothing"))
         return InvalidContract(
@@ -206,6 +225,15 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
             raise self._fail(name, f"an integer from {minimum} to {maximum}")
         return value
+
+    def boolean(self, name: str) -> bool:
+        value = self._value.get(name)
+        if not isinstance(value, bool):
+            raise self._fail(name, "true or false")
+        return value
+
+    def optional_integer(self, name: str, minimum: int, maximum: int) -> int | None:
+        return None if self._value.get(name) is None else self.integer(name, minimum, maximum)
 
     def number(self, name: str) -> float:
         value = self._value.get(name)
@@ -434,7 +462,8 @@ class RoundManifest:
         participants: in ascending client id, the order of summation.
         table: the tensors of the global model.
         layouts: per distinct storage layout, one dtype per tensor; the updates refer to them by index.
-        bounds: the shard table (see `shard_bounds`).
+        bounds: the shard table (see `shard_bounds`); a tree's has one shard, the whole model.
+        architecture: one of ARCHITECTURES.
     """
 
     round_id: str
@@ -445,6 +474,7 @@ class RoundManifest:
     bounds: tuple[int, ...]
     output: Output
     created_at: float
+    architecture: str = GRADS_SHARDING
 
     @property
     def shards(self) -> int:
@@ -478,6 +508,7 @@ class RoundManifest:
                 "bounds": list(self.bounds),
                 "output": asdict(self.output),
                 "created_at": self.created_at,
+                "architecture": self.architecture,
             }
         )
 
@@ -522,6 +553,7 @@ class RoundManifest:
             bounds=f.integers("bounds"),
             output=output,
             created_at=f.number("created_at"),
+            architecture=f.choice("architecture", ARCHITECTURES),
         )
         manifest._check(what)
         return manifest
@@ -550,6 +582,8 @@ class RoundManifest:
             raise InvalidContract(
                 f"{what}: the shard bounds do not cover the {self.table.elements} values exactly once."
             )
+        if self.architecture != GRADS_SHARDING and self.shards != 1:
+            raise InvalidContract(f"{what}: {self.shards} shards, but {self.architecture} averages whole models.")
 
 
 # --- job and result messages ---------------------------------------------------------------------------------------
@@ -600,7 +634,7 @@ class ShardStats:
     retries: int = 0
 
 
-RESULT_STATUSES = ("done", "failed", "retrying")
+RESULT_STATUSES = ("done", "failed", "retrying", "missing")
 
 
 @dataclass(frozen=True)
@@ -609,11 +643,14 @@ class ShardResult:
 
     Attributes:
         status: `done`; `failed`: no delivery of this job can succeed (bad update); `retrying`: the queue will
-            deliver the job again.
+            deliver the job again; `missing`: an aggregator's inputs cannot be had where it ran.
         etag, sha256: of the written part or object (part 1 has the file header in front).
         error: what went wrong, a sentence; `client` names the client at fault where there is one.
         receive_count: how often SQS had delivered the job.
         worker: who ran it (function name and request id, or host and process).
+        level, aggregator: in a tree, whose result it is; None for a shard's.
+        segment: the shared memory that holds an aggregator's partial sum; None where it is in S3.
+        missing: which aggregators of the level below left partial sums that this one cannot read.
     """
 
     round_id: str
@@ -629,6 +666,10 @@ class ShardResult:
     worker: str = ""
     memory_mb: int = 0
     stats: ShardStats = field(default_factory=ShardStats)
+    level: int | None = None
+    aggregator: int | None = None
+    segment: str | None = None
+    missing: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         return canonical_json({"schema": SCHEMA, **asdict(self)}).decode()
@@ -663,6 +704,10 @@ class ShardResult:
                 puts=stats.integer("puts", 0, _MAX_INT),
                 retries=stats.integer("retries", 0, _MAX_INT),
             ),
+            level=f.optional_integer("level", 0, MAX_CLIENTS),
+            aggregator=f.optional_integer("aggregator", 0, MAX_CLIENTS),
+            segment=f.optional_text("segment"),
+            missing=f.integers("missing"),
         )
 
 

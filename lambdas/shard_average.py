@@ -12,9 +12,10 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -22,16 +23,27 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.average import Pacing, average_shard
 from lambdas.connections import tls_context
-from lambdas.contract import RoundManifest, ShardJob, ShardResult, ShardStats, manifest_key, sha256_hex
+from lambdas.contract import (
+    GRADS_SHARDING,
+    RoundManifest,
+    ShardJob,
+    ShardResult,
+    ShardStats,
+    manifest_key,
+    sha256_hex,
+)
 from lambdas.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
 from lambdas.sinks import ShardSink, Written, find_shard
-from lambdas.updates import UpdateReader
+from lambdas.trees import TreeJob
+from lambdas.updates import ReadCounts, UpdateReader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
 log = logging.getLogger(__name__)
+
+AnyJob = ShardJob | TreeJob
 
 
 def client_config() -> Config:
@@ -46,7 +58,7 @@ def s3_config() -> Config:
 
 @dataclass
 class Worker:
-    """Runs shard jobs. Keeps its clients between jobs, nothing of a round.
+    """Runs shard jobs. Keeps its clients between jobs, nothing of a round. TreeWorker does the same for trees' jobs.
 
     Attributes:
         bucket: the environment's bucket.
@@ -65,7 +77,7 @@ class Worker:
         """Do one job.
 
         Args:
-            body: the SQS message's body, a ShardJob.
+            body: the SQS message's body, a job.
             receive_count: SQS's ApproximateReceiveCount.
             worker: who runs it, for the report.
 
@@ -73,23 +85,15 @@ class Worker:
             True when the message is dealt with, False when it should be delivered again.
         """
         try:
-            job = ShardJob.from_json(body)
+            job = self._parse(body)
         except InvalidContract as error:
             # Nobody to tell: a message that names no round can only be looked at in the dead-letter queue.
-            log.error("Not a shard job, left for the dead-letter queue: %s", error)
+            log.error("Not a job of this queue, left for the dead-letter queue: %s", error)
             return False
-        result = ShardResult(
-            round_id=job.round_id,
-            manifest_sha256=job.manifest_sha256,
-            shard=job.shard,
-            status="done",
-            receive_count=receive_count,
-            worker=worker,
-            memory_mb=self.memory_mb,
-        )
-        what = f"Averaging shard {job.shard} of round {job.round_id}"
+        what, result = self._begin(job)
+        result = replace(result, receive_count=receive_count, worker=worker, memory_mb=self.memory_mb)
         try:
-            result = self._average(job, result)
+            result = self._do(job, result)
         except Superseded as error:
             log.info("%s: dropped: %s", what, error)
             return True
@@ -104,17 +108,36 @@ class Worker:
         try:
             self.sqs.send_message(QueueUrl=self.result_queue_url, MessageBody=result.to_json())
         except (ClientError, BotoCoreError) as error:
-            # A finished shard is visible in S3 without its message; a failure is known from its message only.
+            # What is in S3 can be seen there without its message; anything else is known from its message only.
             log.warning("%s: no result sent: %s", what, error)
-            return result.status == "done"
+            return result.status == "done" and result.segment is None
         log.info(
             "%s: %s in %.2f s, %.1f MB read", what, result.status, result.stats.wall_s, result.stats.bytes_read / 1e6
         )
         return result.status != "retrying"
 
-    def _average(self, job: ShardJob, result: ShardResult) -> ShardResult:
+    # -- what differs between shards and trees --
+
+    def _parse(self, body: str) -> AnyJob:
+        """The job in a message; InvalidContract where it is none of this worker's."""
+        return ShardJob.from_json(body)
+
+    def _begin(self, job: AnyJob) -> tuple[str, ShardResult]:
+        """What the job does, in words, and the result that is sent if it succeeds, still empty."""
+        assert isinstance(job, ShardJob)
+        what = f"Averaging shard {job.shard} of round {job.round_id}"
+        return what, ShardResult(job.round_id, job.manifest_sha256, job.shard, "done")
+
+    def _do(self, job: AnyJob, result: ShardResult) -> ShardResult:
+        """Do the work; the result, filled in."""
+        assert isinstance(job, ShardJob)
         began, cpu_began = time.perf_counter(), time.process_time()
         manifest = self._manifest(job)
+        if job.shard >= manifest.shards or manifest.architecture != GRADS_SHARDING:
+            raise InvalidContract(
+                f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.architecture} "
+                f"and has {manifest.shards} shards."
+            )
         reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
         write_s, puts = 0.0, 0
         written: Written | None = None
@@ -130,28 +153,16 @@ class Worker:
             finally:
                 sink.close()
                 reader.close()
-        wall_s = time.perf_counter() - began
-        counts = reader.counts
         return replace(
             result,
             etag=written.etag,
             sha256=written.sha256,
-            stats=ShardStats(
-                bytes_read=counts.bytes_read,
-                bytes_written=written.nbytes if puts else 0,
-                read_s=round(counts.seconds, 6),
-                compute_s=round(max(0.0, wall_s - counts.seconds - write_s), 6),
-                write_s=round(write_s, 6),
-                wall_s=round(wall_s, 6),
-                cpu_s=round(time.process_time() - cpu_began, 6),
-                peak_rss_mb=peak_rss_mb(),
-                gets=counts.gets + 1,  # and the manifest
-                puts=puts,
-                retries=counts.retries,
-            ),
+            stats=stats_of(began, cpu_began, reader.counts, write_s=write_s, puts=puts, written=written.nbytes),
         )
 
-    def _manifest(self, job: ShardJob) -> RoundManifest:
+    # -- shared --
+
+    def _manifest(self, job: AnyJob) -> RoundManifest:
         key = manifest_key(job.round_id)
         try:
             data = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -162,12 +173,29 @@ class Worker:
         if sha256_hex(data) != job.manifest_sha256:
             raise Superseded(f"{key} is not the manifest that the job was made for; the round was planned anew")
         manifest = RoundManifest.from_bytes(data)
-        if manifest.round_id != job.round_id or job.shard >= manifest.shards:
-            raise InvalidContract(
-                f"Job for shard {job.shard} of round {job.round_id}: the manifest is of round {manifest.round_id} and "
-                f"has {manifest.shards} shards."
-            )
+        if manifest.round_id != job.round_id:
+            raise InvalidContract(f"Job of round {job.round_id}: the manifest is of round {manifest.round_id}.")
         return manifest
+
+
+def stats_of(
+    began: float, cpu_began: float, counts: ReadCounts, *, write_s: float, puts: int, written: int
+) -> ShardStats:
+    """What a job took that began at perf_counter `began` and process_time `cpu_began` and stored `written` bytes."""
+    wall_s = time.perf_counter() - began
+    return ShardStats(
+        bytes_read=counts.bytes_read,
+        bytes_written=written if puts else 0,
+        read_s=round(counts.seconds, 6),
+        compute_s=round(max(0.0, wall_s - counts.seconds - write_s), 6),
+        write_s=round(write_s, 6),
+        wall_s=round(wall_s, 6),
+        cpu_s=round(time.process_time() - cpu_began, 6),
+        peak_rss_mb=peak_rss_mb(),
+        gets=counts.gets + 1,  # and the manifest
+        puts=puts,
+        retries=counts.retries,
+    )
 
 
 def peak_rss_mb() -> float:
@@ -183,10 +211,13 @@ def peak_rss_mb() -> float:
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
 
 
-def worker_from_environment() -> Worker:
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
+
+
+def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
     """The function's worker: FL_BUCKET, FL_RESULT_QUEUE_URL, FL_LOG_LEVEL and what Lambda itself sets."""
     logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
-    worker = Worker(
+    worker = kind(
         s3=boto3.client("s3", config=s3_config()),
         sqs=boto3.client("sqs", config=client_config()),
         bucket=os.environ["FL_BUCKET"],
@@ -199,25 +230,30 @@ def worker_from_environment() -> Worker:
     return worker
 
 
-# Lambda gives INIT a whole core, whatever the function's size: a small function starts several times faster with its
-# clients made here than in its first invocation.
-_worker: Worker | None = worker_from_environment() if os.environ.get("_HANDLER", "").startswith(__name__) else None
+def handler_for(kind: type[AnyWorker], module: str) -> Callable[[dict[str, Any], Any], dict[str, list[dict[str, str]]]]:
+    """The Lambda entry point of a kind of worker: SQS records in, `batchItemFailures` out (partial batch responses).
+
+    Lambda gives INIT a whole core, whatever the function's size: a small function starts several times faster with its
+    clients made here, when its `module` is imported, than in its first invocation.
+    """
+    workers = [worker_from_environment(kind)] if os.environ.get("_HANDLER", "").startswith(module) else []
+
+    def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
+        if not workers:
+            workers.append(worker_from_environment(kind))
+        name = f"{getattr(context, 'function_name', 'function')}/{getattr(context, 'aws_request_id', '')}"
+        failures = [
+            {"itemIdentifier": record["messageId"]}
+            for record in event["Records"]
+            if not workers[0].run(
+                record["body"],
+                receive_count=int(record.get("attributes", {}).get("ApproximateReceiveCount", 1)),
+                worker=name,
+            )
+        ]
+        return {"batchItemFailures": failures}
+
+    return handler
 
 
-def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
-    """Lambda entry point: SQS records in, `batchItemFailures` out (partial batch responses)."""
-    global _worker
-    if _worker is None:
-        _worker = worker_from_environment()
-    worker = _worker
-    name = f"{getattr(context, 'function_name', 'function')}/{getattr(context, 'aws_request_id', '')}"
-    failures = [
-        {"itemIdentifier": record["messageId"]}
-        for record in event["Records"]
-        if not worker.run(
-            record["body"],
-            receive_count=int(record.get("attributes", {}).get("ApproximateReceiveCount", 1)),
-            worker=name,
-        )
-    ]
-    return {"batchItemFailures": failures}
+handler = handler_for(Worker, __name__)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lambdas.contract import ShardJob, ShardResult, report_key
 from lambdas.errors import InvalidContract
+from lambdas.trees import TreeJob, parse_job
 from orchestrator.aws import Clients, exists
 from orchestrator.deployment import Deployment, Lane
 
@@ -64,8 +65,8 @@ class Results:
         return self._ended[round_id]
 
 
-def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, int]:
-    """Receipt handle and shard of this manifest's jobs in the dead-letter queue; up to 1,000 letters are looked at."""
+def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJob | TreeJob]:
+    """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at."""
     found = {}
     for _ in range(_LETTERS_LOOKED_AT // 10):
         # Hidden for a moment, so that the next ten are others.
@@ -79,11 +80,11 @@ def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, int]:
             break
         for message in messages:
             try:
-                job = ShardJob.from_json(message["Body"])
+                job = parse_job(message["Body"])
             except InvalidContract:
                 continue
             if job.manifest_sha256 == digest:
-                found[message["ReceiptHandle"]] = job.shard
+                found[message["ReceiptHandle"]] = job
     return found
 
 

@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from lambdas.contract import MAX_SHARDS
+from lambdas.contract import ARCHITECTURES, MAX_SHARDS
 from orchestrator import pricing
 from orchestrator.errors import PlanningError
 from orchestrator.plan import Plan, format_table, mark, recommended
-from orchestrator.prediction import ARCHITECTURES, Question, streaming
+from orchestrator.prediction import Question, streaming
 from orchestrator.pricing import CostBreakdown
 from orchestrator.sizing import LaneSize, check_range, check_round, size_lane
 from orchestrator.whole_object import whole_object

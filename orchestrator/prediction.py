@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from lambdas.average import Pacing
-from lambdas.contract import MAX_PART_BYTES, MIN_PART_BYTES
+from lambdas.contract import GRADS_SHARDING, MAX_PART_BYTES, MIN_PART_BYTES
+from lambdas.trees import Tree
 from orchestrator import pricing as p
 from orchestrator.aws import REQUESTS_AT_ONCE
 from orchestrator.errors import PlanningError
 from orchestrator.sizing import load_sizing, rule_memory_mb, size_lane, storage_mb, worker_peak_mb
 
-ARCHITECTURES = ("grads-sharding", "lambda-fl", "lifl")
 _FLOAT32 = 4
 _PACING = Pacing()
 
@@ -73,25 +74,12 @@ Level = Sequence[tuple[int, int]]
 
 
 def levels(architecture: str, clients: int, shards: int = 1) -> list[Level]:
-    """The functions of one round, level by level.
-
-    GradsSharding: `shards` functions that read all clients. lambda-FL: ceil(sqrt N) clients per leaf, then one root.
-    LIFL: ceil(cbrt N) inputs per aggregator on each of three levels.
-    """
-    if architecture == "grads-sharding":
+    """The functions of one round, level by level: `shards` that read all clients, or those of a tree."""
+    if architecture == GRADS_SHARDING:
         return [[(shards, clients)]]
-    if architecture == "lambda-fl":
-        leaves = _split(clients, math.isqrt(clients - 1) + 1)
-        return [leaves, [(1, count_functions(leaves))]]
-    fan_in = next(k for k in range(1, clients + 1) if k**3 >= clients)
-    bottom = _split(clients, fan_in)
-    middle = _split(count_functions(bottom), fan_in)
-    return [bottom, middle, [(1, count_functions(middle))]]
-
-
-def _split(inputs: int, fan_in: int) -> Level:
-    full, rest = divmod(inputs, fan_in)
-    return [group for group in ((full, fan_in), (1, rest)) if group[0] and group[1]]
+    tree = Tree(architecture, clients)
+    sizes = [Counter(len(tree.inputs(n, i)) for i in range(width)) for n, width in enumerate(tree.widths)]
+    return [[(count, inputs) for inputs, count in sorted(level.items(), reverse=True)] for level in sizes]
 
 
 def count_functions(level: Level) -> int:

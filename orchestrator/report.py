@@ -117,7 +117,7 @@ def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
         "round": manifest.round_id,
         "model": manifest.model,
         "status": status,
-        "architecture": "grads-sharding",
+        "architecture": manifest.architecture,
         "bucket": bucket,
         "shards": manifest.shards,
         "manifest_sha256": sha256_hex(manifest.to_bytes()),
@@ -163,5 +163,5 @@ def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
 
 def _result(result: ShardResult) -> dict[str, Any]:
     document = asdict(result)
-    del document["round_id"], document["manifest_sha256"]
+    del document["round_id"], document["manifest_sha256"], document["missing"]
     return {name: value for name, value in document.items() if value is not None}

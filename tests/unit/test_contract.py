@@ -115,7 +115,7 @@ def test_an_object_that_is_no_update_has_no_client(key: str) -> None:
 # --- stored bytes --------------------------------------------------------------------------------------------------
 
 MANIFEST_JSON = (
-    '{"bounds":[0,5,12],"created_at":1767225600.5,"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
+    '{"architecture":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
     '"model":"digits","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
     '"upload_id":"upload-7"},"participants":[{"client":"a","data_offset":100,"etag":"\\"e1\\"",'
     '"key":"rounds/r-1/updates/a.safetensors","layout":0,"num_examples":3,"size":142},{"client":"b",'
@@ -142,8 +142,10 @@ def test_a_results_json_is_pinned_literally() -> None:
         stats=ShardStats(10, 5, 0.5, 0.25, 0.125, 1.0, 0.75, 64.5, 3, 1, 0),
     )  # fmt: skip
     text = (
-        '{"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","manifest_sha256":"' + DIGEST + '",'
-        '"memory_mb":256,"receive_count":2,"round_id":"r-1","schema":1,"sha256":"ab","shard":3,"stats":'
+        '{"aggregator":null,"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","level":null,'
+        '"manifest_sha256":"' + DIGEST + '",'
+        '"memory_mb":256,"missing":[],"receive_count":2,"round_id":"r-1","schema":1,"segment":null,"sha256":"ab",'
+        '"shard":3,"stats":'
         '{"bytes_read":10,"bytes_written":5,"compute_s":0.25,"cpu_s":0.75,"gets":3,"peak_rss_mb":64.5,"puts":1,'
         '"read_s":0.5,"retries":0,"wall_s":1.0,"write_s":0.125},"status":"done","worker":"f/1"}'
     )
@@ -188,6 +190,8 @@ def test_a_job_message_stays_far_below_the_limit_of_a_queue() -> None:
         ({"output": {"kind": "objects", "key": "models/other/r-1/global.safetensors"}}, "is not this round's"),
         ({"created_at": 10**400}, "expected a finite number"),
         ({"created_at": None}, "expected a finite number"),
+        ({"architecture": "star"}, "'architecture': expected one of grads-sharding, lambda-fl, lifl, found 'star'"),
+        ({"architecture": "lifl"}, "2 shards, but lifl averages whole models"),
         ({"schema": 2}, "schema is 2, this version reads 1.*Deploy and run the same release"),
         ({"round_id": "a/b"}, "is no valid round"),
     ],

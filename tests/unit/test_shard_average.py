@@ -227,14 +227,15 @@ def test_a_failure_that_cannot_be_reported_stays_in_the_queue(scene) -> None:
 
 
 def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch) -> None:
-    monkeypatch.setattr(shard_average, "_worker", scene.worker)
+    monkeypatch.setattr(shard_average, "worker_from_environment", lambda kind: scene.worker)
+    handler = shard_average.handler_for(Worker, "elsewhere")
     records = [
         {"messageId": "good", "body": scene.job(0), "attributes": {"ApproximateReceiveCount": "1"}},
         {"messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "1"}},
         {"messageId": "again", "body": scene.job(1), "attributes": {"ApproximateReceiveCount": "4"}},
     ]
     context = SimpleNamespace(function_name="fn", aws_request_id="req-9")
-    assert shard_average.handler({"Records": records}, context) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
+    assert handler({"Records": records}, context) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     results = [json.loads(body) for _, body in scene.sqs.sent]
     assert [(r["shard"], r["receive_count"], r["worker"]) for r in results] == [(0, 1, "fn/req-9"), (1, 4, "fn/req-9")]
 
@@ -247,7 +248,7 @@ def test_the_functions_worker_comes_from_the_environment(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     level = logging.getLogger().level
     try:
-        worker = shard_average.worker_from_environment()
+        worker = shard_average.worker_from_environment(Worker)
     finally:
         logging.getLogger().setLevel(level)
     assert (worker.bucket, worker.result_queue_url, worker.memory_mb) == ("b", "https://q", 384)
