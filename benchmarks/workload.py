@@ -130,6 +130,7 @@ class Workload:
                     size=offset + self.table.nbytes,
                     data_offset=offset,
                     num_examples=self.examples(client),
+                    header_sha256=sha256_hex(self.update_header(client)),
                 )
             )
         return RoundManifest(

@@ -48,6 +48,7 @@ MAX_EXAMPLES = 10**9
 # The wire dtypes that a float32 tensor may be stored as, to send fewer bytes.
 WIRE_DTYPES = ("BF16", "F16")
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 
 
@@ -167,6 +168,11 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a SHA-256 in lower-case hexadecimal."""
+    return _SHA256.fullmatch(text) is not None
+
+
 class Fields:
     """One JSON object on its way in: every read checks type and range and names document and field in its error."""
 
@@ -210,9 +216,12 @@ class Fields:
 
     def digest(self, name: str) -> str:
         value = self.text(name)
-        if not re.fullmatch(r"[0-9a-f]{64}", value):
+        if not is_sha256(value):
             raise self._fail(name, "a SHA-256 in lower-case hexadecimal")
         return value
+
+    def optional_digest(self, name: str) -> str | None:
+        return None if self._value.get(name) is None else self.digest(name)
 
     def name(self, name: str, kind: str) -> str:
         try:
@@ -429,6 +438,9 @@ class Participant:
         size: length of the object in bytes.
         data_offset: where its data section starts (8 + header length).
         num_examples: the weight in the average.
+        header_sha256: SHA-256 of everything in front of the data section, as it was when the round was pinned.
+        data_sha256: SHA-256 of the data section, as the header gives it; None where the update was written by a tool
+            that leaves it out.
         layout: index into the manifest's `layouts`: the dtypes in which this update stores the tensors.
     """
 
@@ -438,6 +450,8 @@ class Participant:
     size: int
     data_offset: int
     num_examples: int
+    header_sha256: str
+    data_sha256: str | None = None
     layout: int = 0
 
 
@@ -544,6 +558,8 @@ class RoundManifest:
                     size=p.integer("size", 0, _MAX_INT),
                     data_offset=p.integer("data_offset", 8, _MAX_INT),
                     num_examples=p.integer("num_examples", 1, MAX_EXAMPLES),
+                    header_sha256=p.digest("header_sha256"),
+                    data_sha256=p.optional_digest("data_sha256"),
                     layout=p.integer("layout", 0, len(layouts) - 1),
                 )
                 for p in f.objects("participants")
@@ -684,7 +700,7 @@ class ShardResult:
             shard=f.integer("shard", 0, MAX_SHARDS - 1),
             status=f.choice("status", RESULT_STATUSES),
             etag=f.optional_text("etag"),
-            sha256=f.optional_text("sha256"),
+            sha256=f.optional_digest("sha256"),
             error_kind=f.optional_text("error_kind"),
             error=f.optional_text("error"),
             client=f.optional_text("client"),

@@ -8,9 +8,9 @@ that S3 gives up on it.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import tempfile
-import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -26,11 +26,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard in S3: its ETag, its SHA-256 (None where it was found there) and its length in bytes."""
+    """A shard in S3: its ETag, SHA-256 (None where it was found there and S3 keeps none) and length in bytes."""
 
     etag: str
     sha256: str | None
     nbytes: int
+
+
+def to_s3_checksum(sha256: str) -> str:
+    """A SHA-256 in hexadecimal as S3 takes it, in base64."""
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def from_s3_checksum(checksum: str | None) -> str | None:
+    """The `ChecksumSHA256` that S3 keeps with a part or object, in hexadecimal; None where it keeps none."""
+    try:
+        digest = base64.b64decode(checksum or "", validate=True)
+    except binascii.Error:  # of an object made of parts: a digest of digests, with their number behind it
+        return None
+    return digest.hex() if len(digest) == 32 else None
 
 
 def head_of_shard(manifest: RoundManifest, shard: int) -> bytes:
@@ -48,7 +62,6 @@ class ShardSink:
         self._shard = shard
         self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="shard-")  # noqa: SIM115 (closed by close())
         self._sha256 = hashlib.sha256()
-        self._crc32 = 0
         self._nbytes = 0
         self._expected = manifest.shard_nbytes(shard)
         head = head_of_shard(manifest, shard)
@@ -59,7 +72,6 @@ class ShardSink:
         """Append bytes."""
         self._spool.write(piece)
         self._sha256.update(piece)
-        self._crc32 = zlib.crc32(piece, self._crc32)
         self._nbytes += len(piece)
 
     def finish(self) -> Written:
@@ -76,9 +88,11 @@ class ShardSink:
             )
         self._spool.seek(0)
         output = self._manifest.output
-        # The checksum of what was averaged, not of what the spool gives back: S3 compares. And boto3 sends the file as
-        # it is; to append a checksum of its own, it would cut the body into chunks, for twice the CPU time.
-        crc32 = base64.b64encode(self._crc32.to_bytes(4, "big")).decode()
+        # The digest of what was averaged, not of what the spool gives back: S3 compares, and keeps it with the shard.
+        # And boto3 sends the file as it is; to append a checksum of its own, it would cut the body into chunks, for
+        # twice the CPU time.
+        sha256 = self._sha256.hexdigest()
+        checksum = to_s3_checksum(sha256)
         try:
             if output.upload_id is not None:
                 etag = self._s3.upload_part(
@@ -88,7 +102,7 @@ class ShardSink:
                     PartNumber=self._shard + 1,
                     Body=self._spool,
                     ContentLength=self._nbytes,
-                    ChecksumCRC32=crc32,
+                    ChecksumSHA256=checksum,
                 )["ETag"]
             else:
                 key = shard_key(self._manifest.round_id, self._shard, self._manifest.shards)
@@ -97,11 +111,11 @@ class ShardSink:
                     Key=key,
                     Body=self._spool,
                     ContentLength=self._nbytes,
-                    ChecksumCRC32=crc32,
+                    ChecksumSHA256=checksum,
                 )["ETag"]
         except (ClientError, BotoCoreError) as error:
             raise self._translated(error) from error
-        return Written(etag, self._sha256.hexdigest(), self._nbytes)
+        return Written(etag, sha256, self._nbytes)
 
     def close(self) -> None:
         """Drop the spool."""
@@ -126,9 +140,15 @@ def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -
                 Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumberMarker=shard, MaxParts=1
             ).get("Parts", [])
             part = next((p for p in found if p["PartNumber"] == shard + 1), None)
-            return Written(part["ETag"], None, expected) if part and part["Size"] == expected else None
-        head = s3.head_object(Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards))
-        return Written(head["ETag"], None, expected) if head["ContentLength"] == expected else None
+            if part is None or part["Size"] != expected:
+                return None
+            return Written(part["ETag"], from_s3_checksum(part.get("ChecksumSHA256")), expected)
+        head = s3.head_object(
+            Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards), ChecksumMode="ENABLED"
+        )
+        if head["ContentLength"] != expected:
+            return None
+        return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)
     except (ClientError, BotoCoreError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
             return None

@@ -13,7 +13,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdas.contract import ITEMSIZE, MAX_EXAMPLES, WIRE_DTYPES, RoundManifest, TensorSpec, TensorTable, is_text
+from lambdas.contract import (
+    ITEMSIZE,
+    MAX_EXAMPLES,
+    WIRE_DTYPES,
+    RoundManifest,
+    TensorSpec,
+    TensorTable,
+    is_sha256,
+    is_text,
+    sha256_hex,
+)
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 
 # safetensors' own limit on the header (MAX_HEADER_SIZE in its Rust source).
@@ -26,6 +36,7 @@ _STORED_FIRST = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16",
 NUM_EXAMPLES = "num_examples"
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 ORIGINAL_DTYPES = "original_dtypes"
+DATA_SHA256 = "data_sha256"
 
 # The global model's `__metadata__`. Nothing of the round is in it, so that equal averages are equal files.
 GLOBAL_METADATA: Mapping[str, str] = {"format": "pt"}
@@ -169,12 +180,19 @@ def canonical_order(table: TensorTable) -> list[int]:
 
 @dataclass(frozen=True)
 class UpdateHeader:
-    """What an update's header says: the model's table, the dtypes in which it is stored, and the example count."""
+    """What an update's header says: the model's table, the dtypes in which it is stored, and the example count.
+
+    Attributes:
+        sha256: of everything in front of the data section.
+        data_sha256: of the data section, where the header says so. Nobody has checked it yet.
+    """
 
     table: TensorTable
     dtypes: tuple[str, ...]
     num_examples: int
     data_offset: int
+    sha256: str
+    data_sha256: str | None
 
 
 def check_num_examples(value: int) -> int:
@@ -191,7 +209,7 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
 
     Raises:
         InvalidTensorFile: not a safetensors file that adds up.
-        InvalidUpdate: no example count, or an absurd one.
+        InvalidUpdate: no example count, or an absurd one, or a `data_sha256` that is none.
     """
     header = parse_header(raw, file_size)
     text = header.metadata.get(NUM_EXAMPLES)
@@ -201,6 +219,11 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
             f"its metadata has no {NUM_EXAMPLES} ({found} found): submit it with `orchestrator submit --examples`, "
             f'or save it with metadata {{"{NUM_EXAMPLES}": "<count>"}}'
         )
+    data_sha256 = header.metadata.get(DATA_SHA256)
+    if data_sha256 is not None and not is_sha256(data_sha256):
+        raise InvalidUpdate(
+            f"its metadata's {DATA_SHA256} is {data_sha256[:20]!r}, expected a SHA-256 in lower-case hexadecimal"
+        )
     table = header.table
     stored = tuple(t.dtype for t in table.tensors)
     return UpdateHeader(
@@ -208,6 +231,8 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
         dtypes=stored,
         num_examples=check_num_examples(int(text)),
         data_offset=header.data_offset,
+        sha256=sha256_hex(len(raw).to_bytes(8, "little") + raw),
+        data_sha256=data_sha256,
     )
 
 

@@ -125,37 +125,33 @@ def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int,
     return {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
 
 
-def create_large_object(
-    s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]
-) -> bool:
+def create_large_object(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
     """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
     try:
         if size <= MULTIPART_ABOVE:
-            s3.put_object(
-                Bucket=bucket, Key=key, Body=file, ContentLength=size, Metadata=metadata, IfNoneMatch="*"
-            )  # fmt: skip
+            s3.put_object(Bucket=bucket, Key=key, Body=file, ContentLength=size, IfNoneMatch="*")
             return True
-        return _create_in_parts(s3, bucket, key, file, size, metadata)
+        return _create_in_parts(s3, bucket, key, file, size)
     except ClientError as error:
         if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
             return False
         raise
 
 
-def completed_part(number: int, etag: str, crc32: str | None) -> Any:
-    """A part as CompleteMultipartUpload takes it. AWS wants its checksum, where the upload was created with one."""
-    return {"PartNumber": number, "ETag": etag} | ({"ChecksumCRC32": crc32} if crc32 else {})
+def completed_part(number: int, etag: str, **checksum: str | None) -> Any:
+    """A part as CompleteMultipartUpload takes it. AWS wants its checksum (`ChecksumCRC32` or `ChecksumSHA256`, base64)
+    where the upload was created with one.
+    """
+    return {"PartNumber": number, "ETag": etag} | {name: value for name, value in checksum.items() if value}
 
 
-def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int, metadata: dict[str, str]) -> bool:
+def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
     part_size = max(PART_BYTES, -(-size // MAX_PARTS))
-    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata, ChecksumAlgorithm="CRC32")[
-        "UploadId"
-    ]
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32")["UploadId"]
 
     def upload(number: int, body: bytes) -> Any:
         part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
-        return completed_part(number, part["ETag"], part.get("ChecksumCRC32"))
+        return completed_part(number, part["ETag"], ChecksumCRC32=part.get("ChecksumCRC32"))
 
     try:
         parts: list[Any] = []

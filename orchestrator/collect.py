@@ -41,6 +41,10 @@ class Collection:
     results: dict[int, ShardResult] = field(default_factory=dict)
     retries: list[ShardResult] = field(default_factory=list)
 
+    def digests(self) -> dict[int, str]:
+        """SHA-256 of the shards whose workers reported one."""
+        return {shard: result.sha256 for shard, result in self.results.items() if result.sha256 is not None}
+
 
 class Step(Protocol):
     """Jobs that are awaited together, by number: the shards of a round, or some aggregators of one level of a tree.

@@ -63,9 +63,9 @@ def freeze_round(s3: S3Client, bucket: str, record: RoundRecord, pinned: Pinned,
     kind = sink_for(pinned.table, bounds)
     upload_id = None
     if kind == "multipart":
-        # Workers send CRC32s of what they averaged; S3 compares each part.
+        # Workers send the SHA-256 of what they averaged; S3 compares each part, and ListParts gives it back.
         upload_id = s3.create_multipart_upload(
-            Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="CRC32"
+            Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="SHA256"
         )["UploadId"]
     manifest = RoundManifest(
         round_id=record.round_id,

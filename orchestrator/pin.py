@@ -107,6 +107,8 @@ def pin_updates(
                 size=update.size,
                 data_offset=header.data_offset,
                 num_examples=header.num_examples,
+                header_sha256=header.sha256,
+                data_sha256=header.data_sha256,
                 layout=layouts.setdefault(header.dtypes, len(layouts)),
             )
         )

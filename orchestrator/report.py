@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lambdas.contract import LatestModel, RoundManifest, ShardResult, canonical_json, sha256_hex
+from lambdas.contract import RoundManifest, ShardResult, canonical_json, sha256_hex
 from orchestrator.collect import Collection
 from orchestrator.deployment import Lane
 from orchestrator.planner import predict
+from orchestrator.publish import Published
 
 SCHEMA = 1
 
@@ -64,7 +65,7 @@ def published(
     manifest: RoundManifest,
     lane: Lane,
     collection: Collection,
-    latest: LatestModel,
+    done: Published,
     seconds: Mapping[str, float],
 ) -> Report:
     """The report of a round that has published its global model."""
@@ -86,7 +87,8 @@ def published(
                 "memory_mb": lane.memory_mb,
                 "architecture": lane.architecture,
             },
-            "global_model": {"key": latest.key, "etag": latest.etag, "size": latest.size},
+            "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
+            "shard_sha256": list(done.shard_sha256),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "totals": {
                 "reported_shards": len(results),
@@ -128,6 +130,8 @@ def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
                 "num_examples": p.num_examples,
                 "bytes": p.size,
                 "etag": p.etag,
+                "header_sha256": p.header_sha256,
+                "data_sha256": p.data_sha256,
                 "stored": sorted(set(manifest.layouts[p.layout])),
             }
             for p in manifest.participants

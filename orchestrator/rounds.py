@@ -67,9 +67,9 @@ def start_round(
         clock.mark("queueing")
         _await(clients, deployment, lane, manifest, collection, request.timeout_s, narration)
         clock.mark("averaging")
-    latest = publish(s3, bucket, manifest)
+    done = publish(s3, bucket, manifest, collection.digests())
     clock.mark("publishing")
-    report = reports.published(bucket, manifest, lane, collection, latest, clock.seconds())
+    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds())
     s3.put_object(
         Bucket=bucket, Key=report_key(request.round_id), Body=report.to_bytes(), ContentType="application/json"
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from lambdas.contract import RoundManifest, shard_key, shards_prefix
-from lambdas.sinks import head_of_shard
+from lambdas.sinks import from_s3_checksum, head_of_shard
 from orchestrator.aws import error_code, exists, list_objects, list_parts
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A shard in S3; its CRC32 (base64) where S3 keeps one."""
+    """A shard in S3; its SHA-256 (hexadecimal) where a listing gives it."""
 
     etag: str
     size: int
-    crc32: str | None = None
+    sha256: str | None = None
 
 
 def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[int, StoredShard] | None:
@@ -35,7 +35,7 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
                 return None
             raise
         found = {
-            number - 1: StoredShard(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
+            number - 1: StoredShard(part["ETag"], part["Size"], from_s3_checksum(part.get("ChecksumSHA256")))
             for number, part in parts.items()
         }
     else:

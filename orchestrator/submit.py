@@ -7,11 +7,12 @@ not depend on the number of shards.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,10 +32,12 @@ from lambdas.contract import (
     latest_key,
     manifest_key,
     round_key,
+    sha256_hex,
     update_key,
 )
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 from lambdas.tensors import (
+    DATA_SHA256,
     MAX_HEADER_BYTES,
     NUM_EXAMPLES,
     ORIGINAL_DTYPES,
@@ -65,11 +68,16 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What `submit` stored; `created` is False when the very same update was there already."""
+    """What `submit` stored; `created` is False when the very same update was there already.
+
+    `header_sha256` is the client's receipt: it covers the tensor table, the example count and `data_sha256`; the
+    round's manifest and report repeat it, and `orchestrator verify` follows it down to the bytes.
+    """
 
     key: str
     nbytes: int
-    sha256: str
+    header_sha256: str
+    data_sha256: str
     num_examples: int
     created: bool
 
@@ -211,15 +219,22 @@ def _from_torch_file(path: Path) -> Tensors:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None) -> tuple[int, str]:
-    """Write an update file.
+@dataclass(frozen=True)
+class WrittenUpdate:
+    """An update file: its length in bytes, all that stands in front of its data section, and that section's SHA-256."""
+
+    nbytes: int
+    header: bytes
+    data_sha256: str
+
+
+def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None) -> WrittenUpdate:
+    """Write an update file. The values are hashed as they pass, and their digest goes into the header in front of them.
 
     Args:
         num_examples: the client's weight, 1 to 10**9.
+        out: an empty file that can be written and sought.
         wire: `BF16` or `F16` to store float32 tensors in that dtype (rounded to nearest, ties to even).
-
-    Returns:
-        The file's length in bytes and its SHA-256.
 
     Raises:
         BadInput: an example count that makes no weight, or a value that the wire dtype cannot hold, NaN and Inf
@@ -238,13 +253,17 @@ def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: s
         metadata[ORIGINAL_DTYPES] = json.dumps(converted, separators=(",", ":"))
     digest, nbytes = hashlib.sha256(), 0
 
-    def put(piece: bytes | memoryview) -> None:
+    def put(piece: memoryview) -> None:
         nonlocal nbytes
         out.write(piece)
         digest.update(piece)
         nbytes += len(piece)
 
-    put(serialize_header(TensorTable(tuple(specs)).with_dtypes(stored), metadata))
+    def header(data_sha256: str) -> bytes:
+        table = TensorTable(tuple(specs)).with_dtypes(stored)
+        return serialize_header(table, metadata | {DATA_SHA256: data_sha256})
+
+    out.write(header("0" * 64))  # of the length that the real one will have
     for index, spec, dtype in zip(order, specs, stored, strict=True):
         for piece in tensors.read(index):
             if dtype == spec.dtype:
@@ -252,7 +271,11 @@ def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: s
             else:
                 for block in _converted(piece, spec, dtype):
                     put(block)
-    return nbytes, digest.hexdigest()
+    final = header(digest.hexdigest())
+    out.seek(0)
+    out.write(final)
+    out.seek(0, io.SEEK_END)
+    return WrittenUpdate(len(final) + nbytes, final, digest.hexdigest())
 
 
 def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memoryview]:
@@ -299,23 +322,26 @@ def submit(
     if wire is not None and wire not in WIRE_DTYPES:
         raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
     with tempfile.TemporaryFile(prefix="update-") as file:
-        nbytes, sha256 = write_update(tensors, num_examples, file, wire=wire)
+        update = write_update(tensors, num_examples, file, wire=wire)
+        submitted = Submitted(
+            key, update.nbytes, sha256_hex(update.header), update.data_sha256, num_examples, created=False
+        )
         if _is_closed(s3, bucket, round_id):
-            if _stored_sha256(s3, bucket, key) == sha256:
-                return Submitted(key, nbytes, sha256, num_examples, created=False)
+            if _is_stored(s3, bucket, key, update):
+                return submitted
             raise RoundConflict(
                 f"Round {round_id} is closed: its updates are pinned. "
                 f"Submit client {client}'s update to the next round."
             )
         _check_against_latest(s3, bucket, round_id, client, tensors.table)
         file.seek(0)
-        created = create_large_object(s3, bucket, key, file, nbytes, {"sha256": sha256})
-    if not created and _stored_sha256(s3, bucket, key) != sha256:
+        created = create_large_object(s3, bucket, key, file, update.nbytes)
+    if not created and not _is_stored(s3, bucket, key, update):
         raise RoundConflict(
             f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
             "submit to another round, or under another client id."
         )
-    return Submitted(key, nbytes, sha256, num_examples, created)
+    return replace(submitted, created=created)
 
 
 def _is_closed(s3: S3Client, bucket: str, round_id: str) -> bool:
@@ -328,11 +354,13 @@ def _is_closed(s3: S3Client, bucket: str, round_id: str) -> bool:
         raise
 
 
-def _stored_sha256(s3: S3Client, bucket: str, key: str) -> str | None:
+def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bool:
+    """Whether this very update is there: its header is, and that has the digest of the values."""
     try:
-        return s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")
+        stored = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
     except ClientError:
-        return None
+        return False
+    return stored["Body"].read() == update.header
 
 
 def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:

@@ -11,7 +11,6 @@ import socket
 import socketserver
 import threading
 import urllib.parse
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +78,7 @@ def manifest_of(
                 size=len(update.body),
                 data_offset=len(update.header),
                 num_examples=update.num_examples,
+                header_sha256=hashlib.sha256(update.header).hexdigest(),
                 layout=update.layout,
             )
             for i, update in enumerate(updates)
@@ -314,16 +314,19 @@ class FakeS3:
             raise client_error("NoSuchKey", "GetObject")
         return {"Body": io.BytesIO(self.objects[Key]), "ETag": _etag(self.objects[Key])}
 
-    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+    def head_object(self, *, Bucket: str, Key: str, ChecksumMode: str) -> dict[str, Any]:  # noqa: N803
         self._call("head_object")
         if Key not in self.objects:
             raise client_error("404", "HeadObject")
-        return {"ContentLength": len(self.objects[Key]), "ETag": _etag(self.objects[Key])}
+        body = self.objects[Key]
+        return {"ContentLength": len(body), "ETag": _etag(body), "ChecksumSHA256": _checksum(body)}
 
-    def put_object(self, *, Bucket: str, Key: str, Body: Any, ContentLength: int, ChecksumCRC32: str) -> dict[str, Any]:  # noqa: N803
+    def put_object(
+        self, *, Bucket: str, Key: str, Body: Any, ContentLength: int, ChecksumSHA256: str  # noqa: N803
+    ) -> dict[str, Any]:  # fmt: skip
         self._call("put_object")
         self.objects[Key] = Body.read()
-        assert ChecksumCRC32 == _crc32(self.objects[Key])
+        assert ChecksumSHA256 == _checksum(self.objects[Key])
         assert len(self.objects[Key]) == ContentLength
         return {"ETag": _etag(self.objects[Key])}
 
@@ -336,13 +339,13 @@ class FakeS3:
         PartNumber: int,  # noqa: N803
         Body: Any,  # noqa: N803
         ContentLength: int,  # noqa: N803
-        ChecksumCRC32: str,  # noqa: N803
+        ChecksumSHA256: str,  # noqa: N803
     ) -> dict[str, Any]:
         self._call("upload_part")
         self._check_upload(UploadId)
         data = Body.read()
         assert len(data) == ContentLength
-        assert ChecksumCRC32 == _crc32(data)
+        assert ChecksumSHA256 == _checksum(data)
         self.parts[Key, UploadId, PartNumber] = data
         return {"ETag": _etag(data)}
 
@@ -358,7 +361,11 @@ class FakeS3:
         )[:MaxParts]
         if not found:
             return {"IsTruncated": False}
-        return {"Parts": [{"PartNumber": n, "Size": len(d), "ETag": _etag(d)} for n, d in found]}
+        return {
+            "Parts": [
+                {"PartNumber": n, "Size": len(d), "ETag": _etag(d), "ChecksumSHA256": _checksum(d)} for n, d in found
+            ]
+        }
 
     def _check_upload(self, upload_id: str) -> None:
         if upload_id not in self.uploads:
@@ -383,5 +390,5 @@ def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 
 
-def _crc32(data: bytes) -> str:
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+def _checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()

@@ -154,7 +154,7 @@ class MemoryRound:
             round_id="r",
             model="m",
             participants=tuple(
-                Participant(name, update_key("r", name), '"e"', 8 + len(data), 8, weight, layout)
+                Participant(name, update_key("r", name), '"e"', 8 + len(data), 8, weight, "0" * 64, None, layout)
                 for name, data, weight, layout in zip(clients, self.data, self.weights, self.layout_of, strict=True)
             ),
             table=self.table,

@@ -27,10 +27,9 @@ def test_a_large_object_goes_up_in_parts_and_comes_back_as_it_was(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
     bucket, content = lanes_without_functions.bucket, _content(1)
-    assert create_large_object(clients.s3, bucket, "large", io.BytesIO(content), len(content), {"sha256": "x"})
+    assert create_large_object(clients.s3, bucket, "large", io.BytesIO(content), len(content))
     stored = clients.s3.get_object(Bucket=bucket, Key="large")
     assert stored["Body"].read() == content
-    assert stored["Metadata"] == {"sha256": "x"}
     assert stored["ETag"].endswith('-3"'), "three parts"
 
 
@@ -38,8 +37,8 @@ def test_a_large_object_is_written_once_and_the_second_try_leaves_nothing_behind
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
     bucket = lanes_without_functions.bucket
-    assert create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)), {})
-    assert not create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)), {})
+    assert create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)))
+    assert not create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)))
     assert clients.s3.get_object(Bucket=bucket, Key="once")["Body"].read() == _content(1)
     assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
 
@@ -53,6 +52,6 @@ def test_an_upload_that_breaks_leaves_nothing_behind(clients: Clients, lanes_wit
 
     bucket = lanes_without_functions.bucket
     with pytest.raises(OSError, match="the disk is gone"):
-        create_large_object(clients.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)), {})
+        create_large_object(clients.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)))
     assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
     assert "Contents" not in clients.s3.list_objects_v2(Bucket=bucket)

@@ -27,7 +27,7 @@ from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.errors import RoundFailed
 from orchestrator.pin import list_updates, pin_updates
-from orchestrator.publish import publish
+from orchestrator.publish import publish, shard_region
 from orchestrator.stored import stored_shards
 
 from .kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
@@ -275,15 +275,52 @@ def test_publishing_twice_changes_nothing(
 ) -> None:
     manifest = averaged(clients, lanes_without_functions, shape)
     bucket = lanes_without_functions.bucket
-    first = publish(clients.s3, bucket, manifest)
+    done = publish(clients.s3, bucket, manifest)
+    first = done.latest
     assert read_global(clients, lanes_without_functions) == expected(shape)
     pointer = read(clients, lanes_without_functions, latest_key("digits"))
     again = publish(clients.s3, bucket, manifest)
-    assert replace(again, published_at=first.published_at) == first
+    assert replace(again.latest, published_at=first.published_at) == first
+    assert again.shard_sha256 == done.shard_sha256
     assert read(clients, lanes_without_functions, latest_key("digits")) == pointer
     assert uploads(clients, lanes_without_functions) == 0
     assert objects(clients, lanes_without_functions, "rounds/r-1/shards/") == []
     assert LatestModel.from_bytes(pointer) == first
+
+
+@pytest.mark.parametrize("shape", [(3, 5), LARGE])
+def test_the_digest_of_every_shard_is_known_also_where_no_result_arrived(
+    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+) -> None:
+    manifest = averaged(clients, lanes_without_functions, shape)
+    reported = wait(clients, lanes_without_functions, manifest).digests()
+    assert sorted(reported) == [0, 1]
+    bucket = lanes_without_functions.bucket
+    assert publish(clients.s3, bucket, manifest).shard_sha256 == (reported[0], reported[1])
+    body = read_global(clients, lanes_without_functions)
+    regions = [slice(*shard_region(manifest, shard)) for shard in range(SHARDS)]
+    assert [sha256_hex(body[region]) for region in regions] == [reported[0], reported[1]]
+    # The parts and shard objects are gone now: what is missing is read from the global model.
+    assert publish(clients.s3, bucket, manifest, {0: reported[0]}).shard_sha256 == (reported[0], reported[1])
+
+
+@pytest.mark.parametrize("shape", [(3, 5), LARGE])
+def test_a_shard_that_is_not_the_one_its_worker_stored_is_not_published(
+    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+) -> None:
+    manifest = averaged(clients, lanes_without_functions, shape)
+    reported = wait(clients, lanes_without_functions, manifest).digests()
+    bucket, output, forged = lanes_without_functions.bucket, manifest.output, bytes(manifest.shard_nbytes(1))
+    if output.upload_id:
+        clients.s3.upload_part(
+            Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumber=2, Body=forged,
+            ChecksumAlgorithm="SHA256",
+        )  # fmt: skip
+    else:
+        clients.s3.put_object(Bucket=bucket, Key=shard_key("r-1", 1, SHARDS), Body=forged)
+    with pytest.raises(RoundFailed, match=rf"shard 1 of 2 was changed after.*{sha256_hex(forged)}.*{reported[1]}"):
+        publish(clients.s3, bucket, manifest, reported)
+    assert objects(clients, lanes_without_functions, "models/") == []
 
 
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])
@@ -295,7 +332,7 @@ def test_who_still_waits_when_another_has_published_notices_it(
     first = publish(clients.s3, lanes_without_functions.bucket, manifest)
     assert stored_shards(clients.s3, lanes_without_functions.bucket, manifest) is None
     wait(clients, lanes_without_functions, manifest)
-    assert publish(clients.s3, lanes_without_functions.bucket, manifest).etag == first.etag
+    assert publish(clients.s3, lanes_without_functions.bucket, manifest).latest.etag == first.latest.etag
 
 
 def test_shard_objects_that_vanish_while_they_are_put_together_mean_that_another_was_faster(

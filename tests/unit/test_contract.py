@@ -50,8 +50,8 @@ def a_manifest(**changes: Any) -> RoundManifest:
         "round_id": "r-1",
         "model": "digits",
         "participants": (
-            Participant("a", "rounds/r-1/updates/a.safetensors", '"e1"', 142, 100, 3, 0),
-            Participant("b", "rounds/r-1/updates/b.safetensors", '"e2"', 130, 100, 1, 1),
+            Participant("a", "rounds/r-1/updates/a.safetensors", '"e1"', 142, 100, 3, DIGEST, "ab" * 32, 0),
+            Participant("b", "rounds/r-1/updates/b.safetensors", '"e2"', 130, 100, 1, DIGEST, None, 1),
         ),
         "table": TABLE,
         "layouts": (("F32", "BF16", "I64"), ("F16", "BF16", "I64")),
@@ -115,12 +115,15 @@ def test_an_object_that_is_no_update_has_no_client(key: str) -> None:
 # --- stored bytes --------------------------------------------------------------------------------------------------
 
 MANIFEST_JSON = (
-    '{"architecture":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
+    '{"architecture":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,'
+    '"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
     '"model":"digits","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
-    '"upload_id":"upload-7"},"participants":[{"client":"a","data_offset":100,"etag":"\\"e1\\"",'
-    '"key":"rounds/r-1/updates/a.safetensors","layout":0,"num_examples":3,"size":142},{"client":"b",'
-    '"data_offset":100,"etag":"\\"e2\\"","key":"rounds/r-1/updates/b.safetensors","layout":1,"num_examples":1,'
-    '"size":130}],"round_id":"r-1","schema":1,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
+    '"upload_id":"upload-7"},"participants":[{"client":"a","data_offset":100,"data_sha256":"' + "ab" * 32 + '",'
+    '"etag":"\\"e1\\"","header_sha256":"' + DIGEST + '","key":"rounds/r-1/updates/a.safetensors","layout":0,'
+    '"num_examples":3,"size":142},{"client":"b",'
+    '"data_offset":100,"data_sha256":null,"etag":"\\"e2\\"","header_sha256":"' + DIGEST + '",'
+    '"key":"rounds/r-1/updates/b.safetensors","layout":1,"num_examples":1,"size":130}],'
+    '"round_id":"r-1","schema":1,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
     '"tensors_sha256":"52ff543f280b796d7c39af6c65f86c3947eb9ee2d2e4110e218f9b8511193115"}'
 )
 
@@ -138,14 +141,14 @@ def test_a_jobs_json_is_pinned_literally() -> None:
 
 def test_a_results_json_is_pinned_literally() -> None:
     result = ShardResult(
-        "r-1", DIGEST, 3, "done", '"e"', "ab", receive_count=2, worker="f/1", memory_mb=256,
+        "r-1", DIGEST, 3, "done", '"e"', DIGEST, receive_count=2, worker="f/1", memory_mb=256,
         stats=ShardStats(10, 5, 0.5, 0.25, 0.125, 1.0, 0.75, 64.5, 3, 1, 0),
     )  # fmt: skip
     text = (
         '{"aggregator":null,"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","level":null,'
         '"manifest_sha256":"' + DIGEST + '",'
-        '"memory_mb":256,"missing":[],"receive_count":2,"round_id":"r-1","schema":1,"segment":null,"sha256":"ab",'
-        '"shard":3,"stats":'
+        '"memory_mb":256,"missing":[],"receive_count":2,"round_id":"r-1","schema":1,"segment":null,'
+        '"sha256":"' + DIGEST + '","shard":3,"stats":'
         '{"bytes_read":10,"bytes_written":5,"compute_s":0.25,"cpu_s":0.75,"gets":3,"peak_rss_mb":64.5,"puts":1,'
         '"read_s":0.5,"retries":0,"wall_s":1.0,"write_s":0.125},"status":"done","worker":"f/1"}'
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from lambdas.contract import LatestModel, global_key, latest_key, update_key
+from lambdas.contract import LatestModel, global_key, latest_key, sha256_hex, update_key
 from lambdas.errors import FederationError
 from orchestrator import pin
 from orchestrator.aws import Clients
@@ -38,6 +39,22 @@ def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count
         body = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=p.key)["Body"].read()
         assert p.data_offset == 8 + int.from_bytes(body[:8], "little")
         assert p.size - p.data_offset == result.table.nbytes
+        assert p.header_sha256 == sha256_hex(body[: p.data_offset])
+        assert p.data_sha256 == sha256_hex(body[p.data_offset :])
+
+
+def test_an_update_of_another_tool_may_leave_its_digest_out_but_not_give_a_wrong_one(
+    clients: Clients, lanes_without_functions: Deployment
+) -> None:
+    values = {"w": np.ones(2, np.float32)}
+    body = safetensors.numpy.save(values, metadata={"num_examples": "3"})
+    put_bytes(clients, lanes_without_functions, "a", body)
+    (participant,) = pinned(clients, lanes_without_functions).participants
+    assert (participant.num_examples, participant.data_sha256) == (3, None)
+    body = safetensors.numpy.save(values, metadata={"num_examples": "3", "data_sha256": "AB" * 32})
+    put_bytes(clients, lanes_without_functions, "b", body)
+    with pytest.raises(RoundFailed, match=r"client b: its metadata's data_sha256 is 'ABAB.*expected a SHA-256"):
+        pinned(clients, lanes_without_functions)
 
 
 def test_updates_in_several_wire_dtypes_share_one_table(clients: Clients, lanes_without_functions: Deployment) -> None:

@@ -218,7 +218,7 @@ class CountingS3:
 @pytest.mark.parametrize("size", [1, MULTIPART_ABOVE, MULTIPART_ABOVE + 1])
 def test_upload_puts_are_those_that_an_upload_makes(size: int) -> None:
     s3: Any = CountingS3()
-    create_large_object(s3, "bucket", "key", io.BytesIO(bytes(size)), size, {})
+    create_large_object(s3, "bucket", "key", io.BytesIO(bytes(size)), size)
     assert pricing.upload_puts(size) == s3.puts
 
 
