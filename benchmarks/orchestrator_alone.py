@@ -80,9 +80,10 @@ class MemoryAws:
             raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
         return {"Body": io.BytesIO(self.objects[Key]), "ETag": '"e"'}
 
-    def put_object(self, *, Key: str, Body: bytes, **_: object) -> None:  # noqa: N803
+    def put_object(self, *, Key: str, Body: bytes, **_: object) -> dict[str, str]:  # noqa: N803
         self._count("PutObject")
         self.objects[Key] = Body
+        return {"ETag": '"e"'}
 
     def create_multipart_upload(self, **_: object) -> dict[str, str]:
         self._count("CreateMultipartUpload")

@@ -274,6 +274,9 @@ class Fields:
     def object(self, name: str) -> Fields:
         return Fields(f"{self.what}: {name}", self._value.get(name))
 
+    def optional_object(self, name: str) -> Fields | None:
+        return None if self._value.get(name) is None else self.object(name)
+
     def children(self) -> list[Fields]:
         return [self.object(name) for name in sorted(self._value)]
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from localstack_client.session import Session as LocalStackSession
 
 from lambdas.contract import MAX_PARTS
@@ -30,6 +32,7 @@ MULTIPART_ABOVE = 2 * PART_BYTES
 _UPLOADS_AT_ONCE = 2
 # How many small requests (headers of updates, batches of jobs) are under way at once.
 REQUESTS_AT_ONCE = 32
+_BODY_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,28 @@ def explain(error: ClientError | BotoCoreError) -> OrchestratorError:
     return OrchestratorError(f"AWS cannot be reached: {error}")
 
 
+def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
+    """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
+    for attempts_left in reversed(range(_BODY_ATTEMPTS)):
+        response = s3.get_object(**request)
+        try:
+            return response["Body"].read(), response
+        except (HTTPClientError, IncompleteReadError):
+            if not attempts_left:
+                raise
+            time.sleep(random.uniform(0, 2 ** (_BODY_ATTEMPTS - attempts_left) * 0.2))
+    raise AssertionError("unreachable")
+
+
 def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None:
     """A small object's bytes and ETag, None where there is none."""
     try:
-        response = s3.get_object(Bucket=bucket, Key=key)
+        body, response = get_bytes(s3, Bucket=bucket, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             return None
         raise
-    return response["Body"].read(), response["ETag"]
+    return body, response["ETag"]
 
 
 def exists(s3: S3Client, bucket: str, key: str) -> bool:
@@ -103,14 +119,25 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
 
 def create_object(s3: S3Client, bucket: str, key: str, body: bytes) -> bool:
     """Write a small JSON document unless the key is taken; whether it was written."""
+    return swap_object(s3, bucket, key, body, None) is not None
+
+
+def swap_object(s3: S3Client, bucket: str, key: str, body: bytes, etag: str | None) -> str | None:
+    """Compare and swap: write a small JSON document if the object still has that ETag (None: if there is none).
+
+    Returns:
+        The new ETag; None where somebody else was faster, or where the object is gone.
+    """
+    condition: Any = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
     try:
-        s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*")
+        return s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)["ETag"]
     except ClientError as error:
-        # 409: another conditional write to the same key is under way; whoever wins, the key is taken.
-        if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
-            return False
-        raise
-    return True
+        # 409: another conditional write to the same key is under way.
+        if error_code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+            raise
+    # boto3 repeats a request whose answer was lost, and the repetition finds what the first one wrote.
+    found = read_object(s3, bucket, key)
+    return found[1] if found is not None and found[0] == body else None
 
 
 def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:

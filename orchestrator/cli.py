@@ -12,6 +12,7 @@ import click
 from lambdas.contract import check_name
 from lambdas.errors import InvalidUpdate
 from orchestrator import cli_infra, cli_plan, terraform, worker
+from orchestrator.abort import abort_round
 from orchestrator.aws import Clients, connect
 from orchestrator.cli_options import Answer, Duration, ShardCount, env_option, output_option
 from orchestrator.deployment import Deployment, load_deployment
@@ -19,7 +20,7 @@ from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.narration import StderrNarration
 from orchestrator.quorum import RoundRequest
-from orchestrator.rounds import start_round
+from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 from orchestrator.submit import WIRE_NAMES, from_file, submit
 
@@ -42,7 +43,7 @@ def main(verbose: bool) -> None:
     \b
     Exit statuses: 0 done; 1 any other failure; 2 bad input; 3 not deployed (environment or lane);
     4 quorum missed; 5 the round failed (bad update, shard that gave up); 6 conflict (already published,
-    another update of that client); 7 nothing feasible to plan.
+    another update of that client); 7 nothing feasible to plan; 8 the round was aborted.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
 
@@ -152,19 +153,58 @@ def start_round_command(
     return dict(report.document), report.to_text()
 
 
+@main.command("resume")
+@env_option
+@click.option("--round", "round_id", required=True, help="The round's id.")
+@click.option("--redrive", is_flag=True, help="Also queue again the shards whose every try failed.")
+@click.option(
+    "--timeout", type=Duration(), help="How long to wait without any shard finishing. Default: while the queue tries."
+)
+@output_option
+def resume_command(env: str, round_id: str, redrive: bool, timeout: float | None) -> Answer:
+    """Continue a round that stopped, or wait for the process that drives it. Shards that are stored stay stored.
+
+    \b
+      orchestrator resume --round r-1
+      orchestrator resume --round r-1 --redrive
+    """
+    deployment, clients = _connect(env)
+    report = resume_round(
+        clients, deployment, round_id, redrive=redrive, timeout_s=timeout, narration=StderrNarration()
+    )  # fmt: skip
+    return dict(report.document), report.to_text()
+
+
+@main.command("abort")
+@env_option
+@click.option("--round", "round_id", required=True, help="The round's id.")
+@output_option
+def abort_command(env: str, round_id: str) -> Answer:
+    """Stop a round for good: nothing of it is published, its jobs are dropped, its shards are removed.
+
+    A start-round or resume that drives it, or waits for it, ends with exit status 8.
+
+    \b
+      orchestrator abort --round r-1
+    """
+    deployment, clients = _connect(env)
+    report = abort_round(clients, deployment.bucket, round_id)
+    return dict(report.document), report.to_text()
+
+
 @main.command()
 @env_option
 @click.option("--round", "round_id", required=True)
 @output_option
 def status(env: str, round_id: str) -> Answer:
-    """Say where a round stands: open, averaging, publishing, published or failed.
+    """Say where a round stands: open, averaging, publishing, published, failed or aborted; and who drives it.
 
     \b
       orchestrator status --round r-1
     """
     check_name("round", round_id)
     deployment, clients = _connect(env)
-    document = round_status(clients, deployment.bucket, round_id)
+    document = round_status(clients, deployment.bucket, round_id, deployment.lanes)
     return document, "\n".join(f"{name:<12} {value}" for name, value in document.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +13,7 @@ from lambdas.trees import TreeJob
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
-from orchestrator.messages import Results, dead_letters, forget_dead_letters
+from orchestrator.messages import Results, dead_letters, log_group
 from orchestrator.stored import StoredShard, stored_shards
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # How often S3 is asked without any message.
 _LOOK_EVERY_S = 15.0
+# How many jobs an error names.
+_NAMED = 5
 
 
 class BadShard(RoundFailed):
@@ -105,10 +107,20 @@ def await_shards(
     collection: Collection,
     timeout_s: float,
     progress: Callable[[int], object] = lambda count: None,
+    still_mine: Callable[[], object] = lambda: None,
 ) -> None:
     """Wait until every shard is stored, filling `collection`; as `await_step`."""
-    step = ShardStep(clients.s3, deployment.bucket, manifest)
-    await_step(clients, deployment, lane, manifest, step, collection=collection, timeout_s=timeout_s, progress=progress)
+    await_step(
+        clients,
+        deployment,
+        lane,
+        manifest,
+        ShardStep(clients.s3, deployment.bucket, manifest),
+        collection=collection,
+        timeout_s=timeout_s,
+        progress=progress,
+        still_mine=still_mine,
+    )
 
 
 def await_step(
@@ -121,12 +133,14 @@ def await_step(
     collection: Collection,
     timeout_s: float,
     progress: Callable[[int], object] = lambda count: None,
+    still_mine: Callable[[], object] = lambda: None,
 ) -> None:
     """Wait until every job of a step is done, filling `collection`.
 
     Args:
         timeout_s: how long to wait without any job being finished.
         progress: called with the number of jobs that are newly finished.
+        still_mine: called again and again; raises where this process is no longer to wait.
 
     Raises:
         BadShard: an update cannot be averaged; names client, tensor and reason.
@@ -136,10 +150,10 @@ def await_step(
     results = Results(clients, deployment, manifest.round_id, digest)
     done = set(collection.stored)
     looked = moved = time.monotonic()
-    forget_dead_letters(clients, lane, digest)
     # Until the queue has been empty once, a job's last try may be one that an earlier run of this round gave up on.
     earlier = True
     while not step.wanted <= done:
+        still_mine()
         received = results.receive()
         earlier = earlier and bool(received)
         for result in received:
@@ -160,7 +174,7 @@ def await_step(
                     result.error,
                 )
                 if result.receive_count >= lane.max_receive_count and number not in done and not earlier:
-                    raise _gave_up(manifest, lane, step, number, collection)
+                    raise gave_up(manifest, lane, step, [number], collection)
                 continue
             collection.results[number] = result
             if number not in done:
@@ -178,26 +192,45 @@ def await_step(
             progress(len(stored - done))
             done |= stored
             moved = now
-        for job in dead_letters(clients, lane, digest).values():
-            number = step.number_of(job)
-            if number is not None and number in step.wanted - done:
-                raise _gave_up(manifest, lane, step, number, collection)
+        dead = dead_jobs(clients, lane, step, digest) - done
+        if dead:
+            raise gave_up(manifest, lane, step, sorted(dead), collection)
         if now - moved > timeout_s:
             missing = sorted(step.wanted - done)
             raise RoundFailed(
                 f"Round {manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: {missing[0]}) "
-                f"made no progress for {timeout_s:.0f} s. Look at the log of {lane.function_name}; the same "
-                "start-round continues the round."
+                f"made no progress for {timeout_s:.0f} s. Look at the log of {lane.function_name}; `orchestrator "
+                f"resume --round {manifest.round_id}` continues the round."
             )
 
 
-def _gave_up(manifest: RoundManifest, lane: Lane, step: Step, number: int, collection: Collection) -> RoundFailed:
-    causes = [r.error for r in collection.retries if step.number_of(r) == number and r.error]
-    cause = (
-        causes[-1] if causes else f"no result was sent (out of memory or time?); see the log of {lane.function_name}"
-    )
+def dead_jobs(clients: Clients, lane: Lane, step: Step, digest: str) -> Set[int]:
+    """The numbers of a step's jobs that are among the dead letters."""
+    found = {step.number_of(job) for job in dead_letters(clients, lane, digest).values()}
+    return {number for number in found if number is not None} & step.wanted
+
+
+def gave_up(
+    manifest: RoundManifest, lane: Lane, step: Step, numbers: Sequence[int], collection: Collection
+) -> RoundFailed:
+    """The error of a round some of whose jobs are in the dead-letter queue: names jobs, tries and causes."""
+    failed = []
+    for number in numbers[:_NAMED]:
+        told = [result.error for result in collection.retries if step.number_of(result) == number and result.error]
+        cause = told[-1] if told else silent(lane)
+        failed.append(f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {cause}")
+    if len(numbers) > _NAMED:
+        failed.append(f"and {len(numbers) - _NAMED} more {step.noun}")
     return RoundFailed(
-        f"Round {manifest.round_id}: {step.name(number)} failed {lane.max_receive_count} times and is "
-        f"in the dead-letter queue {lane.dead_letter_queue_url}. Last cause: {cause}. Nothing was published; when the "
-        "cause is gone, the same start-round continues the round."
+        f"Round {manifest.round_id}: {'; '.join(failed)}. Nothing was published. The jobs are in the dead-letter queue "
+        f"{lane.dead_letter_queue_url}; when the cause is gone, `orchestrator resume --round {manifest.round_id} "
+        "--redrive` continues the round."
+    )
+
+
+def silent(lane: Lane) -> str:
+    """What is known of a try that sent no result."""
+    return (
+        "no result was sent (killed, out of memory, or an earlier run has the result); the log group "
+        f"{log_group(lane)} says more"
     )

@@ -7,7 +7,8 @@ FederationError (lambdas/errors.py)                exit status 1
     ├── QuorumMissed    deadline below quorum      4
     ├── RoundFailed     a bad update or shard      5
     ├── RoundConflict   already published, busy    6
-    └── PlanningError   nothing feasible           7
+    ├── PlanningError   nothing feasible           7
+    └── RoundAborted    the round was aborted      8
 """
 
 from __future__ import annotations
@@ -55,3 +56,9 @@ class PlanningError(OrchestratorError):
     """No configuration can do what was asked, or the question makes no sense."""
 
     exit_status = 7
+
+
+class RoundAborted(OrchestratorError):
+    """The round was aborted: nothing of it is or will be published."""
+
+    exit_status = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from lambdas.contract import ShardJob, ShardResult, report_key
@@ -32,10 +33,10 @@ class Results:
         self._digest = digest
         self._ended: dict[str, bool] = {}
 
-    def receive(self) -> list[ShardResult]:
+    def receive(self, wait_s: int | None = None) -> list[ShardResult]:
         """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
         messages = self._clients.sqs.receive_message(
-            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S
+            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S if wait_s is None else wait_s
         ).get("Messages", [])
         mine, delete = [], []
         for message in messages:
@@ -67,7 +68,8 @@ class Results:
 
 def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJob | TreeJob]:
     """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at."""
-    found = {}
+    found: dict[str, ShardJob | TreeJob] = {}
+    seen = []
     for _ in range(_LETTERS_LOOKED_AT // 10):
         # Hidden for a moment, so that the next ten are others.
         messages = clients.sqs.receive_message(
@@ -78,6 +80,7 @@ def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJo
         ).get("Messages", [])
         if not messages:
             break
+        seen += [message["ReceiptHandle"] for message in messages]
         for message in messages:
             try:
                 job = parse_job(message["Body"])
@@ -85,10 +88,20 @@ def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJo
                 continue
             if job.manifest_sha256 == digest:
                 found[message["ReceiptHandle"]] = job
+    for i in range(0, len(seen), 10):  # put back for the next one who looks
+        entries: list[Any] = [
+            {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0} for n, handle in enumerate(seen[i : i + 10])
+        ]
+        clients.sqs.change_message_visibility_batch(QueueUrl=lane.dead_letter_queue_url, Entries=entries)
     return found
 
 
-def forget_dead_letters(clients: Clients, lane: Lane, digest: str) -> None:
-    """Delete the dead letters of this manifest: an earlier run gave up on them, and their shards are queued again."""
-    for handle in dead_letters(clients, lane, digest):
+def delete_dead_letters(clients: Clients, lane: Lane, letters: Iterable[str]) -> None:
+    """Delete letters that `dead_letters` found, by their receipt handles."""
+    for handle in letters:
         clients.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)
+
+
+def log_group(lane: Lane) -> str:
+    """Where CloudWatch keeps what a lane's function logged: all that is left of a try that was killed."""
+    return f"/aws/lambda/{lane.function_name}"

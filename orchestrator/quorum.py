@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,12 +49,15 @@ class RoundRequest:
             raise BadInput(f"Expecting {self.expect} clients cannot reach the quorum of {self.min_clients}.")
 
 
-def await_updates(s3: S3Client, bucket: str, request: RoundRequest, narration: Narration) -> list[Update]:
+def await_updates(
+    s3: S3Client, bucket: str, request: RoundRequest, narration: Narration, still_mine: Callable[[], object]
+) -> list[Update]:
     enough = request.expect or request.min_clients
     deadline = time.monotonic() + request.deadline_s
     pause, seen = _POLL_S[0], -1
     with narration.bar("waiting for updates", enough) as progress:
         while True:
+            still_mine()
             updates = list_updates(s3, bucket, request.round_id)
             left = deadline - time.monotonic()
             if request.deadline_s == 0 or len(updates) >= enough or left <= 0:

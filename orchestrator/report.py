@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lambdas.contract import RoundManifest, ShardResult, canonical_json, sha256_hex
-from orchestrator.collect import Collection
+from lambdas.contract import RoundManifest, RoundRecord, ShardResult, canonical_json, sha256_hex
+from lambdas.driver import DriverRecord, Process
+from orchestrator.collect import BadShard, Collection
 from orchestrator.deployment import Lane
 from orchestrator.planner import predict
 from orchestrator.publish import Published
@@ -37,7 +38,7 @@ class Report:
         """A readable page."""
         d = self.document
         lines = [f"Round {d['round']} of model {d['model']}: {d['status']}"]
-        if d["status"] == "failed":
+        if d["status"] != "published":
             return "\n".join([*lines, f"  reason: {d['error']}"])
         total, cost = d["totals"], d["predicted_on_aws"]
         lines += [
@@ -67,6 +68,7 @@ def published(
     collection: Collection,
     done: Published,
     seconds: Mapping[str, float],
+    drivers: Sequence[Process],
 ) -> Report:
     """The report of a round that has published its global model."""
     results = [collection.results[shard] for shard in sorted(collection.results)]
@@ -82,6 +84,7 @@ def published(
     return Report(
         {
             **_head(bucket, manifest, "published"),
+            "drivers": _drivers(drivers),
             "lane": {
                 "function_name": lane.function_name,
                 "memory_mb": lane.memory_mb,
@@ -108,9 +111,42 @@ def published(
     )
 
 
-def failed(bucket: str, manifest: RoundManifest, error: str, result: ShardResult) -> Report:
+def failed(bucket: str, manifest: RoundManifest, error: BadShard, drivers: Sequence[Process]) -> Report:
     """The report of a round that cannot publish."""
-    return Report({**_head(bucket, manifest, "failed"), "error": error, "client": result.client, "shard": result.shard})
+    return Report(
+        {
+            **_head(bucket, manifest, "failed"),
+            "drivers": _drivers(drivers),
+            "error": str(error),
+            "client": error.result.client,
+            "shard": error.result.shard,
+        }
+    )
+
+
+def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, driver: DriverRecord) -> Report:
+    """The report of a round that `driver` has aborted; without participants where none were pinned."""
+    head: dict[str, Any] = (
+        _head(bucket, manifest, "aborted")
+        if manifest
+        else {
+            "schema": SCHEMA, "round": record.round_id, "model": record.model, "status": "aborted", "bucket": bucket,
+            "shards": 0, "participants": [],
+        }
+    )  # fmt: skip
+    return Report(
+        {
+            **head,
+            "drivers": _drivers(driver.earlier),
+            "error": f"Round {record.round_id} was aborted by {driver.process}.",
+            "aborted_by": _drivers([driver.process])[0],
+        }
+    )
+
+
+def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    """Who drove the round, oldest first."""
+    return [{"host": p.host, "pid": p.pid, "since": p.since} for p in processes]
 
 
 def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:

@@ -1,30 +1,27 @@
-"""A round from its opening to its report. Read this first: submit, pin, dispatch, (shard_average,) collect.
+"""A round from its opening to its report. Read this first: submit, pin, dispatch, (shard_average,) collect, publish.
 
 Nothing of a round is kept here: S3 holds its record, manifest, shards and report, so the same command continues a
-round that another process began.
+round that another process began. One process drives a round (lease.py); any other one that is asked to waits for it,
+and takes its place should it die.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
-from lambdas.contract import RoundManifest, RoundRecord, check_name, global_key, report_key, round_key
-from orchestrator import report as reports
-from orchestrator.aws import Clients, create_object, error_code, exists, read_object
-from orchestrator.collect import BadShard, Collection, await_shards
-from orchestrator.deployment import Deployment, Lane
-from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest
-from orchestrator.errors import RoundConflict, RoundFailed
+from lambdas.contract import RoundRecord, check_name, report_key, round_key
+from orchestrator import lease
+from orchestrator.abort import clean_up
+from orchestrator.aws import Clients, create_object, read_object
+from orchestrator.deployment import Deployment
+from orchestrator.drive import drive
+from orchestrator.errors import BadInput, OrchestratorError, QuorumMissed, RoundAborted, RoundConflict, RoundFailed
+from orchestrator.lease import Held, Lease, LeaseLost, Watch
 from orchestrator.narration import Narration
-from orchestrator.pin import pin_updates
-from orchestrator.planner import choose_lane
-from orchestrator.publish import publish
-from orchestrator.quorum import RoundRequest, await_updates
+from orchestrator.quorum import RoundRequest
 from orchestrator.report import Report
-from orchestrator.stored import stored_shards
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,45 +32,57 @@ def start_round(
 ) -> Report:
     """Open the round if need be, wait for quorum or deadline, average, publish, report; or continue where it stopped.
 
+    Where another process drives the round, wait for its report, and take over should it die.
+
     Raises:
         RoundConflict: the round is already published, or belongs to another model.
         QuorumMissed: fewer updates than the quorum when the deadline passed.
         RoundFailed: a bad update, or a shard whose every try failed.
+        RoundAborted: somebody has aborted the round.
         NotDeployed: no lane for the shard count.
         BadInput, InvalidName: a request that makes no sense.
     """
-    narration = narration or Narration()
     s3, bucket = clients.s3, deployment.bucket
-    clock = _Clock()
     if request.shards is not None:
         deployment.lane(request.shards)
-    _refuse_ended(s3, bucket, request.round_id)
+    report = _ended(clients, deployment, request.round_id)
+    if report is not None:
+        model = report.document["model"]
+        raise RoundConflict(
+            f"Round {request.round_id} of model {model} is already published. Fetch it with `orchestrator fetch "
+            f"--model {model} --round {request.round_id}`, or start a round with another id."
+        )
     record = open_round(s3, bucket, request.round_id, request.model)
-    manifest = read_manifest(s3, bucket, request.round_id)
-    collection = Collection()
-    attempt = 0
-    if manifest is None:
-        manifest = _close_round(clients, deployment, request, record, clock, narration)
-    else:
-        narration.say(f"Round {request.round_id} is already pinned; continuing with {manifest.shards} shards.")
-        attempt = 1
-        if not exists(s3, bucket, manifest.output.key):
-            collection.stored = stored_shards(s3, bucket, manifest) or {}
-    lane = deployment.lane(manifest.shards)
-    if not (attempt and exists(s3, bucket, manifest.output.key)):
-        missing = [shard for shard in range(manifest.shards) if shard not in collection.stored]
-        queue_jobs(clients, lane.queue_url, manifest, missing, attempt=attempt)
-        narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
-        clock.mark("queueing")
-        _await(clients, deployment, lane, manifest, collection, request.timeout_s, narration)
-        clock.mark("averaging")
-    done = publish(s3, bucket, manifest, collection.digests())
-    clock.mark("publishing")
-    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds())
-    s3.put_object(
-        Bucket=bucket, Key=report_key(request.round_id), Body=report.to_bytes(), ContentType="application/json"
-    )  # fmt: skip
-    return report
+    return _drive_or_follow(clients, deployment, request, record, narration or Narration())
+
+
+def resume_round(
+    clients: Clients,
+    deployment: Deployment,
+    round_id: str,
+    *,
+    redrive: bool = False,
+    timeout_s: float | None = None,
+    narration: Narration | None = None,
+) -> Report:
+    """Continue a round that was opened, or wait for the process that drives it. A published round's report is returned.
+
+    Args:
+        redrive: send the round's dead letters, jobs whose every try failed, back to their queue.
+        timeout_s: how long to wait without any shard being finished, seconds.
+
+    Raises:
+        BadInput: there is no such round.
+        And what `start_round` raises.
+    """
+    narration = narration or Narration()
+    record = read_record(clients.s3, deployment.bucket, round_id)
+    report = _ended(clients, deployment, round_id)
+    if report is not None:
+        narration.say(f"Round {round_id} is already published.")
+        return report
+    request = RoundRequest(record.model, round_id, timeout_s=timeout_s)
+    return _drive_or_follow(clients, deployment, request, record, narration, redrive=redrive)
 
 
 def open_round(s3: S3Client, bucket: str, round_id: str, model: str) -> RoundRecord:
@@ -94,108 +103,88 @@ def open_round(s3: S3Client, bucket: str, round_id: str, model: str) -> RoundRec
     return existing
 
 
-def _refuse_ended(s3: S3Client, bucket: str, round_id: str) -> None:
-    found = read_object(s3, bucket, report_key(round_id))
+def read_record(s3: S3Client, bucket: str, round_id: str) -> RoundRecord:
+    """The record of a round that was opened.
+
+    Raises:
+        BadInput: there is no such round.
+    """
+    found = read_object(s3, bucket, round_key(check_name("round", round_id)))
     if found is None:
-        return
-    report = Report.from_bytes(found[0]).document
-    if report["status"] == "published":
-        raise RoundConflict(
-            f"Round {round_id} of model {report['model']} is already published. Fetch it with `orchestrator fetch "
-            f"--model {report['model']} --round {round_id}`, or start a round with another id."
-        )
-    raise RoundFailed(f"{report['error']} The round has ended; start one with another id.")
+        raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
+    return RoundRecord.from_bytes(found[0])
 
 
-def _close_round(
+def _drive_or_follow(
     clients: Clients,
     deployment: Deployment,
     request: RoundRequest,
     record: RoundRecord,
-    clock: _Clock,
     narration: Narration,
-) -> RoundManifest:
+    *,
+    redrive: bool = False,
+) -> Report:
     s3, bucket = clients.s3, deployment.bucket
-    if exists(s3, bucket, global_key(request.model, request.round_id)):
-        raise RoundConflict(
-            f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
-        )
-    updates = await_updates(s3, bucket, request, narration)
-    clock.mark("waiting")
-    with narration.bar("checking updates", len(updates)) as progress:
-        pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
-    shards = request.shards
-    if shards is None:
-        shards = choose_lane(pinned.table.nbytes, len(updates), list(deployment.lanes.values())).shards
-    manifest = freeze_round(s3, bucket, record, pinned, shards)
+    taken = lease.take(s3, bucket, request.round_id)
+    while True:
+        if isinstance(taken, Lease):
+            try:
+                with taken.kept() as held:
+                    return drive(clients, deployment, request, record, held, narration, redrive=redrive)
+            except LeaseLost as error:
+                narration.say(f"{error} Waiting for its result.")
+                taken = lease.take(s3, bucket, request.round_id)
+                continue
+        followed = _follow(clients, deployment, taken, narration)
+        if isinstance(followed, Report):
+            return followed
+        taken = followed
+
+
+def _follow(clients: Clients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
+    """Wait for the report of a round that another process drives; or take over, where the lease is free."""
+    s3, bucket, round_id = clients.s3, deployment.bucket, held.record.round_id
+    watch = Watch(s3, bucket, held)
+    driver = held.record.process
     narration.say(
-        f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; "
-        f"{manifest.shards} shards."
+        f"Round {round_id} is driven by {driver}. Waiting for its result, and taking over should it be gone for "
+        f"{held.record.lease_s:.0f} s."
     )
-    clock.mark("pinning")
-    return manifest
+    while True:
+        report = _ended(clients, deployment, round_id)
+        if report is not None:
+            return report
+        if watch.has_run_out():
+            record = watch.held.record
+            if record.state == "stopped" and record.error is not None:
+                _raise_alike(record.error)
+            narration.say(f"{record.process} does not drive round {round_id} any more; taking over.".capitalize())
+            return lease.take(s3, bucket, round_id, instead_of=watch.held)
+        if watch.held.record.state == "aborted":
+            raise lease.aborted(watch.held.record)
+        time.sleep(lease.WATCH_EVERY_S)
 
 
-def _await(
-    clients: Clients,
-    deployment: Deployment,
-    lane: Lane,
-    manifest: RoundManifest,
-    collection: Collection,
-    timeout_s: float | None,
-    narration: Narration,
-) -> None:
-    # The queue shows a job again after 6 x the function's timeout (infra/lane), max_receive_count times.
-    patience = timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
-    try:
-        with narration.bar("averaging shards", manifest.shards) as progress:
-            progress(len(collection.stored))
-            await_shards(
-                clients,
-                deployment,
-                lane,
-                manifest,
-                collection=collection,
-                timeout_s=patience,
-                progress=progress,
-            )
-    except BadShard as error:
-        _abort_output(clients.s3, deployment.bucket, manifest)
-        report = reports.failed(deployment.bucket, manifest, str(error), error.result)
-        clients.s3.put_object(
-            Bucket=deployment.bucket,
-            Key=report_key(manifest.round_id),
-            Body=report.to_bytes(),
-            ContentType="application/json",
-        )
-        raise
+def _raise_alike(error: Mapping[str, Any]) -> None:
+    """Raise what stopped the driver, unless this process may judge otherwise."""
+    if error["exit_status"] == QuorumMissed.exit_status:
+        return  # it may have been asked to wait longer, or for fewer
+    kinds = {kind.exit_status: kind for kind in OrchestratorError.__subclasses__()}
+    raise kinds.get(error["exit_status"], OrchestratorError)(error["message"])
 
 
-def _abort_output(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
-    if manifest.output.upload_id is None:
-        return
-    try:
-        s3.abort_multipart_upload(Bucket=bucket, Key=manifest.output.key, UploadId=manifest.output.upload_id)
-    except ClientError as error:
-        if error_code(error) != "NoSuchUpload":
-            raise
+def _ended(clients: Clients, deployment: Deployment, round_id: str) -> Report | None:
+    """The report of a published round, None while a round has not ended.
 
-
-def _size(manifest: RoundManifest) -> str:
-    return f"{manifest.table.nbytes / manifest.shards / 1e6:,.1f} MB"
-
-
-class _Clock:
-    """Seconds per step of a round."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._steps: dict[str, float] = {}
-
-    def mark(self, step: str) -> None:
-        now = time.monotonic()
-        self._steps[step] = now - self._last
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._steps, "total": time.monotonic() - self._began}
+    Raises:
+        RoundFailed, RoundAborted: it has ended without a publication; what it may have left behind is cleaned up.
+    """
+    found = read_object(clients.s3, deployment.bucket, report_key(round_id))
+    if found is None:
+        return None
+    report = Report.from_bytes(found[0])
+    if report.document["status"] == "published":
+        return report
+    clean_up(clients.s3, deployment.bucket, round_id, report.document["model"])
+    ended = RoundAborted if report.document["status"] == "aborted" else RoundFailed
+    raise ended(f"{report.document['error']} The round has ended; start one with another id.")

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from lambdas.contract import RoundRecord, report_key, round_key, rounds_prefix
+from lambdas.contract import RoundRecord, report_key, round_key, rounds_prefix, sha256_hex
+from orchestrator import lease
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, read_object
+from orchestrator.collect import ShardStep, dead_jobs
+from orchestrator.deployment import Lane
 from orchestrator.dispatch import read_manifest
 from orchestrator.errors import BadInput
+from orchestrator.messages import log_group
 from orchestrator.pin import list_updates
+from orchestrator.processes import is_gone
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
-def round_status(clients: Clients, bucket: str, round_id: str) -> dict[str, Any]:
-    """Where a round stands: its state (`open`, `averaging`, `published`, `failed`), updates and shards.
+
+def round_status(
+    clients: Clients, bucket: str, round_id: str, lanes: Mapping[int, Lane] | None = None
+) -> dict[str, Any]:
+    """Where a round stands: state (`open`, `averaging`, `publishing`, `published`, `failed`, `aborted`), updates and
+    shards, and who drives it or why nobody does.
+
+    Args:
+        lanes: to look for the round's jobs among the dead letters, too.
 
     Raises:
         BadInput: there is no such round.
@@ -37,15 +51,42 @@ def round_status(clients: Clients, bucket: str, round_id: str) -> dict[str, Any]
             {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
         )
     manifest = read_manifest(s3, bucket, round_id)
+    driver = _driver(s3, bucket, round_id)
     if manifest is None:
-        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))}
+        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))} | driver
     stored = stored_shards(s3, bucket, manifest)
-    return status | {
+    status |= {
         "state": "averaging" if stored is not None else "publishing",
         "updates": len(manifest.participants),
         "shards": manifest.shards,
         "shards_done": len(stored) if stored is not None else manifest.shards,
     }
+    lane = (lanes or {}).get(manifest.shards)
+    if lane is not None and stored is not None:
+        step = ShardStep(s3, bucket, manifest)
+        gave_up = sorted(dead_jobs(clients, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
+        if gave_up:
+            status |= {
+                "gave_up": gave_up,
+                "tries": lane.max_receive_count,
+                "log_group": log_group(lane),
+                "next_step": f"orchestrator resume --round {round_id} --redrive",
+            }
+    return status | driver
+
+
+def _driver(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
+    """Who drives a round, or why nobody does."""
+    held = lease.read_driver(s3, bucket, round_id)
+    if held is None:
+        return {}
+    record = held.record
+    resume = f"`orchestrator resume --round {round_id}` continues it."
+    if record.state == "stopped":
+        return {"stopped": record.error["message"] if record.error else f"{record.process} was interrupted. {resume}"}
+    if is_gone(record.process):
+        return {"stopped": f"{record.process} is gone. {resume}"}
+    return {"driver": str(record.process)}
 
 
 def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:

@@ -57,6 +57,13 @@ resource "aws_iam_policy" "orchestrator" {
           Condition = { StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }
         },
         {
+          # To find the uploads of orchestrators that died before they could write them down. IAM knows no prefix here.
+          Sid      = "ListUploads"
+          Effect   = "Allow"
+          Action   = ["s3:ListBucketMultipartUploads"]
+          Resource = [var.bucket_arn]
+        },
+        {
           Sid      = "SendJobs"
           Effect   = "Allow"
           Action   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
@@ -70,9 +77,10 @@ resource "aws_iam_policy" "orchestrator" {
           Resource = [var.result_queue_arn]
         },
         {
+          # Letters of other rounds are put back, too; those of a round that goes on are queued again and deleted.
           Sid      = "LookThroughFailedJobs"
           Effect   = "Allow"
-          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
           Resource = var.dead_letter_queue_arns
         },
       ],

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from lambdas.contract import LatestModel, RoundRecord, latest_key, report_key, round_key, update_key
 from lambdas.errors import InvalidName
-from orchestrator import collect, messages, quorum, rounds
+from orchestrator import collect, messages, quorum
+from orchestrator import drive as driving
 from orchestrator import publish as publishing
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
@@ -24,7 +25,7 @@ from orchestrator.errors import BadInput, NotDeployed, QuorumMissed, RoundConfli
 from orchestrator.narration import Narration
 from orchestrator.quorum import RoundRequest
 from orchestrator.report import Report
-from orchestrator.rounds import open_round, start_round
+from orchestrator.rounds import open_round, resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 
 from .kit import (
@@ -337,13 +338,13 @@ def test_an_update_that_is_replaced_after_pinning_fails_the_round_by_its_client(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_all(clients, lanes_without_functions)
-    real = rounds.queue_jobs
+    real = driving.queue_jobs
 
     def replace_first(*args: Any, **kwargs: Any) -> None:
         put_bytes(clients, lanes_without_functions, "b", update_bytes(weights(77), 1))
         real(*args, **kwargs)
 
-    monkeypatch.setattr(rounds, "queue_jobs", replace_first)
+    monkeypatch.setattr(driving, "queue_jobs", replace_first)
     with (
         working(clients, lanes_without_functions, 2),
         pytest.raises(RoundFailed, match=r"client b: its update .* was replaced"),
@@ -373,23 +374,23 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: 
 
 
 def half_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = rounds.queue_jobs
+    real = driving.queue_jobs
 
     def half(clients: Clients, url: str, manifest: Any, shards: Any, *, attempt: int) -> None:
-        monkeypatch.setattr(rounds, "queue_jobs", real)
+        monkeypatch.setattr(driving, "queue_jobs", real)
         real(clients, url, manifest, list(shards)[::2], attempt=attempt)
         raise Killed
 
-    monkeypatch.setattr(rounds, "queue_jobs", half)
+    monkeypatch.setattr(driving, "queue_jobs", half)
 
 
 INTERRUPTIONS = {
-    "after pinning, before queueing": lambda m: killed_at(m, rounds, "queue_jobs"),
+    "after pinning, before queueing": lambda m: killed_at(m, driving, "queue_jobs"),
     "half queued": half_queued,
-    "all queued, none averaged": lambda m: killed_at(m, rounds, "_await"),
-    "all averaged, before publishing": lambda m: killed_at(m, rounds, "publish"),
+    "all queued, none averaged": lambda m: killed_at(m, driving, "_await"),
+    "all averaged, before publishing": lambda m: killed_at(m, driving, "publish"),
     "published, before the latest pointer": lambda m: killed_at(m, publishing, "_move_latest"),
-    "published, before the report": lambda m: killed_at(m, rounds, "publish", after=True),
+    "published, before the report": lambda m: killed_at(m, driving, "publish", after=True),
 }
 
 
@@ -410,7 +411,7 @@ def test_a_round_that_was_interrupted_finishes_with_the_same_bytes_and_leaves_no
             run(clients, lanes_without_functions)
         first = manifest_of(clients, lanes_without_functions)
     if "published" in interruption:  # nothing is averaged again
-        monkeypatch.setattr(rounds, "queue_jobs", None)
+        monkeypatch.setattr(driving, "queue_jobs", None)
     # A late update does not get in, another shard count does not matter.
     put_bytes(clients, lanes_without_functions, "late", update_bytes(weights(50, shape)))
     with working(clients, lanes_without_functions, 2):
@@ -429,7 +430,7 @@ def test_a_round_that_was_interrupted_before_pinning_starts_over(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = submit_all(clients, lanes_without_functions)
-    killed_at(monkeypatch, rounds, "pin_updates")
+    killed_at(monkeypatch, driving, "pin_updates")
     with pytest.raises(Killed):
         run(clients, lanes_without_functions)
     with working(clients, lanes_without_functions, 2):
@@ -441,18 +442,18 @@ def test_shards_that_are_stored_are_not_averaged_again(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_all(clients, lanes_without_functions)
-    killed_at(monkeypatch, rounds, "_await")
+    killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
         run(clients, lanes_without_functions, 8)
     assert work_off(clients, lanes_without_functions, 8, jobs=5) == 5
     clients.sqs.purge_queue(QueueUrl=lanes_without_functions.lane(8).queue_url)
-    killed_at(monkeypatch, rounds, "_await")
+    killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
         run(clients, lanes_without_functions, 8)
     assert queued(clients, lanes_without_functions) == 3
 
 
-def test_the_jobs_that_died_are_queued_again_by_the_same_command(
+def test_the_jobs_that_died_are_named_and_queued_again_when_asked_for(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
     expected = submit_all(clients, lanes_without_functions)
@@ -467,11 +468,24 @@ def test_the_jobs_that_died_are_queued_again_by_the_same_command(
                 left -= 1
 
     threading.Thread(target=die, daemon=True).start()
-    with pytest.raises(RoundFailed, match=r"dead-letter queue.*the same start-round continues the round"):
+    gave_up = r"shard 0 of 2 failed 3 times.*dead-letter queue.*`orchestrator resume --round r-1 --redrive` continues"
+    with pytest.raises(RoundFailed, match=gave_up):
         run(clients, lanes_without_functions)
+    bucket = lanes_without_functions.bucket
+    status = round_status(clients, bucket, "r-1")
+    assert (status["state"], status["shards_done"]) == ("averaging", 0)
+    assert "shard 0 of 2 failed 3 times" in status["stopped"]
+    status = round_status(clients, bucket, "r-1", lanes_without_functions.lanes)
+    assert (status["gave_up"], status["tries"]) == ([0, 1], 3)
+    assert status["log_group"] == f"/aws/lambda/{lane.function_name}"
+    # Nothing is tried again unasked: the cause may still be there.
+    with pytest.raises(RoundFailed, match=gave_up):
+        resume_round(clients, lanes_without_functions, "r-1")
+    assert queued(clients, lanes_without_functions) == 0
     with working(clients, lanes_without_functions, 2):
-        run(clients, lanes_without_functions)
+        resume_round(clients, lanes_without_functions, "r-1", redrive=True, timeout_s=30)
     assert read_global(clients, lanes_without_functions) == expected
+    assert "Messages" not in clients.sqs.receive_message(QueueUrl=lane.dead_letter_queue_url)
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
@@ -511,7 +525,7 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
     assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": None, "state": "not opened", "updates": 3}
     open_round(clients.s3, bucket, "r-1", "digits")
     assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": "digits", "state": "open", "updates": 3}
-    killed_at(monkeypatch, rounds, "_await")
+    killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
         run(clients, lanes_without_functions)
     assert work_off(clients, lanes_without_functions, 2, jobs=1) == 1

@@ -1,0 +1,179 @@
+"""Driving a round: from its open record, or wherever an earlier driver stopped, to its report."""
+
+from __future__ import annotations
+
+import time
+
+from lambdas.contract import RoundManifest, RoundRecord, global_key, report_key, sha256_hex
+from orchestrator import report as reports
+from orchestrator.abort import clean_up
+from orchestrator.aws import Clients, create_object, exists, read_object
+from orchestrator.collect import BadShard, Collection, ShardStep, await_shards, gave_up
+from orchestrator.deployment import Deployment, Lane
+from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest
+from orchestrator.errors import RoundConflict
+from orchestrator.lease import Lease
+from orchestrator.messages import dead_letters, delete_dead_letters
+from orchestrator.narration import Narration
+from orchestrator.pin import pin_updates
+from orchestrator.planner import choose_lane
+from orchestrator.publish import publish
+from orchestrator.quorum import RoundRequest, await_updates
+from orchestrator.report import Report
+from orchestrator.stored import stored_shards
+
+
+def drive(
+    clients: Clients,
+    deployment: Deployment,
+    request: RoundRequest,
+    record: RoundRecord,
+    lease: Lease,
+    narration: Narration,
+    *,
+    redrive: bool = False,
+) -> Report:
+    """Do what is left to do of a round, and report.
+
+    Args:
+        redrive: queue again the jobs whose every try failed; otherwise they stop the round again.
+
+    Raises:
+        LeaseLost: another process drives the round now.
+        And what `rounds.start_round` raises.
+    """
+    s3, bucket = clients.s3, deployment.bucket
+    clock = _Clock()
+    collection = Collection()
+    manifest = read_manifest(s3, bucket, request.round_id)
+    again = manifest is not None
+    if manifest is None:
+        manifest = _close_round(clients, deployment, request, record, lease, clock, narration)
+    else:
+        narration.say(f"Round {request.round_id} is already pinned; continuing with {manifest.shards} shards.")
+    lane = deployment.lane(manifest.shards)
+    if not (again and exists(s3, bucket, manifest.output.key)):
+        missing = _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
+        lease.check()
+        queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
+        narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
+        clock.mark("queueing")
+        _await(clients, deployment, lane, manifest, collection, request.timeout_s, lease, narration)
+        clock.mark("averaging")
+    lease.begin_publishing()
+    done = publish(s3, bucket, manifest, collection.digests())
+    if lease.record.earlier:  # somebody may have died between creating an upload and writing it down
+        clean_up(s3, bucket, manifest.round_id, manifest.model)
+    clock.mark("publishing")
+    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers)
+    return _write(clients, bucket, report)
+
+
+def _write(clients: Clients, bucket: str, report: Report) -> Report:
+    """Write the report, if nobody was faster; the round's one report."""
+    key = report_key(report.document["round"])
+    if create_object(clients.s3, bucket, key, report.to_bytes()):
+        return report
+    found = read_object(clients.s3, bucket, key)
+    return Report.from_bytes(found[0]) if found else report
+
+
+def _continue(
+    clients: Clients, bucket: str, lane: Lane, manifest: RoundManifest, collection: Collection, redrive: bool
+) -> list[int]:
+    """What an earlier driver left: fills `collection` with the shards that are stored; returns those to queue again."""
+    stored = stored_shards(clients.s3, bucket, manifest)
+    if stored is None:  # published meanwhile, or its upload was aborted: publish() finds out
+        return []
+    collection.stored = stored
+    missing = [shard for shard in range(manifest.shards) if shard not in stored]
+    step = ShardStep(clients.s3, bucket, manifest)
+    letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes()))
+    dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
+    if dead and not redrive:
+        raise gave_up(manifest, lane, step, dead, collection)
+    # First deleted, then queued: whoever dies in between leaves a shard that is missing, and is queued by the next.
+    delete_dead_letters(clients, lane, letters)
+    return missing
+
+
+def _close_round(
+    clients: Clients,
+    deployment: Deployment,
+    request: RoundRequest,
+    record: RoundRecord,
+    lease: Lease,
+    clock: _Clock,
+    narration: Narration,
+) -> RoundManifest:
+    s3, bucket = clients.s3, deployment.bucket
+    if exists(s3, bucket, global_key(request.model, request.round_id)):
+        raise RoundConflict(
+            f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
+        )
+    updates = await_updates(s3, bucket, request, narration, lease.check)
+    clock.mark("waiting")
+    with narration.bar("checking updates", len(updates)) as progress:
+        pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
+    shards = request.shards
+    if shards is None:
+        shards = choose_lane(pinned.table.nbytes, len(updates), list(deployment.lanes.values())).shards
+    manifest = freeze_round(s3, bucket, record, pinned, shards)
+    narration.say(
+        f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; "
+        f"{manifest.shards} shards."
+    )
+    clock.mark("pinning")
+    return manifest
+
+
+def _await(
+    clients: Clients,
+    deployment: Deployment,
+    lane: Lane,
+    manifest: RoundManifest,
+    collection: Collection,
+    timeout_s: float | None,
+    lease: Lease,
+    narration: Narration,
+) -> None:
+    # The queue shows a job again after 6 x the function's timeout (infra/lane), max_receive_count times.
+    patience = timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
+    try:
+        with narration.bar("averaging shards", manifest.shards) as progress:
+            progress(len(collection.stored))
+            await_shards(
+                clients,
+                deployment,
+                lane,
+                manifest,
+                collection=collection,
+                timeout_s=patience,
+                progress=progress,
+                still_mine=lease.check,
+            )
+    except BadShard as error:
+        _write(clients, deployment.bucket, reports.failed(deployment.bucket, manifest, error, lease.drivers))
+        clean_up(clients.s3, deployment.bucket, manifest.round_id, manifest.model)
+        lease.end("failed")
+        raise
+
+
+def _size(manifest: RoundManifest) -> str:
+    return f"{manifest.table.nbytes / manifest.shards / 1e6:,.1f} MB"
+
+
+class _Clock:
+    """Seconds per step of a round."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._steps: dict[str, float] = {}
+
+    def mark(self, step: str) -> None:
+        now = time.monotonic()
+        self._steps[step] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._steps, "total": time.monotonic() - self._began}
