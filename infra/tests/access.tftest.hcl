@@ -40,9 +40,10 @@ run "the_orchestrator_may_run_rounds_and_nothing_else" {
       DeleteShards          = [["s3:DeleteObject"], ["arn:aws:s3:::fedagg-test/rounds/*/shards/*"]]
       WatchAndAbortUploads  = [["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
       ListObjects           = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
+      ListUploads           = [["s3:ListBucketMultipartUploads"], ["arn:aws:s3:::fedagg-test"]]
       SendJobs              = [["sqs:SendMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
       ReceiveResults        = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-results"]]
-      LookThroughFailedJobs = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"]]
+      LookThroughFailedJobs = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4-dead-letters"]]
     }
     error_message = "The orchestrator's permissions are not exactly the documented ones: ${aws_iam_policy.orchestrator.policy}"
   }
