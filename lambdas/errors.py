@@ -9,6 +9,7 @@
     │   ├── NonFiniteUpdate         NaN or Inf among the values
     │   └── UpdateChanged           replaced or deleted after it was pinned
     ├── Superseded                  the job belongs to a round that has finished, or to an older manifest: drop it
+    ├── OutOfTime                   the function's time is nearly over: let the queue deliver the job again
     └── StorageUnavailable          S3 or SQS kept failing after bounded retries: let the queue deliver the job again
 
 The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
@@ -63,3 +64,7 @@ class Superseded(FederationError):
 
 class StorageUnavailable(FederationError):
     """S3 or SQS kept failing after bounded retries; a later delivery of the same job may succeed."""
+
+
+class OutOfTime(FederationError):
+    """The time that the function has for a job is nearly over."""

@@ -32,6 +32,8 @@ from lambdas.contract import (
     manifest_key,
     sha256_hex,
 )
+from lambdas.deliveries import beside, retry_soon, time_limit
+from lambdas.driver import OVER, DriverRecord, driver_key
 from lambdas.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
 from lambdas.sinks import ShardSink, Written, find_shard
 from lambdas.trees import TreeJob
@@ -73,13 +75,14 @@ class Worker:
     memory_mb: int = 0
     pacing: Pacing = field(default_factory=Pacing)
 
-    def run(self, body: str, *, receive_count: int, worker: str) -> bool:
+    def run(self, body: str, *, receive_count: int, worker: str, limit_s: float | None = None) -> bool:
         """Do one job.
 
         Args:
             body: the SQS message's body, a job.
             receive_count: SQS's ApproximateReceiveCount.
             worker: who runs it, for the report.
+            limit_s: seconds until the process is killed (None: it is not).
 
         Returns:
             True when the message is dealt with, False when it should be delivered again.
@@ -93,7 +96,8 @@ class Worker:
         what, result = self._begin(job)
         result = replace(result, receive_count=receive_count, worker=worker, memory_mb=self.memory_mb)
         try:
-            result = self._do(job, result)
+            with time_limit(limit_s):
+                result = self._do(job, result)
         except Superseded as error:
             log.info("%s: dropped: %s", what, error)
             return True
@@ -104,7 +108,7 @@ class Worker:
             # Whatever it is, a later delivery may succeed; the dead-letter queue keeps the job if none does.
             level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
             log.log(level, "%s: %s", what, error, exc_info=not isinstance(error, FederationError))
-            result = replace(result, status="retrying", error_kind=type(error).__name__, error=f"{error}")
+            result = replace(result, status="retrying", error_kind=type(error).__name__, error=_sentence(error))
         try:
             self.sqs.send_message(QueueUrl=self.result_queue_url, MessageBody=result.to_json())
         except (ClientError, BotoCoreError) as error:
@@ -141,7 +145,7 @@ class Worker:
         reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
         write_s, puts = 0.0, 0
         written: Written | None = None
-        if job.attempt > 0 or result.receive_count > 1:
+        if self._may_be_done(job, result.receive_count):
             written = find_shard(self.s3, self.bucket, manifest, job.shard)
         if written is None:
             sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
@@ -161,6 +165,25 @@ class Worker:
         )
 
     # -- shared --
+
+    def _may_be_done(self, job: AnyJob, receive_count: int) -> bool:
+        """Whether what the job makes may be stored already: it was queued or delivered before, or its round resumed.
+
+        A round that is resumed queues its missing jobs again, so a job from before may come after its repetition.
+
+        Raises:
+            Superseded: the round has ended, or nothing of it is missing any more.
+        """
+        key = driver_key(job.round_id)
+        try:
+            driver = DriverRecord.from_bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                return job.attempt > 0 or receive_count > 1
+            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        if driver.state in OVER:
+            raise Superseded(f"round {job.round_id} is {driver.state}")
+        return job.attempt > 0 or receive_count > 1 or bool(driver.earlier)
 
     def _manifest(self, job: AnyJob) -> RoundManifest:
         key = manifest_key(job.round_id)
@@ -192,10 +215,15 @@ def stats_of(
         wall_s=round(wall_s, 6),
         cpu_s=round(time.process_time() - cpu_began, 6),
         peak_rss_mb=peak_rss_mb(),
-        gets=counts.gets + 1,  # and the manifest
+        gets=counts.gets + 2,  # and the manifest and the driver's record
         puts=puts,
         retries=counts.retries,
     )
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong; an error that is not the kit's own may have no words, as MemoryError has none."""
+    return f"{error}" if isinstance(error, FederationError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def peak_rss_mb() -> float:
@@ -242,15 +270,18 @@ def handler_for(kind: type[AnyWorker], module: str) -> Callable[[dict[str, Any],
         if not workers:
             workers.append(worker_from_environment(kind))
         name = f"{getattr(context, 'function_name', 'function')}/{getattr(context, 'aws_request_id', '')}"
-        failures = [
-            {"itemIdentifier": record["messageId"]}
-            for record in event["Records"]
-            if not workers[0].run(
-                record["body"],
-                receive_count=int(record.get("attributes", {}).get("ApproximateReceiveCount", 1)),
-                worker=name,
-            )
-        ]
+        remaining_ms = getattr(context, "get_remaining_time_in_millis", lambda: None)
+        failures = []
+        for record in event["Records"]:
+            receive_count = int(record.get("attributes", {}).get("ApproximateReceiveCount", 1))
+            left_ms = remaining_ms()
+            limit_s = None if left_ms is None else left_ms / 1000
+            worker = workers[0]
+            if not worker.run(record["body"], receive_count=receive_count, worker=name, limit_s=limit_s):
+                failures.append({"itemIdentifier": record["messageId"]})
+                if "eventSourceARN" in record:
+                    queue_url = beside(worker.result_queue_url, record["eventSourceARN"])
+                    retry_soon(worker.sqs, queue_url, record["receiptHandle"], receive_count)
         return {"batchItemFailures": failures}
 
     return handler

@@ -163,7 +163,7 @@ def streaming(question: Question) -> Prediction:
         level_s += spread_s(min(functions, q.concurrency), slowest)
         seconds += 2 * p.QUEUE_S + max(level_s, update_gets / p.S3_GETS_PER_S)
         billed += sum(count * work[inputs] for count, inputs in level) + cold * p.INIT_S
-        gets += update_gets + functions
+        gets += update_gets + 2 * functions  # the manifest and the driver's record
         puts += functions
         jobs += functions
         longest, biggest_output = max(longest, slowest), max(biggest_output, write)

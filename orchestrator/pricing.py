@@ -86,9 +86,10 @@ QUEUE_S = 0.2
 # a small virtual machine or a good office link).
 ORCHESTRATOR_BYTES_PER_S = 75e6
 # Requests of the orchestrator for one round, beside one GET per client for the update's header and the LISTs:
-# round.json, manifest, create, complete, latest.json, report; manifest, latest.json and HEADs.
-ROUND_PUTS = 6
-ROUND_GETS = 6
+# round.json, driver.json twice (and every 10 s of the round), manifest, create, complete, latest.json, report;
+# driver.json, manifest, latest.json and HEADs.
+ROUND_PUTS = 8
+ROUND_GETS = 7
 
 # --- the paper's handler (profile "whole-object") --------------------------------------------------------------------
 

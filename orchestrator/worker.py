@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lambdas.deliveries import retry_soon
 from lambdas.shard_average import Worker
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment, Lane
@@ -49,14 +50,13 @@ def work(
             # Stay with a queue until it is empty, then go on to the next.
             while messages := _receive(clients, lane, wait_s):
                 for message in messages:
-                    done = worker.run(
-                        message["Body"],
-                        receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
-                        worker=name,
-                    )
+                    receive_count = int(message["Attributes"]["ApproximateReceiveCount"])
+                    done = worker.run(message["Body"], receive_count=receive_count, worker=name)
                     if done:
                         clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
                         finished += 1
+                    else:
+                        retry_soon(clients.sqs, lane.queue_url, message["ReceiptHandle"], receive_count)
                     on_job(done)
                     idle_since = time.monotonic()
         if idle_exit_s is not None and time.monotonic() - idle_since >= idle_exit_s:

@@ -377,6 +377,7 @@ class FakeSqs:
     """Keeps what is sent."""
 
     sent: list[tuple[str, str]] = field(default_factory=list)
+    hidden: list[tuple[str, str, int]] = field(default_factory=list)
     fail: list[Exception] = field(default_factory=list)
 
     def send_message(self, *, QueueUrl: str, MessageBody: str) -> dict[str, Any]:  # noqa: N803
@@ -384,6 +385,9 @@ class FakeSqs:
             raise self.fail.pop(0)
         self.sent.append((QueueUrl, MessageBody))
         return {"MessageId": "m"}
+
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:  # noqa: N803
+        self.hidden.append((QueueUrl, ReceiptHandle, VisibilityTimeout))
 
 
 def _etag(data: bytes) -> str:

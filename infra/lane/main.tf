@@ -243,9 +243,10 @@ resource "aws_iam_role_policy" "worker" {
           Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
         },
         {
+          # A job that failed is made visible again after seconds, not after the queue's visibility timeout.
           Sid      = "TakeJobs"
           Effect   = "Allow"
-          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
           Resource = [local.queue_arn]
         },
         {

@@ -271,7 +271,7 @@ run "the_worker_may_do_only_its_job" {
       WriteShards              = [["s3:PutObject"], ["arn:aws:s3:::fedagg-test/models/*", "arn:aws:s3:::fedagg-test/rounds/*/shards/*"]]
       FindParts                = [["s3:ListMultipartUploadParts"], ["arn:aws:s3:::fedagg-test/models/*"]]
       TellMissingFromForbidden = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
-      TakeJobs                 = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
+      TakeJobs                 = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
       SendResults              = [["sqs:SendMessage"], ["arn:aws:sqs:us-east-1:123456789012:results"]]
       WriteLogs                = [["logs:CreateLogStream", "logs:PutLogEvents"], ["arn:aws:logs:us-east-1:123456789012:log-group:/aws/lambda/fedagg-test-shards-4:*"]]
     }

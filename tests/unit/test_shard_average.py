@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 
 from lambdas import shard_average
 from lambdas.contract import Output, ShardJob, ShardResult, global_key, manifest_key, sha256_hex, shard_key
+from lambdas.driver import DriverRecord, Process, driver_key
 from lambdas.shard_average import Worker
 from lambdas.tensors import global_header
 from lambdas.updates import Retry, UpdateReader
@@ -96,7 +98,7 @@ def test_a_shard_is_averaged_stored_and_reported(scene) -> None:
     assert (result.memory_mb, result.worker, result.receive_count) == (256, "fn/req-1", 1)
     stats = result.stats
     assert (stats.bytes_read, stats.bytes_written) == (2 * 8, 8)
-    assert (stats.gets, stats.puts, stats.retries) == (2 + 1, 1, 0)
+    assert (stats.gets, stats.puts, stats.retries) == (2 + 2, 1, 0)
     assert stats.wall_s > 0
     assert stats.wall_s == pytest.approx(stats.read_s + stats.compute_s + stats.write_s, abs=1e-5)
     assert stats.peak_rss_mb > 1
@@ -238,6 +240,70 @@ def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch
     assert handler({"Records": records}, context) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     results = [json.loads(body) for _, body in scene.sqs.sent]
     assert [(r["shard"], r["receive_count"], r["worker"]) for r in results] == [(0, 1, "fn/req-9"), (1, 4, "fn/req-9")]
+
+
+def test_a_failed_record_is_delivered_again_soon_from_the_queue_that_it_came_from(scene, monkeypatch) -> None:
+    monkeypatch.setattr(shard_average, "worker_from_environment", lambda kind: scene.worker)
+    handler = shard_average.handler_for(Worker, "elsewhere")
+    record = {
+        "messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "3"}, "receiptHandle": "handle-7",
+        "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:shards-4",
+    }  # fmt: skip
+    handler({"Records": [record]}, SimpleNamespace())
+    ((url, handle, seconds),) = scene.sqs.hidden
+    assert (url, handle) == ("https://queue/shards-4", "handle-7")
+    assert 6 <= seconds <= 12  # 3 s, doubled twice, and at least half of it
+
+
+def driven(scene, state: str = "driving", resumed: bool = False) -> None:
+    """Put a driver's record beside the manifest."""
+    process = Process("host", 1, "machine", "", 0.0)
+    record = DriverRecord(ROUND, "token", process, 30.0, state, earlier=(process,) if resumed else ())
+    scene.s3.objects[driver_key(ROUND)] = record.to_bytes()
+
+
+@pytest.mark.parametrize("state", ["publishing", "failed", "aborted"])
+def test_a_job_of_a_round_that_is_over_is_dropped_without_reading_any_update(scene, state) -> None:
+    driven(scene, state)
+    assert scene.run() is True
+    assert scene.sqs.sent == []
+    assert scene.server.requests == []
+
+
+def test_a_shard_that_is_done_is_not_averaged_again_when_its_round_was_resumed(scene) -> None:
+    driven(scene, resumed=True)
+    assert scene.run(scene.job(1)) is True
+    before = len(scene.server.requests)
+    assert scene.run(scene.job(1)) is True  # the same job, as it was queued before the driver died
+    assert len(scene.server.requests) == before
+    driven(scene)
+    assert scene.run(scene.job(1)) is True  # nothing says that it may be done: it is not looked for
+    assert len(scene.server.requests) > before
+
+
+def test_a_hundred_deliveries_of_one_job_store_the_same_bytes(scene) -> None:
+    stored = set()
+    for delivery in range(100):
+        if delivery % 3:  # every third one finds nothing, as after a lost write
+            scene.s3.objects.pop(shard_key(ROUND, 1, 2), None)
+        assert scene.run(scene.job(1, attempt=delivery % 2), receive_count=1 + delivery) is True
+        stored.add(scene.s3.objects[shard_key(ROUND, 1, 2)])
+    assert stored == {packed(MEANS[2:])}
+
+
+def test_a_function_that_runs_out_of_time_or_memory_says_so_before_it_is_killed(scene, monkeypatch) -> None:
+    monkeypatch.setattr(shard_average, "average_shard", lambda *arguments: time.sleep(30))
+    assert scene.worker.run(scene.job(), receive_count=2, worker="fn", limit_s=0.2) is False
+    assert (scene.result.status, scene.result.receive_count) == ("retrying", 2)
+    assert "the function's time ran out" in (scene.result.error or "")
+    scene.sqs.sent.clear()
+
+    def exhausted(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(shard_average, "average_shard", exhausted)
+    assert scene.run() is False
+    assert scene.result.error == "MemoryError"
 
 
 def test_the_functions_worker_comes_from_the_environment(monkeypatch) -> None:

@@ -64,7 +64,7 @@ def test_every_finished_job_is_reported_with_what_it_took(
         assert r.receive_count == 1
         assert "/" in r.worker
         assert r.stats.bytes_read > 0
-        assert r.stats.gets == 3  # the manifest and a range of each client
+        assert r.stats.gets == 4  # the manifest, the driver's record and a range of each client
         assert r.stats.puts == 1
         assert r.sha256 is not None
 
