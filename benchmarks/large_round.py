@@ -28,7 +28,7 @@ from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.fetch import fetch
 from orchestrator.narration import Narration, StderrNarration, still_at_it
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 from orchestrator.submit import Tensors, submit
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from lambdas.contract import RoundRecord, TensorSpec, TensorTable, update_key
+from lambdas.contract import TensorSpec, TensorTable, update_key
 from lambdas.tensors import NUM_EXAMPLES, serialize_header
 from orchestrator.aws import Clients
 from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.pin import list_updates, pin_updates
+from orchestrator.record import RoundRecord, RoundRequest
 
 # Configuration D of Simonyan and Zisserman (arXiv:1409.1556) as torchvision stores it, with 10 classes.
 _VGG16 = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -109,7 +110,8 @@ def main() -> None:
     updates = list_updates(aws, "bucket", round_id)
     pinned = pin_updates(aws, "bucket", round_id, "vgg16", updates)
     pinning = time.perf_counter()
-    manifest = freeze_round(aws, "bucket", RoundRecord(round_id, "vgg16", time.time()), pinned, arguments.shards)
+    record = RoundRecord(RoundRequest("vgg16", round_id), time.time())
+    manifest = freeze_round(aws, "bucket", record, pinned, arguments.shards)
     planned = time.perf_counter()
     queue_jobs(Clients(aws, aws), "queue", manifest, range(manifest.shards), attempt=0)
     ended = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The contracts of a round: object keys, round record, manifest, job and result. Standard library only.
+"""The contracts of a round: object keys, manifest, job and result. Standard library only.
 
 Both sides import this module, and the function zip ships it under the same import path, so that a key or a field is
 spelled in one place. Documents are canonical JSON (sorted keys, no spaces, UTF-8); a document's SHA-256 is the
@@ -229,6 +229,17 @@ class Fields:
         except InvalidName as error:
             raise InvalidContract(f"{self.what}: field {name!r}: {error}") from error
 
+    def optional_name(self, name: str, kind: str) -> str | None:
+        return None if self._value.get(name) is None else self.name(name, kind)
+
+    def optional_names(self, name: str, kind: str) -> tuple[str, ...] | None:
+        if self._value.get(name) is None:
+            return None
+        try:
+            return tuple(check_name(kind, value) for value in self.array(name))
+        except InvalidName as error:
+            raise InvalidContract(f"{self.what}: field {name!r}: {error}") from error
+
     def integer(self, name: str, minimum: int, maximum: int) -> int:
         value = self._value.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
@@ -403,30 +414,6 @@ def shard_bounds(table: TensorTable, shards: int) -> tuple[int, ...]:
         within = (byte - table.first_byte[index]) // ITEMSIZE[table.tensors[index].dtype]
         bounds.append(min(table.first_element[index] + within, table.first_element[index + 1]))
     return (*bounds, table.elements)
-
-
-# --- round.json ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """`rounds/R/round.json`: which model the round is for. Written once, when the round is opened.
-
-    Attributes:
-        opened_at: seconds since the epoch.
-    """
-
-    round_id: str
-    model: str
-    opened_at: float
-
-    def to_bytes(self) -> bytes:
-        return canonical_json({"schema": SCHEMA, **asdict(self)})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> RoundRecord:
-        f = Fields.parse("Round record", data)
-        return cls(f.name("round_id", "round"), f.name("model", "model"), f.number("opened_at"))
 
 
 # --- manifest.json -------------------------------------------------------------------------------------------------

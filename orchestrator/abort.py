@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import RoundRecord, global_key, report_key, round_key, shards_prefix
+from lambdas.contract import global_key, report_key, shards_prefix
 from orchestrator import lease
 from orchestrator import report as reports
 from orchestrator.aws import Clients, create_object, error_code, list_objects, read_object
 from orchestrator.dispatch import read_manifest
 from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.record import read_record
 from orchestrator.report import Report
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
         RoundConflict: it is published already, or just being published.
     """
     s3 = clients.s3
-    found = read_object(s3, bucket, round_key(round_id))
-    if found is None:
+    record = read_record(s3, bucket, round_id)
+    if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-    record = RoundRecord.from_bytes(found[0])
     ended = read_object(s3, bucket, report_key(round_id))
     if ended is None:
         # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.

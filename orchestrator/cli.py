@@ -14,12 +14,12 @@ from lambdas.errors import InvalidUpdate
 from orchestrator import cli_infra, cli_plan, terraform, worker
 from orchestrator.abort import abort_round
 from orchestrator.aws import Clients, connect
-from orchestrator.cli_options import Answer, Duration, ShardCount, env_option, output_option
+from orchestrator.cli_options import Answer, ClientList, Duration, Quorum, ShardCount, env_option, output_option
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.narration import StderrNarration
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import ON_DEADLINE, RoundRequest
 from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 from orchestrator.submit import WIRE_NAMES, from_file, submit
@@ -124,11 +124,41 @@ def fetch_command(env: str, model: str, round_id: str | None, to: Path) -> Answe
 @click.option(
     "--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count; auto: the planner's."
 )
-@click.option("--min-clients", type=int, default=1, show_default=True, help="Quorum: the fewest updates to close with.")
+@click.option(
+    "--min-clients",
+    type=Quorum(),
+    default=1,
+    show_default=True,
+    help="Quorum: the fewest updates to close with, as a number, or as a share (0.8, 80%) of the expected clients.",
+)
 @click.option("--expect", type=int, help="Close as soon as so many updates are in. Default: the quorum.")
-@click.option("--deadline", type=Duration(), default=0.0, help="How long to wait for updates, e.g. 30m. Default: not.")
+@click.option(
+    "--expect-clients",
+    type=ClientList(),
+    help="The clients that the round is for, in a file, one on a line, or as a,b,c. Others are left out.",
+)
+@click.option(
+    "--deadline",
+    type=Duration(),
+    default=0.0,
+    help="How long to wait for updates, from the opening of the round, e.g. 30m. Default: not.",
+)
+@click.option(
+    "--on-deadline",
+    type=click.Choice(ON_DEADLINE),
+    default="fail",
+    show_default=True,
+    help="Below the quorum at the deadline: fail with exit status 4, or extend it.",
+)
+@click.option("--extend", type=Duration(), help="By how much to extend the deadline at a time. Default: as long again.")
+@click.option("--max-extensions", type=int, default=3, show_default=True, help="How often to extend it.")
 @click.option(
     "--timeout", type=Duration(), help="How long to wait without any shard finishing. Default: while the queue tries."
+)
+@click.option(
+    "--replace-options",
+    is_flag=True,
+    help="Where the round is open with other options, take these; its deadline counts anew.",
 )
 @output_option
 def start_round_command(
@@ -136,20 +166,40 @@ def start_round_command(
     model: str,
     round_id: str,
     shards: int | None,
-    min_clients: int,
+    min_clients: tuple[int, float | None],
     expect: int | None,
+    expect_clients: tuple[str, ...] | None,
     deadline: float,
+    on_deadline: str,
+    extend: float | None,
+    max_extensions: int,
     timeout: float | None,
+    replace_options: bool,
 ) -> Answer:
     """Run a round: wait for updates, average them in shards, publish the global model. Continues one that stopped.
 
     \b
       orchestrator start-round --model digits --round r-1 --shards 4 --min-clients 8 --deadline 30m
       orchestrator start-round --env prod --model vgg --round 2026-11-23 --min-clients 15 --expect 20 --deadline 1h
+      orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h
+        --on-deadline extend --extend 15m
     """
-    request = RoundRequest(model, round_id, shards, min_clients, expect, deadline, timeout)
+    request = RoundRequest(
+        model=model,
+        round_id=round_id,
+        shards=shards,
+        min_clients=min_clients[0],
+        min_fraction=min_clients[1],
+        expect=expect,
+        expect_clients=expect_clients,
+        deadline_s=deadline,
+        on_deadline=on_deadline,
+        extend_s=extend,
+        max_extensions=max_extensions,
+        timeout_s=timeout,
+    )
     deployment, clients = _connect(env)
-    report = start_round(clients, deployment, request, StderrNarration())
+    report = start_round(clients, deployment, request, StderrNarration(), replace_options=replace_options)
     return dict(report.document), report.to_text()
 
 

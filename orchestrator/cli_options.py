@@ -7,11 +7,14 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lambdas.contract import check_name
 from lambdas.errors import FederationError, InvalidName, InvalidUpdate
 from orchestrator.aws import explain
 from orchestrator.errors import BadInput
@@ -19,6 +22,7 @@ from orchestrator.errors import BadInput
 # What a command returns: the JSON document, and the text for people.
 Answer = tuple[Any, str]
 
+_QUORUM = re.compile(r"(\d{1,9})\Z|([01]?\.\d{1,9})\Z|(\d{1,3}(?:\.\d{1,6})?)%\Z")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?\Z")
 
 
@@ -52,6 +56,56 @@ class ShardCount(click.ParamType[int | None]):
         if count < 1:
             self.fail(f"{value!r} is no shard count: expected auto or a number from 1.", param, ctx)
         return count
+
+
+class Quorum(click.ParamType[tuple[int, float | None]]):
+    """A quorum: a number of clients, or a share of those that are expected (`0.8`, `80%`), as (count, share)."""
+
+    name = "n|share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float | None]:
+        if isinstance(value, tuple):
+            return value
+        if isinstance(value, int):
+            return value, None
+        match = _QUORUM.match(value)
+        if match is None:
+            self.fail(f"{value!r} is no quorum: expected a number of clients, or a share like 0.8 or 80%.", param, ctx)
+        count, share, percent = match.groups()
+        if count:
+            return int(count), None
+        return 1, float(share) if share else float(Decimal(percent) / 100)
+
+
+class ClientList(click.ParamType[tuple[str, ...]]):
+    """Client ids: a file with one on each line (blank lines and `#` comments aside), or `a,b,c`."""
+
+    name = "file|a,b,c"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            is_file = Path(value).is_file()
+        except (OSError, ValueError):  # too long for a path
+            is_file = False
+        if is_file:
+            try:
+                lines = Path(value).read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                self.fail(f"Cannot read {value}: {error}.", param, ctx)
+            names = [line.split("#", 1)[0].strip() for line in lines]
+        else:
+            names = [name.strip() for name in value.split(",")]
+        names = [name for name in names if name]
+        try:
+            for name in names:
+                check_name("client id", name)
+        except InvalidName as error:
+            self.fail(f"{error}" if is_file else f"{error} (There is no file {value[:200]!r} either.)", param, ctx)
+        if not names:
+            self.fail(f"{value!r} names no client.", param, ctx)
+        return tuple(names)
 
 
 def env_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ from lambdas.contract import (
     MIN_PART_BYTES,
     Output,
     RoundManifest,
-    RoundRecord,
     ShardJob,
     TensorTable,
     global_key,
@@ -25,6 +24,7 @@ from lambdas.tensors import global_header
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, read_object
 from orchestrator.errors import BadInput, OrchestratorError, RoundFailed
 from orchestrator.pin import Pinned
+from orchestrator.record import RoundRecord
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lambdas.contract import RoundManifest, RoundRecord, global_key, report_key, sha256_hex
+from lambdas.contract import RoundManifest, global_key, report_key, sha256_hex
 from orchestrator import report as reports
 from orchestrator.abort import clean_up
 from orchestrator.aws import Clients, create_object, exists, read_object
@@ -18,7 +18,8 @@ from orchestrator.narration import Narration
 from orchestrator.pin import pin_updates
 from orchestrator.planner import choose_lane
 from orchestrator.publish import publish
-from orchestrator.quorum import RoundRequest, await_updates
+from orchestrator.quorum import await_updates
+from orchestrator.record import RoundRecord
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
 
@@ -26,7 +27,6 @@ from orchestrator.stored import stored_shards
 def drive(
     clients: Clients,
     deployment: Deployment,
-    request: RoundRequest,
     record: RoundRecord,
     lease: Lease,
     narration: Narration,
@@ -42,13 +42,13 @@ def drive(
         LeaseLost: another process drives the round now.
         And what `rounds.start_round` raises.
     """
-    s3, bucket = clients.s3, deployment.bucket
+    s3, bucket, request = clients.s3, deployment.bucket, record.request
     clock = _Clock()
     collection = Collection()
     manifest = read_manifest(s3, bucket, request.round_id)
     again = manifest is not None
     if manifest is None:
-        manifest = _close_round(clients, deployment, request, record, lease, clock, narration)
+        manifest = _close_round(clients, deployment, record, lease, clock, narration)
     else:
         narration.say(f"Round {request.round_id} is already pinned; continuing with {manifest.shards} shards.")
     lane = deployment.lane(manifest.shards)
@@ -100,18 +100,17 @@ def _continue(
 def _close_round(
     clients: Clients,
     deployment: Deployment,
-    request: RoundRequest,
     record: RoundRecord,
     lease: Lease,
     clock: _Clock,
     narration: Narration,
 ) -> RoundManifest:
-    s3, bucket = clients.s3, deployment.bucket
+    s3, bucket, request = clients.s3, deployment.bucket, record.request
     if exists(s3, bucket, global_key(request.model, request.round_id)):
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
-    updates = await_updates(s3, bucket, request, narration, lease.check)
+    updates = await_updates(s3, bucket, record, narration, lease.check)
     clock.mark("waiting")
     with narration.bar("checking updates", len(updates)) as progress:
         pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)

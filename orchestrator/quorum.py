@@ -1,16 +1,15 @@
-"""Before a round closes: what it is asked to be, and waiting for its updates."""
+"""Before a round closes: waiting for its updates, until all that are expected are in, or the deadline."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambdas.contract import check_name
-from orchestrator.errors import BadInput, QuorumMissed
+from orchestrator.errors import QuorumMissed
 from orchestrator.narration import Narration
 from orchestrator.pin import Update, list_updates
+from orchestrator.record import RoundRecord, RoundRequest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -19,64 +18,83 @@ if TYPE_CHECKING:
 _POLL_S = (1.0, 10.0)
 
 
-@dataclass(frozen=True)
-class RoundRequest:
-    """What `start-round` is asked for.
-
-    Attributes:
-        shards: shard count, None to let the planner choose among the deployed lanes.
-        min_clients: quorum; with fewer updates the round does not close.
-        expect: close as soon as this many updates are there (None: at the quorum).
-        deadline_s: how long to wait for updates, seconds; 0 closes the round with what is there now.
-        timeout_s: how long to wait without any shard being finished, seconds (None: as long as the lane's queue
-            tries).
+class Window:
+    """The time in which a round takes updates. It follows from the record alone, so that whoever goes on with the
+    round after a crash waits for no longer.
     """
 
-    model: str
-    round_id: str
-    shards: int | None = None
-    min_clients: int = 1
-    expect: int | None = None
-    deadline_s: float = 0.0
-    timeout_s: float | None = None
+    def __init__(self, record: RoundRecord) -> None:
+        request = record.request
+        self._closes = record.opened_at + request.deadline_s
+        self._step = request.extend_s or request.deadline_s
+        self._extensions = request.max_extensions if request.on_deadline == "extend" else 0
 
-    def __post_init__(self) -> None:
-        check_name("model", self.model)
-        check_name("round", self.round_id)
-        if self.min_clients < 1:
-            raise BadInput(f"A quorum of {self.min_clients} clients makes no average; expected 1 or more.")
-        if self.expect is not None and self.expect < self.min_clients:
-            raise BadInput(f"Expecting {self.expect} clients cannot reach the quorum of {self.min_clients}.")
+    def is_first(self, now: float) -> bool:
+        """Whether the round still waits for everybody whom it expects, and not only for its quorum."""
+        return now < self._closes
+
+    def extension(self, now: float) -> int:
+        """How often the deadline has been extended by `now`."""
+        if now < self._closes or not self._extensions:
+            return 0
+        return min(self._extensions, int((now - self._closes) // self._step) + 1)
+
+    def left(self, now: float) -> float:
+        """Seconds until the deadline as extended so far; 0 or less when it has passed for good."""
+        return self._closes + self.extension(now) * self._step - now
 
 
 def await_updates(
-    s3: S3Client, bucket: str, request: RoundRequest, narration: Narration, still_mine: Callable[[], object]
+    s3: S3Client, bucket: str, record: RoundRecord, narration: Narration, still_mine: Callable[[], object]
 ) -> list[Update]:
-    enough = request.expect or request.min_clients
-    deadline = time.monotonic() + request.deadline_s
-    pause, seen = _POLL_S[0], -1
+    """Wait until the expected updates (or, without an expectation, the quorum) are in, or the deadline has passed.
+
+    Args:
+        still_mine: called now and then; raises where another process drives the round.
+
+    Returns:
+        The updates of clients whom the round expects, in ascending client id.
+
+    Raises:
+        QuorumMissed: fewer of them than the quorum when the deadline, with its extensions, had passed.
+    """
+    request = record.request
+    window = Window(record)
+    enough = request.expected or request.quorum
+    named = frozenset(request.expect_clients or ())
+    pause, told = _POLL_S[0], (-1, 0)
     with narration.bar("waiting for updates", enough) as progress:
         while True:
             still_mine()
-            updates = list_updates(s3, bucket, request.round_id)
-            left = deadline - time.monotonic()
-            if request.deadline_s == 0 or len(updates) >= enough or left <= 0:
+            updates = [u for u in list_updates(s3, bucket, request.round_id) if not named or u.client in named]
+            now = time.time()
+            left = window.left(now)
+            wanted = enough if window.is_first(now) else request.quorum
+            if request.deadline_s == 0 or len(updates) >= wanted or left <= 0:
                 break
-            if len(updates) != seen:
-                narration.say(f"{len(updates)} of {enough} updates are in; waiting up to {left:.0f} s more.")
-                progress(len(updates) - max(seen, 0))
-                seen, pause = len(updates), _POLL_S[0]
+            extension = window.extension(now)
+            if (len(updates), extension) != told:
+                extended = f" (extension {extension} of {request.max_extensions})" if extension else ""
+                narration.say(f"{len(updates)} of {wanted} updates are in; waiting up to {left:.0f} s more{extended}.")
+                progress(len(updates) - max(told[0], 0))
+                told, pause = (len(updates), extension), _POLL_S[0]
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_S[1])
-    if len(updates) < request.min_clients:
-        had = (
-            "has no updates"
-            if not updates
-            else f"has {len(updates)} of the {request.min_clients} updates of its quorum"
-        )
+    if len(updates) < request.quorum:
         raise QuorumMissed(
-            f"Round {request.round_id} {had}"
-            + (f" after {request.deadline_s:.0f} s. " if request.deadline_s else " and no --deadline to wait for. ")
-            + "It stays open: let clients `orchestrator submit`, or lower --min-clients, and start it again."
+            f"Round {request.round_id} {_had(request, len(updates))}. It stays open: let clients "
+            "`orchestrator submit` and start it again, or change what it waits for with --replace-options."
         )
     return updates
+
+
+def _had(request: RoundRequest, count: int) -> str:
+    had = f"has {count} of the {request.quorum} updates of its quorum" if count else "has no updates"
+    if request.deadline_s == 0:
+        return f"{had} and no --deadline to wait for"
+    extended = (
+        f" and {request.max_extensions} extensions of {request.extend_s or request.deadline_s:.0f} s"
+        if request.on_deadline == "extend"
+        else ""
+    )
+    return f"{had} after its deadline of {request.deadline_s:.0f} s{extended}"

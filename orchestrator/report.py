@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lambdas.contract import RoundManifest, RoundRecord, ShardResult, canonical_json, sha256_hex
+from lambdas.contract import RoundManifest, ShardResult, canonical_json, sha256_hex
 from lambdas.driver import DriverRecord, Process
 from orchestrator.collect import BadShard, Collection
 from orchestrator.deployment import Lane
 from orchestrator.planner import predict
 from orchestrator.publish import Published
+from orchestrator.record import RoundRecord
 
 SCHEMA = 1
 

@@ -9,33 +9,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lambdas.contract import RoundRecord, check_name, report_key, round_key
+from lambdas.contract import check_name, report_key
 from orchestrator import lease
 from orchestrator.abort import clean_up
-from orchestrator.aws import Clients, create_object, read_object
+from orchestrator.aws import Clients, read_object
 from orchestrator.deployment import Deployment
 from orchestrator.drive import drive
 from orchestrator.errors import BadInput, OrchestratorError, QuorumMissed, RoundAborted, RoundConflict, RoundFailed
 from orchestrator.lease import Held, Lease, LeaseLost, Watch
 from orchestrator.narration import Narration
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRecord, RoundRequest, open_round, read_record
 from orchestrator.report import Report
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 def start_round(
-    clients: Clients, deployment: Deployment, request: RoundRequest, narration: Narration | None = None
+    clients: Clients,
+    deployment: Deployment,
+    request: RoundRequest,
+    narration: Narration | None = None,
+    *,
+    replace_options: bool = False,
 ) -> Report:
     """Open the round if need be, wait for quorum or deadline, average, publish, report; or continue where it stopped.
 
     Where another process drives the round, wait for its report, and take over should it die.
 
+    Args:
+        replace_options: see `orchestrator.record.open_round`.
+
     Raises:
-        RoundConflict: the round is already published, or belongs to another model.
+        RoundConflict: the round is already published, belongs to another model, or was opened with other options.
         QuorumMissed: fewer updates than the quorum when the deadline passed.
         RoundFailed: a bad update, or a shard whose every try failed.
         RoundAborted: somebody has aborted the round.
@@ -52,8 +61,8 @@ def start_round(
             f"Round {request.round_id} of model {model} is already published. Fetch it with `orchestrator fetch "
             f"--model {model} --round {request.round_id}`, or start a round with another id."
         )
-    record = open_round(s3, bucket, request.round_id, request.model)
-    return _drive_or_follow(clients, deployment, request, record, narration or Narration())
+    record = open_round(s3, bucket, request, replace_options=replace_options)
+    return _drive_or_follow(clients, deployment, record, narration or Narration())
 
 
 def resume_round(
@@ -76,64 +85,36 @@ def resume_round(
         And what `start_round` raises.
     """
     narration = narration or Narration()
-    record = read_record(clients.s3, deployment.bucket, round_id)
+    record = read_record(clients.s3, deployment.bucket, check_name("round", round_id))
+    if record is None:
+        raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
     report = _ended(clients, deployment, round_id)
     if report is not None:
         narration.say(f"Round {round_id} is already published.")
         return report
-    request = RoundRequest(record.model, round_id, timeout_s=timeout_s)
-    return _drive_or_follow(clients, deployment, request, record, narration, redrive=redrive)
-
-
-def open_round(s3: S3Client, bucket: str, round_id: str, model: str) -> RoundRecord:
-    """Write the round's record, or read the one that is there.
-
-    Raises:
-        RoundConflict: the round belongs to another model.
-    """
-    record = RoundRecord(check_name("round", round_id), check_name("model", model), time.time())
-    if create_object(s3, bucket, round_key(round_id), record.to_bytes()):
-        return record
-    found = read_object(s3, bucket, round_key(round_id))
-    existing = RoundRecord.from_bytes(found[0]) if found else record
-    if existing.model != model:
-        raise RoundConflict(
-            f"Round {round_id} is one of model {existing.model}, not of {model}. Choose another round id."
-        )
-    return existing
-
-
-def read_record(s3: S3Client, bucket: str, round_id: str) -> RoundRecord:
-    """The record of a round that was opened.
-
-    Raises:
-        BadInput: there is no such round.
-    """
-    found = read_object(s3, bucket, round_key(check_name("round", round_id)))
-    if found is None:
-        raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-    return RoundRecord.from_bytes(found[0])
+    if timeout_s is not None:
+        record = replace(record, request=replace(record.request, timeout_s=timeout_s))
+    return _drive_or_follow(clients, deployment, record, narration, redrive=redrive)
 
 
 def _drive_or_follow(
     clients: Clients,
     deployment: Deployment,
-    request: RoundRequest,
     record: RoundRecord,
     narration: Narration,
     *,
     redrive: bool = False,
 ) -> Report:
     s3, bucket = clients.s3, deployment.bucket
-    taken = lease.take(s3, bucket, request.round_id)
+    taken = lease.take(s3, bucket, record.round_id)
     while True:
         if isinstance(taken, Lease):
             try:
                 with taken.kept() as held:
-                    return drive(clients, deployment, request, record, held, narration, redrive=redrive)
+                    return drive(clients, deployment, record, held, narration, redrive=redrive)
             except LeaseLost as error:
                 narration.say(f"{error} Waiting for its result.")
-                taken = lease.take(s3, bucket, request.round_id)
+                taken = lease.take(s3, bucket, record.round_id)
                 continue
         followed = _follow(clients, deployment, taken, narration)
         if isinstance(followed, Report):

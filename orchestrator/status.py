@@ -6,7 +6,7 @@ import concurrent.futures
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lambdas.contract import RoundRecord, report_key, round_key, rounds_prefix, sha256_hex
+from lambdas.contract import report_key, rounds_prefix, sha256_hex
 from orchestrator import lease
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, read_object
 from orchestrator.collect import ShardStep, dead_jobs
@@ -16,6 +16,7 @@ from orchestrator.errors import BadInput
 from orchestrator.messages import log_group
 from orchestrator.pin import list_updates
 from orchestrator.processes import is_gone
+from orchestrator.record import read_record
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
 
@@ -36,13 +37,13 @@ def round_status(
         BadInput: there is no such round.
     """
     s3 = clients.s3
-    record = read_object(s3, bucket, round_key(round_id))
+    record = read_record(s3, bucket, round_id)
     if record is None:
         count = len(list_updates(s3, bucket, round_id))
         if count == 0:
             raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
         return {"round": round_id, "model": None, "state": "not opened", "updates": count}
-    status: dict[str, Any] = {"round": round_id, "model": RoundRecord.from_bytes(record[0]).model}
+    status: dict[str, Any] = {"round": round_id, "model": record.model}
     report = read_object(s3, bucket, report_key(round_id))
     if report is not None:
         document = Report.from_bytes(report[0]).document

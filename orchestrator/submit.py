@@ -24,14 +24,12 @@ from lambdas.contract import (
     ITEMSIZE,
     WIRE_DTYPES,
     LatestModel,
-    RoundRecord,
     TensorSpec,
     TensorTable,
     check_name,
     is_text,
     latest_key,
     manifest_key,
-    round_key,
     sha256_hex,
     update_key,
 )
@@ -50,6 +48,7 @@ from lambdas.tensors import (
 )
 from orchestrator.aws import create_large_object, error_code, exists, read_object
 from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.record import read_record
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -365,10 +364,10 @@ def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bo
 
 def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
     """An early word to the client; `start-round` checks every update again."""
-    record = read_object(s3, bucket, round_key(round_id))
+    record = read_record(s3, bucket, round_id)
     if record is None:
         return
-    expected = latest_table(s3, bucket, RoundRecord.from_bytes(record[0]).model)
+    expected = latest_table(s3, bucket, record.model)
     if expected is not None:
         ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
         try:

@@ -18,7 +18,7 @@ from orchestrator.aws import Clients
 from orchestrator.client import Client
 from orchestrator.deployment import Deployment
 from orchestrator.planner import size_lane
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Terminal
 from tests.reference import StateDict, reference_average, state_dict

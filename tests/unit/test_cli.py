@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from orchestrator import cli, collect, messages, terraform
 from orchestrator.aws import Clients
 from orchestrator.cli import main
-from orchestrator.cli_options import Duration, ShardCount
+from orchestrator.cli_options import ClientList, Duration, Quorum, ShardCount
 from orchestrator.deployment import Deployment
 from orchestrator.errors import NotDeployed
 
@@ -161,6 +161,33 @@ def test_a_shard_count_is_a_number_or_auto() -> None:
     for text in ("0", "-4", "x", "1.5", ""):
         with pytest.raises(click.BadParameter, match="is no shard count: expected auto or a number from 1"):
             ShardCount().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "quorum"),
+    [("8", (8, None)), ("1", (1, None)), ("0.8", (1, 0.8)), (".5", (1, 0.5)), ("1.0", (1, 1.0)), ("80%", (1, 0.8)),
+     ("100%", (1, 1.0)), ("12.5%", (1, 0.125))],
+)  # fmt: skip
+def test_a_quorum_is_a_count_or_a_share(text: str, quorum: tuple[int, float | None]) -> None:
+    assert Quorum().convert(text, None, None) == quorum
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "2.5", "80 %", "%", "1e3", "nan", "8%%"])
+def test_what_is_no_quorum_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"expected a number of clients, or a share like 0.8 or 80%"):
+        Quorum().convert(text, None, None)
+
+
+def test_expected_clients_come_from_a_file_or_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("a\n\n# the north\nb  # since May\r\nc-1\n")
+    assert ClientList().convert(str(tmp_path / "clients"), None, None) == ("a", "b", "c-1")
+    assert ClientList().convert("b, a,c", None, None) == ("b", "a", "c")
+    for text in (str(tmp_path / "none"), "a,b/c", "", ",", "a" * 5000):
+        with pytest.raises(click.BadParameter, match=r"no valid client id|names no client"):
+            ClientList().convert(text, None, None)
+    (tmp_path / "bad").write_bytes(b"\xff\xfe")
+    with pytest.raises(click.BadParameter, match="Cannot read"):
+        ClientList().convert(str(tmp_path / "bad"), None, None)
 
 
 # --- a round from the command line ---------------------------------------------------------------------------------

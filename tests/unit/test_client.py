@@ -14,7 +14,7 @@ from orchestrator.aws import Clients
 from orchestrator.client import Client
 from orchestrator.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, RoundConflict
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 
 from .kit import objects, read, working

@@ -11,7 +11,6 @@ import pytest
 from lambdas.contract import (
     LatestModel,
     RoundManifest,
-    RoundRecord,
     ShardJob,
     ShardResult,
     latest_key,
@@ -28,6 +27,7 @@ from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.errors import RoundFailed
 from orchestrator.pin import list_updates, pin_updates
 from orchestrator.publish import publish, shard_region
+from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.stored import stored_shards
 
 from .kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
@@ -54,7 +54,9 @@ def frozen(
         put(clients, deployment, client, weights(ord(client), shape), examples, round_id)
     updates = list_updates(clients.s3, deployment.bucket, round_id)
     pinned = pin_updates(clients.s3, deployment.bucket, round_id, "digits", updates)
-    return freeze_round(clients.s3, deployment.bucket, RoundRecord(round_id, "digits", opened), pinned, SHARDS)
+    return freeze_round(
+        clients.s3, deployment.bucket, RoundRecord(RoundRequest("digits", round_id), opened), pinned, SHARDS
+    )
 
 
 def expected(shape: tuple[int, int] = (3, 5)) -> bytes:

@@ -18,7 +18,6 @@ from lambdas.contract import (
     Output,
     Participant,
     RoundManifest,
-    RoundRecord,
     ShardJob,
     ShardResult,
     ShardStats,
@@ -156,10 +155,7 @@ def test_a_results_json_is_pinned_literally() -> None:
     assert ShardResult.from_json(text) == result
 
 
-def test_the_round_record_and_the_latest_pointer_are_pinned_literally() -> None:
-    record = RoundRecord("r-1", "digits", 12.5)
-    assert record.to_bytes() == b'{"model":"digits","opened_at":12.5,"round_id":"r-1","schema":1}'
-    assert RoundRecord.from_bytes(record.to_bytes()) == record
+def test_the_latest_pointer_is_pinned_literally() -> None:
     latest = LatestModel("digits", "r-1", "models/digits/r-1/global.safetensors", '"e"', 9, DIGEST, 1.5, 2.5)
     assert latest.to_bytes().decode() == (
         '{"etag":"\\"e\\"","key":"models/digits/r-1/global.safetensors","model":"digits","pinned_at":1.5,'
@@ -251,7 +247,7 @@ def test_two_tensors_of_one_name_are_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"x", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"schema":1', b"9" * 5000])
 def test_bytes_that_are_no_document_are_refused(data: bytes) -> None:
-    for parse in (RoundManifest.from_bytes, RoundRecord.from_bytes, LatestModel.from_bytes, ShardJob.from_json):
+    for parse in (RoundManifest.from_bytes, LatestModel.from_bytes, ShardJob.from_json):
         with pytest.raises(InvalidContract):
             parse(data)
 

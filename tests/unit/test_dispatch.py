@@ -12,7 +12,6 @@ from lambdas.contract import (
     MAX_PART_BYTES,
     MIN_PART_BYTES,
     RoundManifest,
-    RoundRecord,
     ShardJob,
     TensorSpec,
     TensorTable,
@@ -27,10 +26,11 @@ from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest, sink_for
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.pin import list_updates, pin_updates
+from orchestrator.record import RoundRecord, RoundRequest
 
 from .kit import LARGE, objects, put, queued, read, uploads, weights
 
-RECORD = RoundRecord("r-1", "digits", 1.0)
+RECORD = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
 
 
 def a_table(nbytes: int) -> TensorTable:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lambdas.contract import LatestModel, RoundRecord, latest_key, report_key, round_key, update_key
+from lambdas.contract import LatestModel, latest_key, report_key, round_key, update_key
 from lambdas.errors import InvalidName
 from orchestrator import collect, messages, quorum
 from orchestrator import drive as driving
@@ -23,9 +23,9 @@ from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, QuorumMissed, RoundConflict, RoundFailed
 from orchestrator.narration import Narration
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRecord, RoundRequest, open_round
 from orchestrator.report import Report
-from orchestrator.rounds import open_round, resume_round, start_round
+from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 
 from .kit import (
@@ -73,8 +73,10 @@ def request(shards: int | None = 2, round_id: str = "r-1", **fields: Any) -> Rou
     return RoundRequest(**{"model": "digits", "round_id": round_id, "shards": shards, "timeout_s": 30.0, **fields})
 
 
-def run(clients: Clients, deployment: Deployment, shards: int | None = 2, **fields: Any) -> Report:
-    return start_round(clients, deployment, request(shards, **fields))
+def run(
+    clients: Clients, deployment: Deployment, shards: int | None = 2, *, replace: bool = False, **fields: Any
+) -> Report:
+    return start_round(clients, deployment, request(shards, **fields), replace_options=replace)
 
 
 def stored_report(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> dict[str, Any]:
@@ -207,9 +209,9 @@ def test_too_few_updates_miss_the_quorum_and_say_how_many(
     with pytest.raises(QuorumMissed, match=r"has 3 of the 4 updates of its quorum after 0 s|has 3 of the 4 updates"):
         run(clients, lanes_without_functions, min_clients=4, deadline_s=0.3)
     assert queued(clients, lanes_without_functions) == 0
-    # The same round can be closed with a smaller quorum.
+    # The same round can be closed with a smaller quorum, if that is said.
     with working(clients, lanes_without_functions, 2):
-        assert run(clients, lanes_without_functions, min_clients=3).document["status"] == "published"
+        assert run(clients, lanes_without_functions, min_clients=3, replace=True).document["status"] == "published"
 
 
 def test_a_round_waits_for_the_updates_it_expects(clients: Clients, lanes_without_functions: Deployment) -> None:
@@ -233,15 +235,15 @@ def test_at_the_deadline_the_round_closes_with_its_quorum(
 
 def test_a_round_of_another_model_is_a_conflict(clients: Clients, lanes_without_functions: Deployment) -> None:
     submit_all(clients, lanes_without_functions)
-    open_round(clients.s3, lanes_without_functions.bucket, "r-1", "vgg")
+    open_round(clients.s3, lanes_without_functions.bucket, request(model="vgg"))
     with pytest.raises(RoundConflict, match=r"Round r-1 is one of model vgg, not of digits. Choose another round id"):
         run(clients, lanes_without_functions)
     assert queued(clients, lanes_without_functions) == 0
 
 
 def test_opening_a_round_again_keeps_its_record(clients: Clients, lanes_without_functions: Deployment) -> None:
-    first = open_round(clients.s3, lanes_without_functions.bucket, "r-1", "digits")
-    assert open_round(clients.s3, lanes_without_functions.bucket, "r-1", "digits") == first
+    first = open_round(clients.s3, lanes_without_functions.bucket, request())
+    assert open_round(clients.s3, lanes_without_functions.bucket, request()) == first
     assert RoundRecord.from_bytes(read(clients, lanes_without_functions, round_key("r-1"))) == first
 
 
@@ -412,10 +414,12 @@ def test_a_round_that_was_interrupted_finishes_with_the_same_bytes_and_leaves_no
         first = manifest_of(clients, lanes_without_functions)
     if "published" in interruption:  # nothing is averaged again
         monkeypatch.setattr(driving, "queue_jobs", None)
-    # A late update does not get in, another shard count does not matter.
+    # A late update does not get in, and the round stays the one that was opened.
     put_bytes(clients, lanes_without_functions, "late", update_bytes(weights(50, shape)))
+    with pytest.raises(RoundConflict, match="opened with other options: shards is 2, not 4"):
+        run(clients, lanes_without_functions, 4)
     with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, 4)
+        report = run(clients, lanes_without_functions)
     assert manifest_of(clients, lanes_without_functions) == first
     assert read_global(clients, lanes_without_functions) == expected
     assert report.document["status"] == "published"
@@ -523,7 +527,7 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
         round_status(clients, bucket, "r-1")
     submit_all(clients, lanes_without_functions)
     assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": None, "state": "not opened", "updates": 3}
-    open_round(clients.s3, bucket, "r-1", "digits")
+    open_round(clients.s3, bucket, request())
     assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": "digits", "state": "open", "updates": 3}
     killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
@@ -541,7 +545,7 @@ def test_rounds_are_listed_by_model(clients: Clients, lanes_without_functions: D
     bucket = lanes_without_functions.bucket
     assert list_rounds(clients, bucket) == []
     for round_id, model in (("r-2", "vgg"), ("r-1", "digits"), ("r-3", "digits")):
-        open_round(clients.s3, bucket, round_id, model)
+        open_round(clients.s3, bucket, request(round_id=round_id, model=model))
     put(clients, lanes_without_functions, "a", weights(1), round_id="r-4")
     assert [r["round"] for r in list_rounds(clients, bucket)] == ["r-1", "r-2", "r-3", "r-4"]
     assert [r["round"] for r in list_rounds(clients, bucket, "digits")] == ["r-1", "r-3"]

@@ -455,14 +455,17 @@ def test_an_update_above_the_limit_goes_up_in_parts_and_is_written_once_as_well(
 def test_a_model_with_other_tensors_than_the_last_global_model_is_refused_at_once(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
-    from lambdas.contract import LatestModel, RoundRecord, global_key, latest_key, round_key
+    from lambdas.contract import LatestModel, global_key, latest_key, round_key
+    from orchestrator.record import RoundRecord, RoundRequest
 
     bucket, key = lanes_without_functions.bucket, global_key("digits", "r-0")
     body = update_bytes(weights(0))
     etag = clients.s3.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]
     latest = LatestModel("digits", "r-0", key, etag, len(body), "0" * 64, 1.0, 2.0)
     clients.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
-    clients.s3.put_object(Bucket=bucket, Key=round_key("r-1"), Body=RoundRecord("r-1", "digits", 1.0).to_bytes())
+    clients.s3.put_object(
+        Bucket=bucket, Key=round_key("r-1"), Body=RoundRecord(RoundRequest("digits", "r-1"), 1.0).to_bytes()
+    )
     with pytest.raises(
         TensorTableMismatch,
         match=r"client a: tensor 'layer.weight' has shape \[2, 2\], expected \[3, 5\] as in .*, of round r-0",

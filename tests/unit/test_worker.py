@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from lambdas.contract import RoundRecord, ShardJob, ShardResult
+from lambdas.contract import ShardJob, ShardResult
 from orchestrator import worker
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round, queue_jobs
 from orchestrator.pin import list_updates, pin_updates
 from orchestrator.publish import publish
+from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.stored import stored_shards
 
 from .kit import expected_file, put, queued, read_global, weights
@@ -24,7 +25,9 @@ def averaging(clients: Clients, deployment: Deployment, shards: int, round_id: s
     put(clients, deployment, "b", weights(2), 1, round_id)
     found = list_updates(clients.s3, deployment.bucket, round_id)
     pinned = pin_updates(clients.s3, deployment.bucket, round_id, "digits", found)
-    manifest = freeze_round(clients.s3, deployment.bucket, RoundRecord(round_id, "digits", 1.0), pinned, shards)
+    manifest = freeze_round(
+        clients.s3, deployment.bucket, RoundRecord(RoundRequest("digits", round_id), 1.0), pinned, shards
+    )
     queue_jobs(clients, deployment.lane(shards).queue_url, manifest, range(shards), attempt=0)
     return manifest
 
