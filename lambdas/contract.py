@@ -196,6 +196,11 @@ class Fields:
             )
         return fields
 
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The object itself, for documents that have more fields than their readers look at."""
+        return self._value
+
     def __contains__(self, name: str) -> bool:
         return name in self._value
 

@@ -53,11 +53,19 @@ def connect(region: str, endpoint_url: str | None) -> Clients:
         # Emulators answer on one host name: bucket.localhost does not resolve everywhere.
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
+    # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
+    s3_config = config.merge(Config(signature_version="s3v4"))
     if endpoint_url:
-        session: Any = LocalStackSession(localstack_host=endpoint_url.split("://", 1)[-1], region_name=region)
+        # Emulators check the signature of presigned URLs, and know these two.
+        session: Any = LocalStackSession(
+            aws_access_key_id="test",
+            aws_secret_access_key="test",  # noqa: S106
+            localstack_host=endpoint_url.split("://", 1)[-1],
+            region_name=region,
+        )
     else:
         session = boto3.session.Session(region_name=region)
-    return Clients(s3=session.client("s3", config=config), sqs=session.client("sqs", config=config))
+    return Clients(s3=session.client("s3", config=s3_config), sqs=session.client("sqs", config=config))
 
 
 def error_code(error: ClientError) -> str:

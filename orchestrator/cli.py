@@ -11,7 +11,7 @@ import click
 
 from lambdas.contract import check_name
 from lambdas.errors import InvalidUpdate
-from orchestrator import cli_infra, cli_plan, terraform, worker
+from orchestrator import cli_infra, cli_plan, cli_verify, terraform, worker
 from orchestrator.abort import abort_round
 from orchestrator.aws import Clients, connect
 from orchestrator.cli_options import Answer, ClientList, Duration, Quorum, ShardCount, env_option, output_option
@@ -43,12 +43,13 @@ def main(verbose: bool) -> None:
     \b
     Exit statuses: 0 done; 1 any other failure; 2 bad input; 3 not deployed (environment or lane);
     4 quorum missed; 5 the round failed (bad update, shard that gave up); 6 conflict (already published,
-    another update of that client); 7 nothing feasible to plan; 8 the round was aborted.
+    another update of that client); 7 nothing feasible to plan; 8 the round was aborted; 9 a round's SHA-256
+    chain is broken (verify).
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
 
 
-for command in (*cli_infra.COMMANDS, cli_plan.plan):
+for command in (*cli_infra.COMMANDS, cli_plan.plan, cli_verify.verify_command):
     main.add_command(command)
 
 

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambdas.contract import check_name
 from lambdas.errors import FederationError, InvalidName, InvalidUpdate
 from orchestrator.aws import explain
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, VerificationFailed
 
 # What a command returns: the JSON document, and the text for people.
 Answer = tuple[Any, str]
@@ -141,6 +141,10 @@ def fail(error: FederationError | ClientError | BotoCoreError, output: str) -> N
     status = getattr(error, "exit_status", 1)
     click.echo(f"Error: {error}", err=True)
     if output == "json":
-        document = {"error": {"kind": type(error).__name__, "message": str(error), "exit_status": status}}
+        document: dict[str, Any] = {
+            "error": {"kind": type(error).__name__, "message": str(error), "exit_status": status}
+        }
+        if isinstance(error, VerificationFailed):
+            document |= error.details
         click.echo(json.dumps(document, indent=2))
     sys.exit(status)

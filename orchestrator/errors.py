@@ -8,10 +8,14 @@ FederationError (lambdas/errors.py)                exit status 1
     ├── RoundFailed     a bad update or shard      5
     ├── RoundConflict   already published, busy    6
     ├── PlanningError   nothing feasible           7
-    └── RoundAborted    the round was aborted      8
+    ├── RoundAborted    the round was aborted      8
+    └── VerificationFailed  a link does not hold   9
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from lambdas.errors import FederationError
 
@@ -62,3 +66,17 @@ class RoundAborted(OrchestratorError):
     """The round was aborted: nothing of it is or will be published."""
 
     exit_status = 8
+
+
+class VerificationFailed(OrchestratorError):
+    """A link of a round's SHA-256 chain does not hold.
+
+    Attributes:
+        details: the whole result, as `orchestrator verify --output json` prints it.
+    """
+
+    exit_status = 9
+
+    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.details = details

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lambdas.contract import RoundManifest, ShardResult, canonical_json, sha256_hex
+from lambdas.contract import MAX_SHARDS, Fields, RoundManifest, ShardResult, canonical_json, sha256_hex
 from lambdas.driver import DriverRecord, Process
 from orchestrator.collect import BadShard, Collection
 from orchestrator.deployment import Lane
@@ -33,7 +32,18 @@ class Report:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Report:
-        return cls(json.loads(data))
+        """Parse a stored report and check what other commands read of it; else InvalidContract."""
+        f = Fields.parse("Report", data)
+        f.name("round", "round")
+        f.name("model", "model")
+        f.text("status")
+        f.array("participants")
+        f.integer("shards", 0, MAX_SHARDS)
+        if "error" in f:
+            f.text("error")
+        else:
+            f.object("global_model").text("key")
+        return cls(f.document)
 
     def to_text(self) -> str:
         """A readable page."""
@@ -84,7 +94,7 @@ def published(
     )
     return Report(
         {
-            **_head(bucket, manifest, "published"),
+            **head_of(bucket, manifest, "published"),
             "drivers": _drivers(drivers),
             "lane": {
                 "function_name": lane.function_name,
@@ -116,7 +126,7 @@ def failed(bucket: str, manifest: RoundManifest, error: BadShard, drivers: Seque
     """The report of a round that cannot publish."""
     return Report(
         {
-            **_head(bucket, manifest, "failed"),
+            **head_of(bucket, manifest, "failed"),
             "drivers": _drivers(drivers),
             "error": str(error),
             "client": error.result.client,
@@ -127,8 +137,8 @@ def failed(bucket: str, manifest: RoundManifest, error: BadShard, drivers: Seque
 
 def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, driver: DriverRecord) -> Report:
     """The report of a round that `driver` has aborted; without participants where none were pinned."""
-    head: dict[str, Any] = (
-        _head(bucket, manifest, "aborted")
+    begin: dict[str, Any] = (
+        head_of(bucket, manifest, "aborted")
         if manifest
         else {
             "schema": SCHEMA, "round": record.round_id, "model": record.model, "status": "aborted", "bucket": bucket,
@@ -137,7 +147,7 @@ def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, dr
     )  # fmt: skip
     return Report(
         {
-            **head,
+            **begin,
             "drivers": _drivers(driver.earlier),
             "error": f"Round {record.round_id} was aborted by {driver.process}.",
             "aborted_by": _drivers([driver.process])[0],
@@ -150,7 +160,8 @@ def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
     return [{"host": p.host, "pid": p.pid, "since": p.since} for p in processes]
 
 
-def _head(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
+def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
+    """What every report begins with; all of it follows from the manifest."""
     return {
         "schema": SCHEMA,
         "round": manifest.round_id,
