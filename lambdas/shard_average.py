@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -35,6 +35,7 @@ from lambdas.contract import (
 from lambdas.deliveries import beside, retry_soon, time_limit
 from lambdas.driver import OVER, DriverRecord, driver_key
 from lambdas.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
+from lambdas.logs import keep_secrets_out
 from lambdas.sinks import ShardSink, Written, find_shard
 from lambdas.trees import TreeJob
 from lambdas.updates import ReadCounts, UpdateReader
@@ -54,8 +55,13 @@ def client_config() -> Config:
 
 
 def s3_config() -> Config:
-    """The same, with Signature V4 also for the URLs that the worker presigns, which boto3 does not do by itself."""
-    return client_config().merge(Config(signature_version="s3v4"))
+    """The same, with Signature V4 and the region's own endpoint also for the URLs that the worker presigns.
+
+    By itself boto3 presigns with Signature V2, which S3 refuses for objects under KMS, and for the global endpoint,
+    which redirects requests for a new bucket of another region.
+    """
+    style: Literal["auto", "virtual"] = "auto" if os.environ.get("AWS_ENDPOINT_URL") else "virtual"
+    return client_config().merge(Config(signature_version="s3v4", s3={"addressing_style": style}))
 
 
 @dataclass
@@ -244,6 +250,7 @@ AnyWorker = TypeVar("AnyWorker", bound=Worker)
 
 def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
     """The function's worker: FL_BUCKET, FL_RESULT_QUEUE_URL, FL_LOG_LEVEL and what Lambda itself sets."""
+    keep_secrets_out()
     logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
     worker = kind(
         s3=boto3.client("s3", config=s3_config()),

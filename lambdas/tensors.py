@@ -150,17 +150,20 @@ def _natural(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def serialize_header(table: TensorTable, metadata: Mapping[str, str]) -> bytes:
+def serialize_header(table: TensorTable, metadata: Mapping[str, str], *, padded_to: int = 0) -> bytes:
     """The first bytes of a safetensors file with this table: length, JSON, spaces up to a multiple of 8.
 
     The same table and metadata always give the same bytes.
+
+    Args:
+        padded_to: more spaces, up to this many bytes in all (a multiple of 8); a longer header stays as it is.
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for i, t in enumerate(table.tensors):
         offsets = [table.first_byte[i], table.first_byte[i + 1]]
         entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * max(-len(text) % 8, padded_to - 8 - len(text))
     return len(text).to_bytes(8, "little") + text
 
 

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from localstack_client.session import Session as LocalStackSession
 
 from lambdas.contract import MAX_PARTS
+from lambdas.logs import keep_secrets_out
 from orchestrator.errors import NotDeployed, OrchestratorError
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class Clients:
 
 def connect(region: str, endpoint_url: str | None) -> Clients:
     """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
+    keep_secrets_out()
     config = Config(
         max_pool_connections=REQUESTS_AT_ONCE,
         retries={"mode": "standard", "max_attempts": 6},
         connect_timeout=5,
         read_timeout=60,
         # Emulators answer on one host name: bucket.localhost does not resolve everywhere.
-        s3={"addressing_style": "path"} if endpoint_url else {},
+        s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
     # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
     s3_config = config.merge(Config(signature_version="s3v4"))

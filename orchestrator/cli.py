@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from lambdas.contract import check_name
-from lambdas.errors import InvalidUpdate
-from orchestrator import cli_infra, cli_plan, cli_verify, terraform, worker
+from orchestrator import cli_clients, cli_infra, cli_plan, cli_verify, worker
 from orchestrator.abort import abort_round
-from orchestrator.aws import Clients, connect
-from orchestrator.cli_options import Answer, ClientList, Duration, Quorum, ShardCount, env_option, output_option
-from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.errors import BadInput
-from orchestrator.fetch import fetch
+from orchestrator.cli_options import (
+    Answer,
+    ClientList,
+    Duration,
+    Quorum,
+    ShardCount,
+    connect_to,
+    env_option,
+    output_option,
+)
 from orchestrator.narration import StderrNarration
 from orchestrator.record import ON_DEADLINE, RoundRequest
 from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
-from orchestrator.submit import WIRE_NAMES, from_file, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,70 +50,8 @@ def main(verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
 
 
-for command in (*cli_infra.COMMANDS, cli_plan.plan, cli_verify.verify_command):
+for command in (*cli_clients.COMMANDS, *cli_infra.COMMANDS, cli_plan.plan, cli_verify.verify_command):
     main.add_command(command)
-
-
-def _connect(env: str) -> tuple[Deployment, Clients]:
-    terraform.environment_dir(env)
-    deployment = load_deployment(env)
-    return deployment, connect(deployment.region, deployment.endpoint_url)
-
-
-# --- clients -------------------------------------------------------------------------------------------------------
-
-
-@main.command("submit")
-@click.argument("file", type=click.Path(path_type=Path))
-@env_option
-@click.option("--round", "round_id", required=True, help="The round's id.")
-@click.option("--client", required=True, help="The client's id: letters, digits, - and _.")
-@click.option("--examples", type=int, required=True, help="How many examples the client trained on: its weight.")
-@click.option(
-    "--wire", type=click.Choice(list(WIRE_NAMES)), help="Store float32 tensors in this dtype: half the bytes."
-)
-@output_option
-def submit_command(file: Path, env: str, round_id: str, client: str, examples: int, wire: str | None) -> Answer:
-    """Submit a client's weights: a safetensors file, or a PyTorch state_dict file. Written once.
-
-    \b
-      orchestrator submit model.safetensors --round r-1 --client hospital-7 --examples 1203
-      orchestrator submit state_dict.pt --env prod --round r-1 --client hospital-7 --examples 1203 --wire bfloat16
-    """
-    check_name("client id", client)
-    check_name("round", round_id)
-    wire_dtype = WIRE_NAMES[wire] if wire else None
-    try:
-        tensors = from_file(file)
-        deployment, clients = _connect(env)
-        result = submit(clients.s3, deployment.bucket, round_id, client, tensors, examples, wire=wire_dtype)
-    except (BadInput, InvalidUpdate) as error:
-        named = f"client {client}" in str(error).lower()
-        raise error if named else BadInput(f"Client {client}: {error}") from error
-    text = f"Client {client}'s update of {result.nbytes:,} bytes is in round {round_id}"
-    return asdict(result), text + ("." if result.created else " already.")
-
-
-@main.command("fetch")
-@env_option
-@click.option("--model", required=True, help="The model's name.")
-@click.option("--round", "round_id", help="The round whose global model to fetch. Default: the newest.")
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors", show_default=True)
-@output_option
-def fetch_command(env: str, model: str, round_id: str | None, to: Path) -> Answer:
-    """Fetch a published global model: a safetensors file.
-
-    \b
-      orchestrator fetch --model digits --to global.safetensors
-      orchestrator fetch --model digits --round r-1
-    """
-    check_name("model", model)
-    if round_id is not None:
-        check_name("round", round_id)
-    deployment, clients = _connect(env)
-    fetched = fetch(clients.s3, deployment.bucket, model, to, round_id=round_id)
-    text = f"{fetched.path}: {model} of round {fetched.round_id}, {fetched.nbytes:,} bytes, sha256 {fetched.sha256}"
-    return asdict(fetched), text
 
 
 # --- rounds --------------------------------------------------------------------------------------------------------
@@ -199,7 +138,7 @@ def start_round_command(
         max_extensions=max_extensions,
         timeout_s=timeout,
     )
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     report = start_round(clients, deployment, request, StderrNarration(), replace_options=replace_options)
     return dict(report.document), report.to_text()
 
@@ -219,7 +158,7 @@ def resume_command(env: str, round_id: str, redrive: bool, timeout: float | None
       orchestrator resume --round r-1
       orchestrator resume --round r-1 --redrive
     """
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     report = resume_round(
         clients, deployment, round_id, redrive=redrive, timeout_s=timeout, narration=StderrNarration()
     )  # fmt: skip
@@ -238,7 +177,7 @@ def abort_command(env: str, round_id: str) -> Answer:
     \b
       orchestrator abort --round r-1
     """
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     report = abort_round(clients, deployment.bucket, round_id)
     return dict(report.document), report.to_text()
 
@@ -254,7 +193,7 @@ def status(env: str, round_id: str) -> Answer:
       orchestrator status --round r-1
     """
     check_name("round", round_id)
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     document = round_status(clients, deployment.bucket, round_id, deployment.lanes)
     return document, "\n".join(f"{name:<12} {value}" for name, value in document.items())
 
@@ -269,7 +208,7 @@ def rounds(env: str, model: str | None) -> Answer:
     \b
       orchestrator rounds --model digits
     """
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     found = list_rounds(clients, deployment.bucket, model)
     lines = [
         f"{r['round']:<24} {r['model'] or '-':<16} {r['state']:<12} {r.get('updates', 0):>6} updates "
@@ -293,7 +232,7 @@ def worker_command(env: str, shards: tuple[int, ...], idle_exit: float | None) -
       orchestrator worker --env dev --shards 4
       orchestrator worker --idle-exit 30s
     """
-    deployment, clients = _connect(env)
+    deployment, clients = connect_to(env)
     lanes = [deployment.lane(m) for m in shards] or list(deployment.lanes.values())
     narration = StderrNarration()
     narration.say(f"Polling {len(lanes)} lanes of {env}; Ctrl-C stops.")

@@ -16,7 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.contract import check_name
 from lambdas.errors import FederationError, InvalidName, InvalidUpdate
-from orchestrator.aws import explain
+from orchestrator import terraform
+from orchestrator.aws import Clients, connect, explain
+from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.errors import BadInput, VerificationFailed
 
 # What a command returns: the JSON document, and the text for people.
@@ -106,6 +108,18 @@ class ClientList(click.ParamType[tuple[str, ...]]):
         if not names:
             self.fail(f"{value!r} names no client.", param, ctx)
         return tuple(names)
+
+
+def connect_to(env: str) -> tuple[Deployment, Clients]:
+    """An environment's deployment, and clients for it.
+
+    Raises:
+        BadInput: there is no such environment.
+        NotDeployed: nothing is deployed in it.
+    """
+    terraform.environment_dir(env)
+    deployment = load_deployment(env)
+    return deployment, connect(deployment.region, deployment.endpoint_url)
 
 
 def env_option(command: Callable[..., Any]) -> Callable[..., Any]:

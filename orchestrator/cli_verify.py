@@ -8,10 +8,7 @@ from typing import Any
 import click
 
 from lambdas.contract import check_name, is_sha256
-from orchestrator import terraform
-from orchestrator.aws import connect
-from orchestrator.cli_options import Answer, env_option, output_option
-from orchestrator.deployment import load_deployment
+from orchestrator.cli_options import Answer, connect_to, env_option, output_option
 from orchestrator.narration import StderrNarration
 from orchestrator.verify import verify
 
@@ -54,9 +51,8 @@ def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, mani
       orchestrator verify --env prod --round 2026-11-23 --shards 3,7 --output json
     """
     check_name("round", round_id)
-    terraform.environment_dir(env)
-    deployment = load_deployment(env)
-    s3 = connect(deployment.region, deployment.endpoint_url).s3
+    deployment, clients = connect_to(env)
+    s3 = clients.s3
     found = verify(
         s3,
         deployment.bucket,

@@ -3,12 +3,19 @@
 client = Client("hospital-7", model="digits", env="local")
 client.push(net.state_dict(), num_examples=1203, round_id="r-0001")
 net.load_state_dict(client.pull())
+
+With an invitation of `orchestrator invite` the same works without AWS credentials and without the environment:
+
+client = Client("hospital-7", model="digits")
+net.load_state_dict(client.pull(invite="r-0001-hospital-7.json"))
+client.push(net.state_dict(), num_examples=1203, invite="r-0001-hospital-7.json")
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +24,18 @@ from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch, latest_model
+from orchestrator.invitation import Invitation, check_matches, load_invitation
+from orchestrator.invited import fetch_invited, submit_invited
 from orchestrator.submit import WIRE_NAMES, Submitted, from_state_dict, submit
+
+# An invitation as it comes: a file, its text, or its JSON.
+Invite = str | Path | Mapping[str, Any]
 
 
 class Client:
     """One participant of a federation.
+
+    Nothing is looked up before it is needed: a client that is invited needs no environment.
 
     Args:
         client_id: 1 to 128 letters, digits, `-`, `_`.
@@ -31,30 +45,53 @@ class Client:
 
     Raises:
         InvalidName: a name that cannot be part of a key.
-        NotDeployed: the environment is not deployed.
     """
 
     def __init__(self, client_id: str, *, model: str, env: str = "local", deployment: Deployment | None = None) -> None:
         self.client_id = check_name("client id", client_id)
         self.model = check_name("model", model)
-        self._deployment = deployment or load_deployment(env)
-        self._clients: Clients = connect(self._deployment.region, self._deployment.endpoint_url)
+        self._env = env
+        self._given = deployment
+
+    @cached_property
+    def _deployment(self) -> Deployment:
+        return self._given or load_deployment(self._env)
+
+    @cached_property
+    def _clients(self) -> Clients:
+        return connect(self._deployment.region, self._deployment.endpoint_url)
 
     def push(
-        self, state_dict: Mapping[str, Any], num_examples: int, *, round_id: str, wire: str | None = None
+        self,
+        state_dict: Mapping[str, Any],
+        num_examples: int,
+        *,
+        round_id: str | None = None,
+        wire: str | None = None,
+        invite: Invite | None = None,
     ) -> Submitted:
         """Submit weights to a round, once.
 
         Args:
             state_dict: name to torch.Tensor or numpy array.
             num_examples: how many examples the client trained on, its weight in the average.
-            wire: `bfloat16` or `float16` to send float32 tensors in that dtype.
+            round_id: the round; not needed with an invitation, which is for one.
+            wire: `bfloat16` or `float16` to send float32 tensors in that dtype; an invitation has it already.
+            invite: an invitation: its file, its text or the parsed JSON.
 
         Raises:
-            BadInput, InvalidName, RoundConflict, TensorTableMismatch: see `orchestrator.submit.submit`.
+            BadInput, InvalidName, RoundConflict, TensorTableMismatch: see `orchestrator.submit.submit` and
+                `orchestrator.invited.submit_invited`.
+            NotDeployed: the environment is not deployed.
         """
         if wire is not None and wire not in WIRE_NAMES:
             raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
+        if invite is not None:
+            invitation = self._invitation(invite)
+            check_matches(invitation, round_id=round_id, wire=WIRE_NAMES[wire] if wire else None)
+            return submit_invited(invitation, from_state_dict(state_dict), num_examples)
+        if round_id is None:
+            raise BadInput("Name the round: push(..., round_id=...), or pass an invitation: push(..., invite=...).")
         return submit(
             self._clients.s3,
             self._deployment.bucket,
@@ -65,19 +102,31 @@ class Client:
             wire=WIRE_NAMES[wire] if wire else None,
         )
 
-    def pull(self, *, round_id: str | None = None) -> dict[str, Any]:
+    def pull(self, *, round_id: str | None = None, invite: Invite | None = None) -> dict[str, Any]:
         """The newest global model, or that of a round: name to torch.Tensor on the CPU.
+
+        Args:
+            invite: an invitation gives its round's model where that is published, else the one to start from.
 
         Raises:
             BadInput: nothing is published yet.
+            NotDeployed: the environment is not deployed.
         """
         from safetensors.torch import load_file
 
         with tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
             path = Path(directory) / "global.safetensors"
-            fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
+            if invite is not None:
+                fetch_invited(self._invitation(invite), path, round_id=round_id)
+            else:
+                fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
             result: dict[str, Any] = load_file(path)
             return {name: tensor.clone() for name, tensor in result.items()}
+
+    def _invitation(self, invite: Invite) -> Invitation:
+        invitation = load_invitation(invite)
+        check_matches(invitation, client=self.client_id, model=self.model)
+        return invitation
 
     def latest_round(self) -> str | None:
         """Id of the round that published the newest global model; None before the first."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,20 +70,41 @@ def fetch(
                 "says where it stands."
             ) from error
         raise
-    size, done, digest = response["ContentLength"], 0, hashlib.sha256()
+    chunks = response["Body"].iter_chunks(_CHUNK)
+    return store(to, model, round_id, chunks, response["ContentLength"], progress=progress)
+
+
+def store(
+    to: Path,
+    model: str,
+    round_id: str,
+    chunks: Iterable[bytes],
+    size: int,
+    *,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Fetched:
+    """Write a download of `size` bytes to a file, which appears whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+        OrchestratorError: the download ended early.
+    """
+    done, digest = 0, hashlib.sha256()
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{to.name}-", dir=to.parent)
     except OSError as error:
         raise BadInput(f"Cannot write to {to.parent}: {error.strerror}. Choose another --to.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            for chunk in response["Body"].iter_chunks(_CHUNK):
+            for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
                 progress(done, size)
         if done != size:
-            raise OrchestratorError(f"The download of {key} ended after {done} of {size} bytes. Try again.")
+            raise OrchestratorError(
+                f"The download of {model} of round {round_id} ended after {done} of {size} bytes. Try again."
+            )
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)

@@ -227,54 +227,74 @@ class WrittenUpdate:
     data_sha256: str
 
 
-def write_update(tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None) -> WrittenUpdate:
+def write_update(
+    tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None, size: int | None = None
+) -> WrittenUpdate:
     """Write an update file. The values are hashed as they pass, and their digest goes into the header in front of them.
 
     Args:
         num_examples: the client's weight, 1 to 10**9.
         out: an empty file that can be written and sought.
         wire: `BF16` or `F16` to store float32 tensors in that dtype (rounded to nearest, ties to even).
+        size: the file's length in bytes; spaces at the end of the header, which safetensors allows, make up for what is
+            missing. None for as long as it takes.
 
     Raises:
-        BadInput: an example count that makes no weight, or a value that the wire dtype cannot hold, NaN and Inf
-            among them.
+        BadInput: an example count that makes no weight, a value that the wire dtype cannot hold, NaN and Inf among
+            them, or an update that is larger than `size`.
     """
     try:
         check_num_examples(num_examples)
     except InvalidUpdate as error:
         raise BadInput(f"{error}. Pass the number of examples that the client trained on.") from error
     order = canonical_order(tensors.table)
-    specs = [tensors.table.tensors[i] for i in order]
-    stored = [wire if wire and t.dtype == "F32" else t.dtype for t in specs]
-    converted = {t.name: t.dtype for t, dtype in zip(specs, stored, strict=True) if t.dtype != dtype}
-    metadata = {"format": "pt", NUM_EXAMPLES: str(num_examples)}
-    if converted:
-        metadata[ORIGINAL_DTYPES] = json.dumps(converted, separators=(",", ":"))
-    digest, nbytes = hashlib.sha256(), 0
+    specs = TensorTable(tuple(tensors.table.tensors[i] for i in order))
+    stored = stored_table(specs, wire)
+    digest = hashlib.sha256()
 
     def put(piece: memoryview) -> None:
-        nonlocal nbytes
         out.write(piece)
         digest.update(piece)
-        nbytes += len(piece)
 
     def header(data_sha256: str) -> bytes:
-        table = TensorTable(tuple(specs)).with_dtypes(stored)
-        return serialize_header(table, metadata | {DATA_SHA256: data_sha256})
+        return update_header(specs, stored, num_examples, data_sha256, padded_to=(size or 0) - stored.nbytes)
 
-    out.write(header("0" * 64))  # of the length that the real one will have
-    for index, spec, dtype in zip(order, specs, stored, strict=True):
+    placeholder = header("0" * 64)  # of the length that the real one will have
+    nbytes = len(placeholder) + stored.nbytes
+    if size is not None and (nbytes != size or len(placeholder) - 8 > MAX_HEADER_BYTES):
+        raise BadInput(
+            f"The update takes {nbytes:,} bytes, its place has {size:,}: it has other tensors than the model, or "
+            "another dtype was agreed on."
+        )
+    out.write(placeholder)
+    for index, spec, to in zip(order, specs.tensors, stored.tensors, strict=True):
         for piece in tensors.read(index):
-            if dtype == spec.dtype:
+            if to.dtype == spec.dtype:
                 put(piece)
             else:
-                for block in _converted(piece, spec, dtype):
+                for block in _converted(piece, spec, to.dtype):
                     put(block)
     final = header(digest.hexdigest())
     out.seek(0)
     out.write(final)
     out.seek(0, io.SEEK_END)
-    return WrittenUpdate(len(final) + nbytes, final, digest.hexdigest())
+    return WrittenUpdate(nbytes, final, digest.hexdigest())
+
+
+def stored_table(table: TensorTable, wire: str | None) -> TensorTable:
+    """A table as an update stores it: float32 tensors in the wire dtype, if any."""
+    return table.with_dtypes([wire if wire and t.dtype == "F32" else t.dtype for t in table.tensors])
+
+
+def update_header(
+    table: TensorTable, stored: TensorTable, num_examples: int, data_sha256: str, *, padded_to: int = 0
+) -> bytes:
+    """All that stands in front of an update's data section."""
+    metadata = {"format": "pt", NUM_EXAMPLES: str(num_examples), DATA_SHA256: data_sha256}
+    converted = {t.name: t.dtype for t, to in zip(table.tensors, stored.tensors, strict=True) if t.dtype != to.dtype}
+    if converted:
+        metadata[ORIGINAL_DTYPES] = json.dumps(converted, separators=(",", ":"))
+    return serialize_header(stored, metadata, padded_to=padded_to)
 
 
 def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memoryview]:

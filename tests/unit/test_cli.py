@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from click.testing import CliRunner, Result
 
-from orchestrator import cli, collect, messages, terraform
+from orchestrator import cli_options, collect, messages, terraform
 from orchestrator.aws import Clients
 from orchestrator.cli import main
 from orchestrator.cli_options import ClientList, Duration, Quorum, ShardCount
@@ -46,7 +46,7 @@ def deployed(lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatc
             raise NotDeployed(f"Environment {environment} is not deployed.")
         return lanes_without_functions
 
-    monkeypatch.setattr(cli, "load_deployment", load)
+    monkeypatch.setattr(cli_options, "load_deployment", load)
     return lanes_without_functions
 
 
@@ -357,7 +357,7 @@ def test_a_shard_count_without_a_lane_exits_with_3_before_anything_is_queued(
 
 
 def test_a_bucket_that_is_gone_exits_with_3(deployed: Deployment, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load_deployment", lambda env: replace(deployed, bucket="gone-bucket"))
+    monkeypatch.setattr(cli_options, "load_deployment", lambda env: replace(deployed, bucket="gone-bucket"))
     result = run("rounds", "--output", "json", ok=False)
     assert result.exit_code == 3
     assert "does not exist. Deploy the environment" in error_of(result)["message"]
@@ -366,7 +366,9 @@ def test_a_bucket_that_is_gone_exits_with_3(deployed: Deployment, model: Path, m
 def test_an_aws_that_cannot_be_reached_exits_with_1_and_a_sentence(
     deployed: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "load_deployment", lambda env: replace(deployed, endpoint_url="http://127.0.0.1:9"))
+    monkeypatch.setattr(
+        cli_options, "load_deployment", lambda env: replace(deployed, endpoint_url="http://127.0.0.1:9")
+    )
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     result = run("rounds", "--output", "json", ok=False)
     assert result.exit_code == 1

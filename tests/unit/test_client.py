@@ -120,7 +120,7 @@ def test_without_a_deployment_the_environments_is_loaded(
     monkeypatch.setattr(client_module, "load_deployment", load)
     assert Client("a", model="digits").latest_round() is None
     with pytest.raises(NotDeployed):
-        Client("a", model="digits", env="dev")
+        Client("a", model="digits", env="dev").latest_round()
     assert asked == ["local", "dev"]
 
 

@@ -423,7 +423,7 @@ def test_a_shard_that_the_round_does_not_have_is_refused(clients: Clients, lanes
 def test_the_command_prints_what_it_found_and_exits_with_9_where_a_link_is_broken(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_verify, "load_deployment", lambda env: lanes_without_functions)
+    monkeypatch.setattr(cli_options, "load_deployment", lambda env: lanes_without_functions)
     published(clients, lanes_without_functions)
 
     def run(*arguments: str, status: int) -> Any:
