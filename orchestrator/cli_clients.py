@@ -6,13 +6,12 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from lambdas.contract import check_name
 from lambdas.errors import InvalidUpdate
-from orchestrator.cli_options import Answer, Duration, connect_to, env_option, output_option
+from orchestrator.cli_options import Answer, ClientList, Duration, connect_to, env_option, output_option
 from orchestrator.errors import BadInput
 from orchestrator.fetch import fetch
 from orchestrator.invitation import Invitation, check_matches, load_invitation
@@ -121,7 +120,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
 @env_option
 @click.option("--round", "round_id", required=True, help="The round's id.")
 @click.option("--client", "clients_given", multiple=True, help="A client's id (repeatable): one invitation each.")
-@click.option("--clients-from", type=click.File(), help="A file with a client id per line, instead of --client.")
+@click.option("--clients", "listed", type=ClientList(), default=(), help="Several at once: a,b,c or a file of them.")
 @click.option("--expires", type=Duration(), default=6 * 3600.0, help="Life, e.g. 90m, at most 168h. Default: 6h.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; a directory for several clients.")
 @click.option("--model", help="The model's name, where the round is not open yet.")
@@ -133,7 +132,7 @@ def invite_command(
     env: str,
     round_id: str,
     clients_given: tuple[str, ...],
-    clients_from: TextIO | None,
+    listed: tuple[str, ...],
     expires: float,
     out: Path | None,
     model: str | None,
@@ -143,15 +142,16 @@ def invite_command(
 ) -> Answer:
     """Invite clients to a round: a small JSON file each, with which they need no AWS credentials.
 
+    Without --client, everybody whom the round was opened for (--expect-clients) is invited.
+
     It lets its holder upload one update, once, of exactly the model's size, and download the global model. It is signed
     with your credentials, and ends with them. Whoever has the file may use it: send it as you would send a password.
 
     \b
       orchestrator invite --round r-1 --client hospital-7 --out hospital-7.json
-      orchestrator invite --env prod --round r-1 --clients-from clients.txt --expires 12h --out invitations/
+      orchestrator invite --env prod --round r-1 --clients hospital-7,hospital-8 --expires 12h --out invitations/
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
-    names = [check_name("client id", name) for name in _clients(clients_given, clients_from)]
     deployment, clients = connect_to(env)
     inviting = prepare(
         clients.s3,
@@ -162,6 +162,9 @@ def invite_command(
         table=from_file(like).table if like else None,
         model_bytes=model_bytes,
     )
+    names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
+    if not names:
+        raise click.UsageError("Missing option '--client': name whom to invite; the round names nobody.")
     warning = early_end(signing_credentials(clients.s3), expires)
     if warning:
         StderrNarration().say(f"Warning: {warning}")
@@ -177,13 +180,6 @@ def invite_command(
     paths = [str(path) for path in _write(out, invitations)]
     text = f"{len(paths)} invitation{'s' if len(paths) > 1 else ''} to round {round_id}: {', '.join(paths)}"
     return document | {"files": dict(zip(names, paths, strict=True))}, text
-
-
-def _clients(given: tuple[str, ...], listed: TextIO | None) -> list[str]:
-    names = [*given, *(line.strip() for line in listed or () if line.strip())]
-    if not names:
-        raise click.UsageError("Missing option '--client': name whom to invite, or pass --clients-from.")
-    return list(dict.fromkeys(names))
 
 
 def _write(out: Path, invitations: list[Invitation]) -> list[Path]:

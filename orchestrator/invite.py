@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any
 from lambdas.contract import (
     MAX_EXAMPLES,
     MAX_PART_BYTES,
-    RoundRecord,
     TensorTable,
     check_name,
     global_key,
     manifest_key,
-    round_key,
     update_key,
 )
 from lambdas.tensors import canonical_order
-from orchestrator.aws import MULTIPART_ABOVE, PART_BYTES, exists, read_object
+from orchestrator.aws import MULTIPART_ABOVE, PART_BYTES, exists
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.invitation import Invitation, Parts
+from orchestrator.record import read_record
 from orchestrator.submit import latest_table, stored_table, update_header
 
 if TYPE_CHECKING:
@@ -66,7 +65,11 @@ def size_of_bytes(model_bytes: int) -> UpdateSize:
 
 @dataclass(frozen=True)
 class Inviting:
-    """What all invitations to a round have in common."""
+    """What all invitations to a round have in common.
+
+    Attributes:
+        expect_clients: the clients that the round is for; empty where anyone may come.
+    """
 
     round_id: str
     model: str
@@ -74,6 +77,7 @@ class Inviting:
     size: UpdateSize
     tensors_sha256: str | None
     base_round: str | None
+    expect_clients: tuple[str, ...]
 
 
 def prepare(
@@ -98,8 +102,8 @@ def prepare(
         RoundConflict: the round is closed, or is one of another model.
     """
     check_name("round", round_id)
-    found = read_object(s3, bucket, round_key(round_id))
-    opened = RoundRecord.from_bytes(found[0]).model if found else None
+    record = read_record(s3, bucket, round_id)
+    opened = record.model if record else None
     if opened is None and model is None:
         raise BadInput(f"Round {round_id} is not open yet, so nobody knows its model. Add --model.")
     if opened is not None and model is not None and model != opened:
@@ -119,7 +123,8 @@ def prepare(
             f"Model {name} has no global model yet, so the size of an update is not known. Add --like FILE with the "
             "model's tensors, or --model-bytes."
         )
-    return Inviting(round_id, name, wire, size, digest, latest[0] if latest else None)
+    expected = (record.request.expect_clients or ()) if record else ()
+    return Inviting(round_id, name, wire, size, digest, latest[0] if latest else None, expected)
 
 
 def _digest(table: TensorTable) -> str:
@@ -131,11 +136,16 @@ def invite(s3: S3Client, bucket: str, inviting: Inviting, client: str, expires_s
 
     Raises:
         InvalidName: a client id that cannot be part of a key.
-        BadInput: a life that presigned requests cannot have.
+        BadInput: a life that presigned requests cannot have, or a client that the round is not for.
     """
     if not 1 <= expires_s <= MAX_EXPIRES_S:
         raise BadInput(f"An invitation lives from 1 second to {MAX_EXPIRES_S // 86400} days; {expires_s:.0f} s do not.")
     key = update_key(inviting.round_id, client)
+    if inviting.expect_clients and client not in inviting.expect_clients:
+        raise BadInput(
+            f"Client {client} is not among the {len(inviting.expect_clients)} clients that round {inviting.round_id} "
+            "was opened for. Open it anew with --expect-clients and --replace-options, or invite to another round."
+        )
     result = global_key(inviting.model, inviting.round_id)
     now, size = time.time(), inviting.size
 

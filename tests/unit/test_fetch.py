@@ -110,7 +110,7 @@ class ShortS3:
 def test_a_download_that_ends_early_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"old")
     short: Any = ShortS3()
-    with pytest.raises(OrchestratorError, match=r"models/digits/r-1/global.safetensors ended after 4 of 8 bytes"):
+    with pytest.raises(OrchestratorError, match=r"digits of round r-1 ended after 4 of 8 bytes"):
         fetch(short, "b", "digits", tmp_path / "m", round_id="r-1")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 

@@ -34,7 +34,7 @@ from orchestrator.invitation import Invitation, UnusableInvitation, load_invitat
 from orchestrator.invite import early_end, prepare, signing_credentials, size_of_bytes, update_size
 from orchestrator.invited import fetch_invited, submit_invited
 from orchestrator.presigned import Answer, ask
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest, open_round
 from orchestrator.rounds import start_round
 from orchestrator.submit import from_state_dict, write_update
 
@@ -469,7 +469,7 @@ def test_invitations_for_several_clients_are_files_for_their_owners_eyes(
     (tmp_path / "clients.txt").write_text("a\n\nb\na\n")
     made = json.loads(
         run(
-            "invite", "--round=r-1", "--clients-from", tmp_path / "clients.txt", "--client", "c", "--model", "digits",
+            "invite", "--round=r-1", "--clients", tmp_path / "clients.txt", "--client", "c", "--model", "digits",
             "--like", model, "--out", tmp_path / "out", "--expires", "90m", "--output", "json",
         ).stdout
     )  # fmt: skip
@@ -512,3 +512,15 @@ def test_documents_of_a_manifests_kind_are_no_invitations() -> None:
     assert invitation.SCHEMA == 1
     with pytest.raises(UnusableInvitation):
         load_invitation({"schema": 1, "kind": "invitation", "key": manifest_key("r-1")})
+
+
+def test_a_round_that_names_its_clients_invites_them_and_nobody_else(
+    clients: Clients, deployed: Deployment, model: Path, tmp_path: Path
+) -> None:
+    open_round(clients.s3, deployed.bucket, RoundRequest("digits", "r-1", expect_clients=("a", "b")))
+    made = json.loads(run("invite", "--round=r-1", "--like", model, "--out", tmp_path / "out/", "--output=json").stdout)
+    assert set(made["files"]) == {"a", "b"}
+    result = run("invite", "--round=r-1", "--client=c", "--like", model, "--output=json", ok=False)
+    assert (result.exit_code, "Client c is not among the 2 clients" in error_of(result)["message"]) == (2, True)
+    nobody = run("invite", "--round=r-2", "--model=digits", "--like", model, ok=False)
+    assert nobody.exit_code == 2
