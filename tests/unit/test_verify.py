@@ -25,7 +25,7 @@ from lambdas.contract import (
     update_key,
 )
 from lambdas.tensors import global_header
-from orchestrator import cli_verify, messages, verify
+from orchestrator import cli_options, messages, verify
 from orchestrator.aws import Clients
 from orchestrator.cli import main
 from orchestrator.deployment import Deployment
