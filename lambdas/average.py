@@ -167,7 +167,7 @@ class Pacing:
     """
 
     max_streams: int = 64
-    piece_elements: int = 128 * 1024
+    piece_elements: int = 64 * 1024
     window_elements: int = 24 * 1024 * 1024
     read_bytes: int = 256 * 1024
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import select
 import socket
 import ssl
 from functools import cache
@@ -21,7 +22,9 @@ from botocore.httpsession import get_cert_path
 # call. The first keeps the network busy while others are read (0.1 s at 75 MB/s) and no more: what waits in the kernel
 # when the last byte arrives is still to be read. Both keep memory from growing with the connections.
 WINDOW_BYTES = 8 * 1024**2
-FETCH_BYTES = 4 * 1024**2
+FETCH_BYTES = 6 * 1024**2
+# A TLS record's largest content, and what surrounds it (RFC 8446, section 5.2: header 5, type 1, tag 16).
+_RECORD, _RECORD_OVERHEAD = 16 * 1024, 22
 
 
 class ConnectionPool:
@@ -36,7 +39,7 @@ class ConnectionPool:
         self._timeout_s = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
         self._window = min(max(WINDOW_BYTES // at_once, 128 * 1024), 2 * 1024**2)
-        self._fetch = memoryview(bytearray(min(max(FETCH_BYTES // at_once, 32 * 1024), 256 * 1024)))
+        self._fetch = memoryview(bytearray(min(max(FETCH_BYTES // at_once, 32 * 1024), 320 * 1024)))
 
     def take(self) -> http.client.HTTPConnection | None:
         """An idle connection, None where there is none. The server may have closed it in the meantime."""
@@ -92,6 +95,8 @@ class TlsSocket:
         self._buffer = fetch
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._poll = select.poll()
+        self._poll.register(plain, select.POLLIN)
         self._readers = 0
         self._closed = False
         while True:
@@ -99,7 +104,7 @@ class TlsSocket:
                 self._tls.do_handshake()
                 break
             except ssl.SSLWantReadError:
-                self._fetch()
+                self._fetch(_RECORD)
         self._flush()
 
     def sendall(self, data: bytes) -> None:
@@ -125,25 +130,33 @@ class TlsSocket:
             self.close()
 
     def readinto(self, view: memoryview) -> int:
-        """Decrypt what is in memory into `view`, after waiting for the network if nothing is; 0 at the end."""
+        """Decrypt what has arrived into `view`, after waiting for the network if nothing has; 0 at the end."""
         read = cast(Any, self._tls.read)
         filled, size = 0, len(view)
+        # First all that the kernel has of it: to run dry and be told so by an exception, record by record, is dear.
+        lacking = size + size // _RECORD * _RECORD_OVERHEAD + _RECORD - self._incoming.pending
+        if lacking > 0 and self._poll.poll(0):
+            self._fetch(lacking)
         while filled < size:
             try:
                 count = read(size - filled, view[filled:])
             except ssl.SSLWantReadError:
                 if filled:
                     break
-                self._fetch()
+                self._fetch(size)
                 continue
+            except ssl.SSLEOFError:
+                if filled:
+                    break  # what came before the end; the next call says how it ended
+                raise
             if not count:
                 break
             filled += count
         return filled
 
-    def _fetch(self) -> None:
+    def _fetch(self, wanted: int) -> None:
         self._flush()
-        count = self._plain.recv_into(self._buffer)
+        count = self._plain.recv_into(self._buffer[: max(wanted, _RECORD)])
         if count:
             self._incoming.write(self._buffer[:count])
         else:

@@ -7,6 +7,7 @@ queue, which delivers it again and, after the last try, moves it to the dead-let
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -272,6 +273,8 @@ def handler_for(kind: type[AnyWorker], module: str) -> Callable[[dict[str, Any],
     clients made here, when its `module` is imported, than in its first invocation.
     """
     workers = [worker_from_environment(kind)] if os.environ.get("_HANDLER", "").startswith(module) else []
+    if workers:
+        gc.freeze()  # boto3's many objects stay: no garbage collection needs to look at them again
 
     def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
         if not workers:
