@@ -22,6 +22,7 @@ from botocore.httpsession import get_cert_path
 # call. The first keeps the network busy while others are read (0.1 s at 75 MB/s) and no more: what waits in the kernel
 # when the last byte arrives is still to be read. Both keep memory from growing with the connections.
 WINDOW_BYTES = 8 * 1024**2
+AUTOTUNED_ABOVE = 2 * 1024**2  # few connections: the kernel knows best
 FETCH_BYTES = 6 * 1024**2
 # A TLS record's largest content, and what surrounds it (RFC 8446, section 5.2: header 5, type 1, tag 16).
 _RECORD, _RECORD_OVERHEAD = 16 * 1024, 22
@@ -38,7 +39,7 @@ class ConnectionPool:
     def __init__(self, timeout_s: float, at_once: int) -> None:
         self._timeout_s = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
-        self._window = min(max(WINDOW_BYTES // at_once, 128 * 1024), 2 * 1024**2)
+        self._window = max(WINDOW_BYTES // at_once, 128 * 1024)
         self._fetch = memoryview(bytearray(min(max(FETCH_BYTES // at_once, 32 * 1024), 320 * 1024)))
 
     def take(self) -> http.client.HTTPConnection | None:
@@ -53,7 +54,10 @@ class ConnectionPool:
             plain = socket.create_connection((host, port or 443), timeout=self._timeout_s)
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux
+                if self._window < AUTOTUNED_ABOVE and hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux
+                    # Either alone does not do: the kernel's tuning overrides the clamp unless the buffer is set, and
+                    # the window of a connected socket grows to a buffer's size by the clamp only.
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
                     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, self._window)
                 connection.sock = TlsSocket(plain, tls_context(), host, self._fetch)
             except BaseException:
