@@ -1,10 +1,11 @@
 # One command each: `make demo`, `make test`. Everything else is what they are made of.
 PYTHON ?= python3
 ENV ?= local
+FUZZ_CASES ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint unit-test infra-test e2e-test build deploy destroy up down docs clean
+.PHONY: help demo test lint unit-test fuzz infra-test e2e-test build deploy destroy up down docs clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +26,11 @@ lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit-test: $(VENV)/installed ## Unit and property tests
-	$(BIN)/pytest tests/unit
+unit-test: $(VENV)/installed ## Unit and property tests, and a few hundred cases of hostile input
+	$(BIN)/pytest tests/unit tests/fuzz
+
+fuzz: $(VENV)/installed ## Hostile input: FUZZ_CASES per target, more than 30,000 in all
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/pytest tests/fuzz
 
 infra-test: $(VENV)/installed ## terraform fmt, validate and test
 	$(BIN)/pytest tests/infra

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -42,14 +43,28 @@ MAX_PARTS = 10_000
 
 MAX_SHARDS = MAX_PARTS
 MAX_CLIENTS = 100_000
+# What a header or manifest may list. Both are read whole, in small functions; the largest models have some ten
+# thousand tensors with names of some hundred characters.
+MAX_TENSORS = 50_000
+MAX_TENSOR_NAME = 1024
+MAX_DIMENSIONS = 64
 # A billion examples on one client is a unit error, not a data set. It also keeps every sum of weights an exact
 # float64: MAX_CLIENTS * MAX_EXAMPLES < 2**53.
 MAX_EXAMPLES = 10**9
 # The wire dtypes that a float32 tensor may be stored as, to send fewer bytes.
 WIRE_DTYPES = ("BF16", "F16")
 
+_MAX_INT = 2**63 - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
+
+
+def shown(value: object) -> str:
+    """A value as an error's message shows it: quoted, without control characters, and short whatever it is."""
+    text = _SHOWN.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_name(kind: str, value: str) -> str:
@@ -59,10 +74,9 @@ def check_name(kind: str, value: str) -> str:
     letter or digit: no slashes, no dots, nothing that a shell or a URL would have to escape.
     """
     if not isinstance(value, str) or not _NAME.match(value):
-        shown = value if isinstance(value, str) and len(value) <= 60 else f"{str(value)[:57]}..."
         raise InvalidName(
-            f"{shown!r} is no valid {kind}: expected 1 to 128 letters, digits, '-' or '_', starting with a letter or "
-            f"digit. Choose another {kind}."
+            f"{shown(value)} is no valid {kind}: expected 1 to 128 letters, digits, '-' or '_', starting with a letter "
+            f"or digit. Choose another {kind}."
         )
     return value
 
@@ -102,7 +116,7 @@ def client_of(key: str) -> str:
     """The client id in an update's key; InvalidName where the key is not an update's."""
     name = key.rsplit("/", 1)[-1]
     if not name.endswith(UPDATE_SUFFIX):
-        raise InvalidName(f"{key!r} is no update: expected rounds/<round>/updates/<client>{UPDATE_SUFFIX}.")
+        raise InvalidName(f"{shown(key)} is no update: expected rounds/<round>/updates/<client>{UPDATE_SUFFIX}.")
     return check_name("client id", name.removesuffix(UPDATE_SUFFIX))
 
 
@@ -168,6 +182,11 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def is_size(value: object) -> bool:
+    """Whether a JSON value is a number of values or bytes: an integer from 0 to 2**63 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT
+
+
 def is_sha256(text: str) -> bool:
     """Whether `text` is a SHA-256 in lower-case hexadecimal."""
     return _SHA256.fullmatch(text) is not None
@@ -192,7 +211,7 @@ class Fields:
         schema = fields._value.get("schema")
         if schema != SCHEMA:
             raise InvalidContract(
-                f"{what}: schema is {schema!r}, this version reads {SCHEMA}. Deploy and run the same release."
+                f"{what}: schema is {shown(schema)}, this version reads {SCHEMA}. Deploy and run the same release."
             )
         return fields
 
@@ -205,10 +224,8 @@ class Fields:
         return name in self._value
 
     def _fail(self, name: str, expected: str) -> InvalidContract:
-        shown = repr(self._value.get(name, "nothing"))
-        return InvalidContract(
-            f"{self.what}: field {name!r}: expected {expected}, found {shown[:80]}{'...' if len(shown) > 80 else ''}."
-        )
+        found = shown(self._value[name]) if name in self._value else "nothing"
+        return InvalidContract(f"{self.what}: field {name!r}: expected {expected}, found {found}.")
 
     def text(self, name: str) -> str:
         value = self._value.get(name)
@@ -303,9 +320,6 @@ class Fields:
         return tuple(values)
 
 
-_MAX_INT = 2**63 - 1
-
-
 # --- the tensor table and its shards -------------------------------------------------------------------------------
 
 
@@ -378,19 +392,21 @@ class TensorTable:
 
     @classmethod
     def from_json(cls, what: str, rows: Sequence[Any]) -> TensorTable:
+        if len(rows) > MAX_TENSORS:
+            raise InvalidContract(f"{what}: {len(rows)} tensors; at most {MAX_TENSORS} are averaged.")
         tensors = []
         for i, row in enumerate(rows):
             if not (isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and isinstance(row[2], list)):
-                raise InvalidContract(f"{what}: tensors[{i}]: expected [name, dtype, shape], found {str(row)[:80]}.")
+                raise InvalidContract(f"{what}: tensors[{i}]: expected [name, dtype, shape], found {shown(row)}.")
             name, dtype, shape = row
-            if not is_text(name):
-                raise InvalidContract(f"{what}: tensor {name[:80]!r}: its name is no Unicode text.")
-            if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-                raise InvalidContract(f"{what}: tensor {name[:80]!r}: dtype {str(dtype)[:20]!r} is not averaged.")
-            if any(not isinstance(d, int) or isinstance(d, bool) or d < 0 for d in shape):
+            if not is_text(name) or len(name) > MAX_TENSOR_NAME:
                 raise InvalidContract(
-                    f"{what}: tensor {name[:80]!r}: shape {str(shape)[:80]} has an invalid dimension."
+                    f"{what}: tensor {shown(name)}: its name is no Unicode text of up to {MAX_TENSOR_NAME} characters."
                 )
+            if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+                raise InvalidContract(f"{what}: tensor {shown(name)}: dtype {shown(dtype)} is not averaged.")
+            if len(shape) > MAX_DIMENSIONS or not all(is_size(d) for d in shape):
+                raise InvalidContract(f"{what}: tensor {shown(name)}: shape {shown(shape)} has an invalid dimension.")
             tensors.append(TensorSpec(name, dtype, tuple(shape)))
         if len({t.name for t in tensors}) != len(tensors):
             raise InvalidContract(f"{what}: two tensors have the same name.")
@@ -583,9 +599,9 @@ class RoundManifest:
                     f"{p.data_offset + sizes[p.layout]}."
                 )
             if not p.key.startswith(rounds_prefix()) or client_of(p.key) != p.client:
-                raise InvalidContract(f"{what}: client {p.client}: {p.key[:200]!r} is not the key of its update.")
+                raise InvalidContract(f"{what}: client {p.client}: {shown(p.key)} is not the key of its update.")
         if self.output.key != global_key(self.model, self.round_id):
-            raise InvalidContract(f"{what}: output key {self.output.key[:200]!r} is not this round's.")
+            raise InvalidContract(f"{what}: output key {shown(self.output.key)} is not this round's.")
         bounds = self.bounds
         if not 2 <= len(bounds) <= MAX_SHARDS + 1:
             raise InvalidContract(f"{what}: {len(bounds) - 1} shards; expected 1 to {MAX_SHARDS}.")
@@ -593,6 +609,10 @@ class RoundManifest:
             raise InvalidContract(
                 f"{what}: the shard bounds do not cover the {self.table.elements} values exactly once."
             )
+        if self.architecture == GRADS_SHARDING and any(
+            self.shard_nbytes(m) > MAX_PART_BYTES for m in range(self.shards)
+        ):
+            raise InvalidContract(f"{what}: a shard of more than {MAX_PART_BYTES} bytes, more than any part can have.")
         if self.architecture != GRADS_SHARDING and self.shards != 1:
             raise InvalidContract(f"{what}: {self.shards} shards, but {self.architecture} averages whole models.")
 

@@ -15,19 +15,25 @@ from typing import Any
 
 from lambdas.contract import (
     ITEMSIZE,
+    MAX_DIMENSIONS,
     MAX_EXAMPLES,
+    MAX_TENSOR_NAME,
+    MAX_TENSORS,
     WIRE_DTYPES,
     RoundManifest,
     TensorSpec,
     TensorTable,
     is_sha256,
+    is_size,
     is_text,
     sha256_hex,
+    shown,
 )
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 
-# safetensors' own limit on the header (MAX_HEADER_SIZE in its Rust source).
-MAX_HEADER_BYTES = 100_000_000
+# safetensors itself allows 100 MB (MAX_HEADER_SIZE in its Rust source). A header is parsed as a whole, into some twenty
+# times its length, and MAX_TENSORS take far less than this.
+MAX_HEADER_BYTES = 16 * 1024**2
 
 # In which order the safetensors library stores dtypes (`Dtype` in its Rust source, last to first).
 _STORED_FIRST = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "I8", "U8", "BOOL")
@@ -67,7 +73,7 @@ def header_length(prefix: bytes, file_size: int) -> int:
     if length > MAX_HEADER_BYTES or length + 8 > file_size:
         raise InvalidTensorFile(
             f"no safetensors file, or a truncated one: its first 8 bytes announce a header of {length} bytes, "
-            f"the file has {file_size}"
+            f"the file has {file_size} (and no header of more than {MAX_HEADER_BYTES} bytes is read)"
         )
     return length
 
@@ -88,6 +94,8 @@ def parse_header(raw: bytes, file_size: int) -> Header:
         raise InvalidTensorFile(f"no safetensors file: its header is not JSON ({error})") from error
     if not isinstance(entries, dict):
         raise InvalidTensorFile("no safetensors file: its header is not a JSON object")
+    if len(entries) > MAX_TENSORS:
+        raise InvalidTensorFile(f"its header lists {len(entries)} tensors; at most {MAX_TENSORS} are averaged")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InvalidTensorFile("__metadata__ must map strings to strings")
@@ -96,7 +104,7 @@ def parse_header(raw: bytes, file_size: int) -> Header:
     for spec, begin, end in rows:
         if begin != position:
             raise InvalidTensorFile(
-                f"tensor {spec.name!r} starts at byte {begin} of the data section, expected {position}: "
+                f"tensor {shown(spec.name)} starts at byte {begin} of the data section, expected {position}: "
                 "tensors must follow each other without gaps"
             )
         position = end
@@ -117,37 +125,28 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
-    shown = _shown(name)
-    if not is_text(name):
-        raise InvalidTensorFile(f"tensor {shown!r}: its name is no Unicode text")
+    what = f"tensor {shown(name)}"
+    if not is_text(name) or len(name) > MAX_TENSOR_NAME:
+        raise InvalidTensorFile(f"{what}: its name is no Unicode text of up to {MAX_TENSOR_NAME} characters")
     if not isinstance(entry, dict):
-        raise InvalidTensorFile(f"tensor {shown!r}: expected dtype, shape and data_offsets")
+        raise InvalidTensorFile(f"{what}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         raise InvalidTensorFile(
-            f"tensor {shown!r} has dtype {str(dtype)[:20]!r}, which is not averaged; supported: {', '.join(ITEMSIZE)}"
+            f"{what} has dtype {shown(dtype)}, which is not averaged; supported: {', '.join(ITEMSIZE)}"
         )
-    if not (isinstance(shape, list) and len(shape) <= 64 and all(_natural(d) for d in shape)):
-        raise InvalidTensorFile(f"tensor {shown!r}: its shape is no list of at most 64 sizes from 0 to 2**63-1")
-    if not (isinstance(offsets, list) and len(offsets) == 2 and all(_natural(o) for o in offsets)):
-        raise InvalidTensorFile(f"tensor {shown!r}: data_offsets is no pair of byte offsets")
+    if not (isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(is_size(d) for d in shape)):
+        raise InvalidTensorFile(f"{what}: its shape is no list of at most {MAX_DIMENSIONS} sizes from 0 to 2**63-1")
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(is_size(o) for o in offsets)):
+        raise InvalidTensorFile(f"{what}: data_offsets is no pair of byte offsets")
     spec = TensorSpec(name, dtype, tuple(shape))
     begin, end = offsets
     if end - begin != spec.elements * ITEMSIZE[dtype]:
         raise InvalidTensorFile(
-            f"tensor {shown!r}: {dtype} of shape {shape} takes {spec.elements * ITEMSIZE[dtype]} bytes, "
+            f"{what}: {dtype} of shape {shape} takes {spec.elements * ITEMSIZE[dtype]} bytes, "
             f"data_offsets span {end - begin}"
         )
     return spec, begin, end
-
-
-def _shown(name: str) -> str:
-    """A tensor's name for a message: whoever writes the file chooses its length."""
-    return name if len(name) <= 80 else name[:77] + "..."
-
-
-def _natural(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def serialize_header(table: TensorTable, metadata: Mapping[str, str], *, padded_to: int = 0) -> bytes:
@@ -217,7 +216,7 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
     header = parse_header(raw, file_size)
     text = header.metadata.get(NUM_EXAMPLES)
     if text is None or not _INTEGER.fullmatch(text):
-        found = "nothing" if text is None else repr(text[:20])
+        found = "nothing" if text is None else shown(text)
         raise InvalidUpdate(
             f"its metadata has no {NUM_EXAMPLES} ({found} found): submit it with `orchestrator submit --examples`, "
             f'or save it with metadata {{"{NUM_EXAMPLES}": "<count>"}}'
@@ -225,7 +224,7 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
     data_sha256 = header.metadata.get(DATA_SHA256)
     if data_sha256 is not None and not is_sha256(data_sha256):
         raise InvalidUpdate(
-            f"its metadata's {DATA_SHA256} is {data_sha256[:20]!r}, expected a SHA-256 in lower-case hexadecimal"
+            f"its metadata's {DATA_SHA256} is {shown(data_sha256)}, expected a SHA-256 in lower-case hexadecimal"
         )
     table = header.table
     stored = tuple(t.dtype for t in table.tensors)
@@ -265,7 +264,7 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
         return
     have, want = {t.name: t for t in table.tensors}, {t.name: t for t in expected.tensors}
     for name, spec in want.items():
-        what = f"tensor {_shown(name)!r}"
+        what = f"tensor {shown(name)}"
         if name not in have:
             raise TensorTableMismatch(f"{what} is missing; {source} has it")
         found = have[name]
@@ -277,7 +276,7 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
             raise TensorTableMismatch(f"{what} is {found.dtype}, expected {spec.dtype} as in {source}")
     for name in have:
         if name not in want:
-            raise TensorTableMismatch(f"tensor {_shown(name)!r} is unknown; {source} does not have it")
+            raise TensorTableMismatch(f"tensor {shown(name)} is unknown; {source} does not have it")
     raise TensorTableMismatch(
         f"its tensors lie in another order in the file than in {source}; save it again with `orchestrator submit`, "
         "which stores them in safetensors' own order"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ERRORS_SHOWN = 10
+# A header's JSON may take twenty times its length; a client that sends the longest there is costs that once at a time.
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def _read_update_header(s3: S3Client, bucket: str, update: Update) -> UpdateHead
         if error_code(error) in ("PreconditionFailed", "NoSuchKey"):
             raise UpdateChanged("was replaced or deleted while the round was closing", client=update.client) from error
         raise
-    header = parse_update_header(raw, update.size)
+    with _PARSING:
+        header = parse_update_header(raw, update.size)
     if header.table.elements == 0:
         raise InvalidUpdate("has no values: expected a model's tensors", client=update.client)
     return header

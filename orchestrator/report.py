@@ -15,6 +15,7 @@ from orchestrator.publish import Published
 from orchestrator.record import RoundRecord
 
 SCHEMA = 1
+STATUSES = ("published", "failed", "aborted")
 
 # Significant bits of the wire dtypes: rounding to nearest errs by at most 2**-bits of the value.
 _SIGNIFICANT_BITS = {"BF16": 8, "F16": 11}
@@ -36,7 +37,7 @@ class Report:
         f = Fields.parse("Report", data)
         f.name("round", "round")
         f.name("model", "model")
-        f.text("status")
+        f.choice("status", STATUSES)
         f.array("participants")
         f.integer("shards", 0, MAX_SHARDS)
         if "error" in f:

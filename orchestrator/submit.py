@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from botocore.exceptions import ClientError
 from lambdas.average import BLOCK, from_float64, to_float64
 from lambdas.contract import (
     ITEMSIZE,
+    MAX_TENSOR_NAME,
     WIRE_DTYPES,
     LatestModel,
     TensorSpec,
@@ -31,6 +33,7 @@ from lambdas.contract import (
     latest_key,
     manifest_key,
     sha256_hex,
+    shown,
     update_key,
 )
 from lambdas.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
@@ -94,10 +97,10 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Tensors:
         raise BadInput("Expected a state_dict: a mapping of tensor names to tensors. Pass model.state_dict().")
     specs, values = [], []
     for name, value in state_dict.items():
-        if not isinstance(name, str) or name == "__metadata__" or not is_text(name):
+        if not isinstance(name, str) or name == "__metadata__" or not is_text(name) or len(name) > MAX_TENSOR_NAME:
             raise BadInput(
-                f"Entry {name!r} of the state_dict: a tensor's name is a text other than '__metadata__', which "
-                "safetensors keeps for itself. Rename it."
+                f"Entry {shown(name)} of the state_dict: a tensor's name is a text of up to {MAX_TENSOR_NAME} "
+                "characters other than '__metadata__', which safetensors keeps for itself. Rename it."
             )
         if not _is_tensor(value):
             raise BadInput(
@@ -210,9 +213,17 @@ def _from_torch_file(path: Path) -> Tensors:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises whatever its unpickler meets; weights_only refuses everything but tensors.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path}: no PyTorch state_dict of tensors only ({reason}). Save model.state_dict().") from error
+        raise BadInput(
+            f"{path}: no PyTorch state_dict of tensors only ({_torch_reason(error)}). Save model.state_dict()."
+        ) from error
     return from_state_dict(state_dict)
+
+
+def _torch_reason(error: Exception) -> str:
+    """What torch found, without its advice to load the file with weights_only=False, which would run its code."""
+    found = re.search(r"WeightsUnpickler error: ([^\n]*?)(?: was not an allowed|\. Please|\n|$)", str(error))
+    text = found.group(1) if found else (str(error).splitlines() or [type(error).__name__])[0]
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from lambdas.contract import (
     update_key,
     updates_prefix,
 )
-from lambdas.errors import InvalidContract, InvalidName
+from lambdas.errors import FederationError, InvalidContract, InvalidName
 
 from .strategies import tables
 
@@ -233,11 +233,48 @@ def test_a_participant_that_contradicts_itself_is_refused(change: Any, message: 
         (["w", "F32", [1.0]], "invalid dimension"),
         (["w", "F32", [2**40, 2**40]], "more than any object holds"),
         (["\ud800", "F32", []], "no Unicode text"),
+        (["w" * 1025, "F32", []], "no Unicode text of up to 1024 characters"),
+        (["w", "F32", [2**63]], "invalid dimension"),
+        (["w", "F32", [1] * 65], "invalid dimension"),
+        # Their product has more digits than Python prints.
+        (["w", "F32", [10**400] * 12], "invalid dimension"),
     ],
 )
 def test_a_row_of_a_tensor_table_that_cannot_be_is_refused(row: Any, message: str) -> None:
     with pytest.raises(InvalidContract, match=message):
         TensorTable.from_json("Manifest", [row])
+
+
+def test_a_table_of_more_tensors_than_any_model_has_is_refused() -> None:
+    with pytest.raises(InvalidContract, match="50001 tensors; at most 50000 are averaged"):
+        TensorTable.from_json("Manifest", [["w", "F32", []]] * 50_001)
+
+
+def test_a_manifest_that_claims_two_to_the_sixty_values_is_refused() -> None:
+    table = TensorTable((TensorSpec("w", "F32", (2**60,)),))
+    participant = Participant("a", "rounds/r-1/updates/a.safetensors", '"e"', 100 + table.nbytes, 100, 3, DIGEST)
+    manifest = a_manifest(table=table, participants=(participant,), layouts=(("F32",),), bounds=(0, table.elements))
+    with pytest.raises(InvalidContract, match="a shard of more than 5368709120 bytes, more than any part can have"):
+        RoundManifest.from_bytes(manifest.to_bytes())
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda value: ShardJob.from_json(json.dumps({"schema": value})),
+        lambda value: ShardJob.from_json(json.dumps({"schema": 1, "round_id": value})),
+        lambda value: TensorTable.from_json("Manifest", [value]),
+        lambda value: TensorTable.from_json("Manifest", [[str(value), "F32", [-1]]]),
+        lambda value: client_of(str(value)),
+        lambda value: check_name("round", value),
+    ],
+)
+@pytest.mark.parametrize("value", ["9" * 5000, ["9" * 5000] * 20, {"\x1b[2J" * 500: 1}, 10**4000])
+def test_whatever_was_sent_the_error_is_short_and_clean(read: Any, value: Any) -> None:
+    with pytest.raises(FederationError) as caught:
+        read(value)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
 
 
 def test_two_tensors_of_one_name_are_refused() -> None:

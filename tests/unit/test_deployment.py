@@ -66,7 +66,7 @@ def test_a_shard_count_without_a_lane_names_those_that_exist_and_what_to_change(
         (None, "Terraform's output `deployment`: expected a JSON object, found NoneType"),
         ([], "expected a JSON object, found list"),
         (changed("schema", to=2), "field 'schema': expected an integer from 1 to 1, found 2"),
-        (changed("bucket", to=...), "field 'bucket': expected a string, found 'nothing'"),
+        (changed("bucket", to=...), "field 'bucket': expected a string, found nothing"),
         (changed("bucket", to=7), "field 'bucket'"),
         (changed("endpoint_url", to=7), "field 'endpoint_url'"),
         (changed("lanes", to=[LANE]), "lanes: expected a JSON object, found list"),

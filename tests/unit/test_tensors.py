@@ -206,6 +206,16 @@ def test_a_very_long_name_does_not_flood_the_error() -> None:
         assert len(str(mismatch.value)) < 400
 
 
+def test_a_header_with_more_or_longer_names_than_models_have_is_refused() -> None:
+    with pytest.raises(InvalidTensorFile, match="its name is no Unicode text of up to 1024 characters"):
+        parse({"x" * 1025: entry()}, 8)
+    many = {f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(50_001)}
+    with pytest.raises(InvalidTensorFile, match="its header lists 50001 tensors; at most 50000 are averaged"):
+        parse(many, 0)
+    with pytest.raises(InvalidTensorFile, match="no header of more than 16777216 bytes is read"):
+        header_length((16 * 1024**2 + 1).to_bytes(8, "little"), 10**9)
+
+
 def test_tensors_are_read_in_the_order_of_their_bytes_not_of_the_header() -> None:
     table = parse({"b": entry(offsets=[8, 16]), "empty": entry(shape=[0], offsets=[8, 8]), "a": entry()}, 16).table
     assert [t.name for t in table.tensors] == ["a", "empty", "b"]

@@ -1,0 +1,165 @@
+"""Hostile documents and messages: every parser answers with the kit's own error, and with nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambdas.contract import (
+    LatestModel,
+    Output,
+    RoundManifest,
+    ShardJob,
+    ShardResult,
+    check_name,
+    client_of,
+    global_key,
+    update_key,
+)
+from lambdas.driver import DriverRecord, Process
+from lambdas.trees import Partial, TreeJob, parse_job
+from orchestrator.deployment import parse_deployment
+from orchestrator.record import RoundRecord, RoundRequest
+from orchestrator.report import Report
+from tests.support import MODEL, ROUND, Update, manifest_of, table_of
+
+from .cases import changed_bytes, dumps, hostile, survives, values
+
+DIGEST = "0123456789abcdef" * 4
+TABLE = table_of(("F32", 7), ("BF16", 3), ("I64", 1))
+MANIFEST = manifest_of(
+    TABLE,
+    [Update(b"\0" * TABLE.nbytes, 3), Update(b"\1" * TABLE.nbytes, 9)],
+    shards=3,
+    output=Output("multipart", global_key(MODEL, ROUND), "upload-1"),
+)
+LANE = {
+    "shards": 4, "queue_url": "http://q", "dead_letter_queue_url": "http://d", "function_name": "f", "memory_mb": 256,
+    "timeout_s": 60, "architecture": "arm64", "max_receive_count": 5,
+}  # fmt: skip
+DEPLOYMENT = {
+    "schema": 1, "environment": "dev", "region": "us-east-1", "bucket": "b", "endpoint_url": None,
+    "result_queue_url": "http://r", "lanes": {"4": LANE, "8": LANE | {"shards": 8}},
+}  # fmt: skip
+PROCESS = Process("host", 7, "machine", "12", 1.5)
+REPORT = {
+    "schema": 1, "round": "r-1", "model": "m", "status": "published", "participants": [{"client": "a"}], "shards": 2,
+    "global_model": {"key": "k", "etag": "e", "size": 9}, "shard_sha256": [DIGEST, DIGEST],
+}  # fmt: skip
+
+
+def _document(body: bytes | str) -> Any:
+    return json.loads(body)
+
+
+# Per target: a good document, and what reads it.
+TARGETS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
+    "manifest": (_document(MANIFEST.to_bytes()), lambda body: use(RoundManifest.from_bytes(body))),
+    "shard job": (_document(ShardJob("r-1", DIGEST, 3, 1).to_json()), parse_job),
+    "tree job": (
+        _document(TreeJob("r-1", DIGEST, 1, 2, (Partial('"e"'), Partial(segment="s"))).to_json()),
+        lambda body: check_tree_job(parse_job(body)),
+    ),
+    "result": (_document(ShardResult("r-1", DIGEST, 1, "done", '"e"', DIGEST).to_json()), ShardResult.from_json),
+    "round record": (
+        _document(RoundRecord(RoundRequest("m", "r-1", 4, expect_clients=("a", "b")), 1.5).to_bytes()),
+        lambda body: RoundRecord.from_bytes(body).request.quorum,
+    ),
+    "driver record": (
+        _document(DriverRecord("r-1", "token", PROCESS, 30.0, earlier=(PROCESS,)).to_bytes()),
+        lambda body: DriverRecord.from_bytes(body).to_bytes(),
+    ),
+    "pointer": (
+        _document(LatestModel("m", "r", global_key("m", "r"), '"e"', 9, DIGEST, 1.0, 2.0).to_bytes()),
+        lambda body: LatestModel.from_bytes(body).to_bytes(),
+    ),
+    "report": (REPORT, lambda body: read_report(Report.from_bytes(body))),
+}
+
+
+def use(manifest: RoundManifest) -> None:
+    """What is asked of a manifest before the first byte is read."""
+    assert sum(manifest.shard_nbytes(m) for m in range(manifest.shards)) == manifest.table.nbytes
+    assert manifest.total_examples >= len(manifest.participants)
+    assert RoundManifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def check_tree_job(job: ShardJob | TreeJob) -> None:
+    """What a worker asks of a tree's job."""
+    if isinstance(job, TreeJob):
+        for architecture in ("lambda-fl", "lifl"):
+            whole = manifest_of(TABLE, [Update(b"\0" * TABLE.nbytes)] * 5)
+            survives("tree job", lambda a=architecture, m=whole: job.check(replace(m, architecture=a)))  # type: ignore[misc]
+
+
+def read_report(report: Report) -> None:
+    """What other commands read of a report without asking."""
+    d = report.document
+    assert isinstance(d["model"], str)
+    assert isinstance(d["status"], str)
+    assert len(d["participants"]) >= 0
+    assert isinstance(d["error"] if "error" in d else d["global_model"]["key"], str)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_hostile_document_is_refused_in_a_sentence(target: str) -> None:
+    document, read = TARGETS[target]
+
+    @given(hostile(document))
+    def run(body: bytes) -> None:
+        survives(target, lambda: read(body))
+
+    run()
+    read(dumps(document))  # the good one is good
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_document_whose_bytes_were_changed_is_refused_in_a_sentence(target: str) -> None:
+    document, read = TARGETS[target]
+
+    @given(changed_bytes(dumps(document)))
+    def run(body: bytes) -> None:
+        survives(f"{target}, bytes", lambda: read(body))
+
+    run()
+
+
+def test_a_hostile_terraform_output_is_refused_in_a_sentence() -> None:
+    def read(body: bytes) -> None:
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return  # Terraform's own JSON is read elsewhere
+        deployment = parse_deployment(value)
+        assert list(deployment.lanes) == sorted(deployment.lanes)
+        for lane in deployment.lanes.values():
+            assert asdict(lane)
+
+    @given(hostile(DEPLOYMENT))
+    def run(body: bytes) -> None:
+        survives("deployment output", lambda: read(body))
+
+    run()
+    read(dumps(DEPLOYMENT))
+
+
+def test_a_hostile_name_never_becomes_part_of_a_key() -> None:
+    @given(values() | st.text() | st.binary() | st.from_regex(r"[A-Za-z0-9._/-]{0,140}"))
+    def run(name: Any) -> None:
+        key = survives("name", lambda: update_key("r-1", check_name("client id", name)))
+        if key is not None:
+            assert key == f"rounds/r-1/updates/{name}.safetensors"
+            assert "/" not in name
+            assert "." not in name
+            assert client_of(key) == name
+        if isinstance(name, str):
+            found = survives("key", lambda: client_of(name))
+            assert found is None or update_key("r-1", found).endswith(name.rsplit("/", 1)[-1])
+
+    run()

@@ -1,0 +1,214 @@
+"""Where strangers' bytes meet a user or a worker: files to submit, models to fetch, messages in queues, arguments."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambdas.contract import (
+    LatestModel,
+    Output,
+    ShardJob,
+    ShardResult,
+    global_key,
+    latest_key,
+    manifest_key,
+    sha256_hex,
+)
+from lambdas.shard_average import Worker
+from orchestrator import cli, messages, terraform
+from orchestrator.aws import Clients
+from orchestrator.deployment import Deployment
+from orchestrator.fetch import fetch
+from orchestrator.submit import from_file, write_update
+from tests.support import BUCKET, MODEL, ROUND, FakeS3, FakeSqs, RangeServer, Update, manifest_of, table_of
+
+from . import cases
+from .cases import changed_bytes, hostile, survives, values
+from .test_headers import FILE, TABLE
+
+
+class _Runs:
+    """A pickle that would run a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def _submit(path: Path) -> None:
+    write_update(from_file(path), 3, io.BytesIO())
+
+
+def test_a_hostile_safetensors_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+
+    @given(changed_bytes(FILE + bytes(TABLE.nbytes)))
+    def run(body: bytes) -> None:
+        path.write_bytes(body)
+        survives("submit safetensors", lambda: _submit(path))
+
+    run()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_a_hostile_pytorch_file_is_refused_in_a_sentence_and_runs_nothing(tmp_path: Path, zipped: bool) -> None:
+    path, marker = tmp_path / "model.pt", tmp_path / "it-ran"
+    torch.save({"w": torch.ones(3, 2), "n": torch.tensor(7)}, path, _use_new_zipfile_serialization=zipped)
+    good = path.read_bytes()
+    evil = pickle.dumps({"w": _Runs(f"touch {marker}")}, protocol=2)
+
+    @given(changed_bytes(good) | st.just(evil) | changed_bytes(evil))
+    def run(body: bytes) -> None:
+        path.write_bytes(body)
+        survives("submit .pt", lambda: _submit(path))
+
+    run()
+    assert not marker.exists()
+
+
+class _Bucket:
+    """The S3 calls of `fetch`."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
+
+    def get_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+        from botocore.exceptions import ClientError
+        from botocore.response import StreamingBody
+
+        if Key not in self.objects:
+            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
+        body = self.objects[Key]
+        return {"Body": StreamingBody(io.BytesIO(body), len(body)), "ETag": '"e"', "ContentLength": len(body)}
+
+
+def test_a_hostile_pointer_or_global_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    pointer = LatestModel("m", "r-1", global_key("m", "r-1"), '"e"', 9, "ab" * 32, 1.0, 2.0)
+    whole = FILE + bytes(TABLE.nbytes)
+
+    @given(hostile(json.loads(pointer.to_bytes())), changed_bytes(whole) | st.just(whole))
+    def run(latest: bytes, model: bytes) -> None:
+        s3: Any = _Bucket({latest_key("m"): latest, global_key("m", "r-1"): model})
+        survives("fetch", lambda: fetch(s3, "bucket", "m", tmp_path / "global.safetensors"))
+        survives("fetch", lambda: fetch(s3, "bucket", "m", tmp_path / "global.safetensors", round_id="r-1"))
+
+    run()
+    assert {path.name for path in tmp_path.iterdir()} <= {"global.safetensors"}, "no temporary file is left"
+
+
+def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    updates = [Update(b"\0" * 28, 3), Update(b"\1" * 28, 9)]
+    manifest = manifest_of(table_of(("F32", 7)), updates, shards=2, output=Output("objects", global_key(MODEL, ROUND)))
+    stored = {p.key: (u.body, u.etag) for p, u in zip(manifest.participants, updates, strict=True)}
+    job = ShardJob(ROUND, sha256_hex(manifest.to_bytes()), 1)
+    with RangeServer(stored) as server:
+        s3: Any = FakeS3(server=server, objects={manifest_key(ROUND): manifest.to_bytes()})
+        sqs: Any = FakeSqs()
+        worker = Worker(s3, sqs, BUCKET, "results")
+
+        @given(hostile(json.loads(job.to_json())))
+        def bodies(body: bytes) -> None:
+            text = body.decode("utf-8", "replace")
+            assert isinstance(survives("job in a queue", lambda: worker.run(text, receive_count=1, worker="w")), bool)
+
+        @given(hostile(json.loads(manifest.to_bytes())))
+        def manifests(body: bytes) -> None:
+            s3.objects[manifest_key(ROUND)] = body
+            made = replace(job, manifest_sha256=sha256_hex(body)).to_json()
+            sqs.sent.clear()
+            assert isinstance(
+                survives("manifest of a job", lambda: worker.run(made, receive_count=1, worker="w")), bool
+            )
+            for _, result in sqs.sent:
+                assert len(result) < 10_000, "it would not fit into a message"
+                ShardResult.from_json(result)
+
+        bodies()
+        manifests()
+
+
+class _Queue:
+    """The SQS calls of who waits for results; every message may go."""
+
+    def __init__(self) -> None:
+        self.bodies: list[str] = []
+        self.deleted = 0
+
+    def receive_message(self, **_: Any) -> dict[str, Any]:
+        return {"Messages": [{"Body": body, "ReceiptHandle": str(i)} for i, body in enumerate(self.bodies)]}
+
+    def delete_message_batch(self, *, QueueUrl: str, Entries: list[Any]) -> None:  # noqa: N803
+        self.deleted += len(Entries)
+
+    def change_message_visibility(self, **_: Any) -> None:
+        pass
+
+
+def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    digest = "ab" * 32
+    good = ShardResult("r-1", digest, 1, "done", '"e"', digest)
+    queue: Any = _Queue()
+    s3: Any = _Bucket({})
+    s3.head_object = lambda **_: {}  # every other round has ended
+    deployment: Any = Deployment("local", "us-east-1", "bucket", None, "results", {})
+
+    @given(st.lists(hostile(json.loads(good.to_json())), min_size=1, max_size=3))
+    def run(bodies: list[bytes]) -> None:
+        queue.bodies = [*(body.decode("utf-8", "replace") for body in bodies), good.to_json()]
+        queue.deleted = 0
+        results = messages.Results(Clients(s3, queue), deployment, "r-1", digest)
+        found = survives("result in a queue", results.receive)
+        assert found[-1] == good
+        assert queue.deleted == len(queue.bodies)
+
+    run()
+
+
+def test_hostile_arguments_end_in_a_sentence_and_an_exit_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDAGG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(terraform, "outputs", lambda env: {})  # nothing is deployed
+    (tmp_path / "m.safetensors").write_bytes(FILE + bytes(TABLE.nbytes))
+    texts = (
+        values().filter(lambda value: isinstance(value, str | int | float)).map(str) | st.text(max_size=30)
+    ).filter(lambda text: "\0" not in text)
+    commands = {
+        "submit": ["FILE", "--round", "--client", "--examples", "--wire"],
+        "fetch": ["--model", "--round"],
+        "start-round": ["--model", "--round", "--shards", "--min-clients", "--expect", "--deadline", "--timeout"],
+        "status": ["--round"],
+        "verify": ["--round", "--shards", "--manifest-sha256"],
+        "plan": ["--model-bytes", "--clients", "--deadline", "--budget"],
+    }
+
+    @given(st.sampled_from(sorted(commands)), st.lists(texts, min_size=8, max_size=8))
+    def run(command: str, given_texts: list[str]) -> None:
+        cases.COUNTS["arguments"] += 1
+        arguments = [command]
+        for option, text in zip(commands[command], given_texts, strict=False):
+            arguments += [f"{option}={text}"] if option != "FILE" else [str(tmp_path / "m.safetensors")]
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
+        assert result.exit_code in range(10)
+
+    run()
