@@ -21,6 +21,7 @@ from lambdas.contract import (
     canonical_json,
     global_key,
     sha256_hex,
+    shown,
     update_key,
 )
 from lambdas.errors import InvalidContract
@@ -111,7 +112,8 @@ class Invitation:
 
 def expired(invitation: Invitation) -> UnusableInvitation:
     """The error for an invitation whose time is over."""
-    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(invitation.expires_at))
+    # An invitation may say anything: the year 9999 is the last that can be written.
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(invitation.expires_at, 0.0), 253402300799.0)))
     return UnusableInvitation(
         f"The invitation of client {invitation.client} to round {invitation.round_id} has expired: it was good until "
         f"{until}. Ask for a new one."
@@ -157,8 +159,9 @@ def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise BadInput(f"Cannot read the invitation {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"Cannot read the invitation {shown(str(path))}: {reason}.") from error
     if len(data) > _MAX_BYTES:
         raise UnusableInvitation(f"{path} is no invitation: it is larger than {_MAX_BYTES:,} bytes.")
     return parse_invitation(data.decode("utf-8", errors="replace"))
@@ -186,7 +189,11 @@ def _parse(text: str) -> Invitation:
     f.choice("kind", ("invitation",))
     document = json.loads(text)
     digest = document.pop("sha256", None)
-    if digest != sha256_hex(canonical_json(document)):
+    try:
+        content = canonical_json(document)
+    except ValueError:  # NaN, or half a surrogate pair
+        content = b""
+    if digest != sha256_hex(content):
         raise InvalidContract("Invitation: its content does not match its digest: it was changed since it was made.")
     size = f.integer("size", 1, 2**63 - 1)
     parts = _parts(f.object("parts"), size) if document.get("parts") is not None else None

@@ -17,14 +17,17 @@ from lambdas.contract import (
     RoundManifest,
     ShardJob,
     ShardResult,
+    canonical_json,
     check_name,
     client_of,
     global_key,
+    sha256_hex,
     update_key,
 )
 from lambdas.driver import DriverRecord, Process
 from lambdas.trees import Partial, TreeJob, parse_job
 from orchestrator.deployment import parse_deployment
+from orchestrator.invitation import Invitation, Parts, expired, load_invitation, parse_invitation
 from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.report import Report
 from tests.support import MODEL, ROUND, Update, manifest_of, table_of
@@ -147,6 +150,36 @@ def test_a_hostile_terraform_output_is_refused_in_a_sentence() -> None:
 
     run()
     read(dumps(DEPLOYMENT))
+
+
+def test_a_hostile_invitation_is_refused_in_a_sentence_also_with_a_digest_that_fits() -> None:
+    url = f"https://s3.example/bucket/{update_key('r-1', 'a')}?X-Amz-Signature=0"
+    model_url = f"https://s3.example/bucket/{global_key('m', 'r-1')}?X-Amz-Signature=0"
+    single = Invitation("r-1", "a", "m", 1.0, 2e9, 500, 100, url, url, model_url, put_url=url)
+    parts = replace(single, put_url=None, parts=Parts(100, (url,) * 5, url, url))
+    documents = [json.loads(invitation.to_json()) for invitation in (single, parts)]
+
+    def signed(body: bytes) -> str:
+        try:
+            document = json.loads(body)
+            document.pop("sha256", None)
+            return json.dumps(document | {"sha256": sha256_hex(canonical_json(document))})
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return body.decode("utf-8", "replace")
+
+    @given(st.sampled_from(documents).flatmap(hostile), st.booleans())
+    def run(body: bytes, fits: bool) -> None:
+        text = signed(body) if fits else body.decode("utf-8", "replace")
+        invitation = survives("invitation", lambda: parse_invitation(text))
+        if invitation is not None:
+            survives("invitation", invitation.check_time)
+            str(expired(invitation))
+            assert all(found.startswith("https://") for found in invitation.urls())
+
+    run()
+    for document in documents:
+        parse_invitation(json.dumps(document))
+    survives("invitation", lambda: load_invitation("no\0file"))
 
 
 def test_a_hostile_name_never_becomes_part_of_a_key() -> None:

@@ -270,6 +270,22 @@ def test_an_altered_invitation_says_so(make: Callable[..., Invitation]) -> None:
         submit_invited(parse_invitation(larger.to_json()), tensors(), 1)
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"'])
+def test_an_invitation_that_has_no_digest_at_all_is_refused(make: Callable[..., Invitation], value: str) -> None:
+    with pytest.raises(UnusableInvitation, match="does not match its digest"):
+        parse_invitation(make().to_json().replace('"base_url":null', f'"base_url":{value}'))
+
+
+def test_an_invitation_until_the_end_of_time_expires_in_a_sentence(make: Callable[..., Invitation]) -> None:
+    assert "good until 9999-12-31" in str(invitation.expired(replace(make(), expires_at=1e300)))
+    assert "good until 1970-01-01" in str(invitation.expired(replace(make(), expires_at=-1e300)))
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"Cannot read the invitation 'no\\x00file'"):
+        load_invitation("no\0file")
+
+
 def test_an_invitation_never_leads_to_another_host_or_without_tls(make: Callable[..., Invitation]) -> None:
     invitation = make()
     assert invitation.put_url is not None
