@@ -33,7 +33,10 @@ MULTIPART_ABOVE = 2 * PART_BYTES
 _UPLOADS_AT_ONCE = 2
 # How many small requests (headers of updates, batches of jobs) are under way at once.
 REQUESTS_AT_ONCE = 32
+# What boto3 raises when a body ends early or stalls; and how often in a row that is borne.
+_BROKEN_BODY = (HTTPClientError, IncompleteReadError)
 _BODY_ATTEMPTS = 5
+_CHUNK = 1024**2
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,41 @@ def explain(error: ClientError | BotoCoreError) -> OrchestratorError:
 
 def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
     """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
-    for attempts_left in reversed(range(_BODY_ATTEMPTS)):
+    for attempt in itertools.count(1):
         response = s3.get_object(**request)
         try:
             return response["Body"].read(), response
-        except (HTTPClientError, IncompleteReadError):
-            if not attempts_left:
-                raise
-            time.sleep(random.uniform(0, 2 ** (_BODY_ATTEMPTS - attempts_left) * 0.2))
+        except _BROKEN_BODY as error:
+            _wait_or_raise(attempt, error)
     raise AssertionError("unreachable")
+
+
+def read_chunks(s3: S3Client, bucket: str, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
+    """The bytes start <= b < stop of an object, in pieces. A body that breaks is continued from the byte reached.
+
+    Raises:
+        ClientError: S3 refused; 412 where the object is no longer the one with that ETag.
+        BotoCoreError: nothing arrived in several attempts.
+    """
+    attempt = 0
+    while start < stop:
+        response = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)
+        attempt += 1
+        try:
+            for chunk in response["Body"].iter_chunks(_CHUNK):
+                start, attempt = start + len(chunk), 1
+                yield chunk
+            if start < stop:
+                raise IncompleteReadError(actual_bytes=0, expected_bytes=stop - start)
+        except _BROKEN_BODY as error:
+            _wait_or_raise(attempt, error)
+
+
+def _wait_or_raise(attempt: int, error: Exception) -> None:
+    """Sleep before the next attempt, or raise the error when there were enough."""
+    if attempt >= _BODY_ATTEMPTS:
+        raise error
+    time.sleep(random.uniform(0, 0.2 * 2**attempt))
 
 
 def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None:

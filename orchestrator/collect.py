@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # How often S3 is asked without any message.
 _LOOK_EVERY_S = 15.0
+# How long to wait for the results of jobs whose outputs were seen in S3 first: only the report needs them.
+_GRACE_S = 2.0
 # How many jobs an error names.
 _NAMED = 5
 
@@ -202,6 +204,18 @@ def await_step(
                 f"made no progress for {timeout_s:.0f} s. Look at the log of {lane.function_name}; `orchestrator "
                 f"resume --round {manifest.round_id}` continues the round."
             )
+    _await_messages(results, step, collection)
+
+
+def _await_messages(results: Results, step: Step, collection: Collection) -> None:
+    """Give the results of jobs whose outputs were seen in S3 first a moment to arrive: the report tells of them."""
+    until = time.monotonic() + _GRACE_S
+    wanted = step.wanted - set(collection.stored)
+    while wanted - set(collection.results) and time.monotonic() < until:
+        for result in results.receive(wait_s=1):
+            number = step.number_of(result)
+            if result.status == "done" and number is not None and number in step.wanted:
+                collection.results[number] = result
 
 
 def dead_jobs(clients: Clients, lane: Lane, step: Step, digest: str) -> Set[int]:

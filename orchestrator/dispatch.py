@@ -120,6 +120,6 @@ def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob]) -> None:
             return
     raise OrchestratorError(
         f"SQS refused the jobs of {len(entries)} shards {_SEND_ATTEMPTS} times "
-        f"({failed[0].get('Message', 'no reason given')}). Start the round again: "
-        "it continues with the shards that are missing."
+        f"({failed[0].get('Message', 'no reason given')}). `orchestrator resume` "
+        "continues with the shards that are missing."
     )

@@ -17,7 +17,7 @@ from orchestrator.messages import dead_letters, delete_dead_letters
 from orchestrator.narration import Narration
 from orchestrator.pin import pin_updates
 from orchestrator.planner import choose_lane
-from orchestrator.publish import publish
+from orchestrator.publish import publish, upload_gone
 from orchestrator.quorum import await_updates
 from orchestrator.record import RoundRecord
 from orchestrator.report import Report
@@ -83,8 +83,10 @@ def _continue(
 ) -> list[int]:
     """What an earlier driver left: fills `collection` with the shards that are stored; returns those to queue again."""
     stored = stored_shards(clients.s3, bucket, manifest)
-    if stored is None:  # published meanwhile, or its upload was aborted: publish() finds out
-        return []
+    if stored is None:
+        if not exists(clients.s3, bucket, manifest.output.key):
+            raise upload_gone(manifest)
+        return []  # published meanwhile
     collection.stored = stored
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
     step = ShardStep(clients.s3, bucket, manifest)

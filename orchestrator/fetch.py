@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.contract import LatestModel, global_key, latest_key
-from orchestrator.aws import error_code, read_object
+from orchestrator.aws import error_code, read_chunks, read_object
 from orchestrator.errors import BadInput, OrchestratorError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-_CHUNK = 1024**2
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def fetch(
         round_id = latest.round_id
     key = global_key(model, round_id)
     try:
-        response = s3.get_object(Bucket=bucket, Key=key)
+        head = s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             raise BadInput(
@@ -70,8 +68,9 @@ def fetch(
                 "says where it stands."
             ) from error
         raise
-    chunks = response["Body"].iter_chunks(_CHUNK)
-    return store(to, model, round_id, chunks, response["ContentLength"], progress=progress)
+    size = head["ContentLength"]
+    chunks = read_chunks(s3, bucket, key, 0, size, head["ETag"])
+    return store(to, model, round_id, chunks, size, progress=progress)
 
 
 def store(
@@ -112,6 +111,10 @@ def store(
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
+        if isinstance(error, BotoCoreError):
+            raise OrchestratorError(
+                f"The download of {model} of round {round_id} ended after {done} of {size} bytes ({error}). Try again."
+            ) from error
         if isinstance(error, OSError):
             raise BadInput(f"Cannot write {to}: {error.strerror}. Choose another --to.") from error
         raise

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
+import itertools
+import random
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import LatestModel, RoundManifest, latest_key, shard_key
+from lambdas.contract import LatestModel, RoundManifest, latest_key, sha256_hex, shard_key
 from lambdas.sinks import head_of_shard, to_s3_checksum
 from lambdas.tensors import global_header
-from orchestrator.aws import completed_part, create_large_object, error_code, exists, read_object
+from orchestrator.aws import (
+    completed_part,
+    create_large_object,
+    error_code,
+    exists,
+    get_bytes,
+    read_chunks,
+    read_object,
+    swap_object,
+)
 from orchestrator.errors import OrchestratorError, RoundFailed
 from orchestrator.stored import StoredShard, stored_shards
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+# How often CompleteMultipartUpload is asked again where another conditional write to the key is under way.
+_CONFLICTS = 6
+# Shards that are read at once where they are put together here.
+_SHARDS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -49,15 +66,13 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mappin
         stored = stored_shards(s3, bucket, manifest)
         missing = sorted(set(range(manifest.shards)) - set(stored or {}))
         if stored is None and not exists(s3, bucket, key):
-            raise RoundFailed(
-                f"Round {manifest.round_id}: its multipart upload was aborted, by hand or by the bucket's "
-                "lifecycle rule. Start a new round."
-            )
+            raise upload_gone(manifest)
         if stored is not None:
             if missing:
                 raise RoundFailed(
                     f"Round {manifest.round_id}: shards {missing[:10]} are not stored with the size that the manifest "
-                    "says. The same start-round queues them again."
+                    "says. `orchestrator resume --round "
+                    f"{manifest.round_id}` queues them again."
                 )
             if manifest.output.upload_id is not None:
                 for shard, part in stored.items():
@@ -115,10 +130,8 @@ def _published_digest(s3: S3Client, bucket: str, manifest: RoundManifest, latest
     """SHA-256 of a shard whose worker's result was lost, read from the published model."""
     digest = hashlib.sha256()
     start, stop = shard_region(manifest, shard)
-    if start < stop:
-        body = s3.get_object(Bucket=bucket, Key=latest.key, Range=f"bytes={start}-{stop - 1}", IfMatch=latest.etag)
-        for chunk in body["Body"].iter_chunks(1024**2):
-            digest.update(chunk)
+    for chunk in read_chunks(s3, bucket, latest.key, start, stop, latest.etag):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -132,20 +145,38 @@ def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
 def _complete(s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[int, StoredShard]) -> None:
     assert manifest.output.upload_id is not None
     parts = [completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)]
-    try:
-        s3.complete_multipart_upload(
-            Bucket=bucket,
-            Key=manifest.output.key,
-            UploadId=manifest.output.upload_id,
-            MultipartUpload={"Parts": parts},
-            IfNoneMatch="*",
-        )
-    except ClientError as error:
-        # Another orchestrator was faster with the same parts; anything else is an error.
-        if error_code(error) not in ("NoSuchUpload", "PreconditionFailed") or not exists(
-            s3, bucket, manifest.output.key
-        ):
+    for attempt in itertools.count(1):
+        try:
+            # S3 may answer 200 and put an error into the body; boto3 takes that for a 500 and asks again.
+            s3.complete_multipart_upload(
+                Bucket=bucket,
+                Key=manifest.output.key,
+                UploadId=manifest.output.upload_id,
+                MultipartUpload={"Parts": parts},
+                IfNoneMatch="*",
+            )
+            return
+        except ClientError as error:
+            code = error_code(error)
+            if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict"):
+                # Another orchestrator was faster with the same parts, or this one was, and its answer was lost.
+                if exists(s3, bucket, manifest.output.key):
+                    return
+                # Somebody else writes to the same key at this moment.
+                if code == "ConditionalRequestConflict" and attempt < _CONFLICTS:
+                    time.sleep(random.uniform(0, 0.2 * 2**attempt))
+                    continue
+                if code == "NoSuchUpload":
+                    raise upload_gone(manifest) from error
             raise
+
+
+def upload_gone(manifest: RoundManifest) -> RoundFailed:
+    """The error of a round whose multipart upload was aborted."""
+    return RoundFailed(
+        f"Round {manifest.round_id}: its multipart upload was aborted, by hand or by the bucket's lifecycle rule, and "
+        f"with it the shards that were done. `orchestrator abort --round {manifest.round_id}` and start a new round."
+    )
 
 
 def _checksum(part: StoredShard) -> str | None:
@@ -155,19 +186,23 @@ def _checksum(part: StoredShard) -> str | None:
 def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[int, str]) -> None:
     """Put shard objects together: only models whose shards are below S3's smallest part come this way."""
     size = len(global_header(manifest.table)) + manifest.table.nbytes
+
+    def read(shard: int) -> bytes:
+        return get_bytes(s3, Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards))[0]
+
     with tempfile.TemporaryFile(prefix="global-") as file:
         file.write(global_header(manifest.table))
-        for shard in range(manifest.shards):
-            key = shard_key(manifest.round_id, shard, manifest.shards)
-            digest = hashlib.sha256()
-            for chunk in s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(1024**2):
-                file.write(chunk)
-                digest.update(chunk)
-            _check_digest(manifest, shard, digest.hexdigest(), digests)
+        # Each is below S3's smallest part, so a few of them at once fit into memory.
+        with concurrent.futures.ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            for first in range(0, manifest.shards, _SHARDS_AT_ONCE):
+                some = range(first, min(first + _SHARDS_AT_ONCE, manifest.shards))
+                for shard, body in zip(some, pool.map(read, some), strict=True):
+                    _check_digest(manifest, shard, sha256_hex(body), digests)
+                    file.write(body)
         if file.tell() != size:
             raise OrchestratorError(
                 f"Round {manifest.round_id}: the shards add up to {file.tell()} bytes, expected {size}. "
-                "Start the round again."
+                f"`orchestrator resume --round {manifest.round_id}` tries again."
             )
         file.seek(0)
         create_large_object(s3, bucket, manifest.output.key, file, size)
@@ -190,10 +225,5 @@ def _move_latest(s3: S3Client, bucket: str, latest: LatestModel) -> None:
             current = LatestModel.from_bytes(found[0])
             if current.round_id == latest.round_id or current.pinned_at > latest.pinned_at:
                 return
-        condition: Any = {"IfMatch": found[1]} if found else {"IfNoneMatch": "*"}
-        try:
-            s3.put_object(Bucket=bucket, Key=key, Body=latest.to_bytes(), ContentType="application/json", **condition)
+        if swap_object(s3, bucket, key, latest.to_bytes(), found[1] if found else None):
             return
-        except ClientError as error:
-            if error_code(error) not in ("PreconditionFailed", "ConditionalRequestConflict"):
-                raise

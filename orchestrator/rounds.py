@@ -139,7 +139,7 @@ def _follow(clients: Clients, deployment: Deployment, held: Held, narration: Nar
             record = watch.held.record
             if record.state == "stopped" and record.error is not None:
                 _raise_alike(record.error)
-            narration.say(f"{record.process} does not drive round {round_id} any more; taking over.".capitalize())
+            narration.say(f"Round {round_id} is not driven by {record.process} any more; taking over.")
             return lease.take(s3, bucket, round_id, instead_of=watch.held)
         if watch.held.record.state == "aborted":
             raise lease.aborted(watch.held.record)

@@ -26,6 +26,7 @@ from lambdas.contract import (
     MAX_TENSOR_NAME,
     WIRE_DTYPES,
     LatestModel,
+    RoundManifest,
     TensorSpec,
     TensorTable,
     check_name,
@@ -49,7 +50,7 @@ from lambdas.tensors import (
     parse_header,
     serialize_header,
 )
-from orchestrator.aws import create_large_object, error_code, exists, read_object
+from orchestrator.aws import create_large_object, error_code, get_bytes, read_object
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.record import read_record
 
@@ -356,8 +357,9 @@ def submit(
         submitted = Submitted(
             key, update.nbytes, sha256_hex(update.header), update.data_sha256, num_examples, created=False
         )
-        if _is_closed(s3, bucket, round_id):
-            if _is_stored(s3, bucket, key, update):
+        pinned = _pinned_clients(s3, bucket, round_id)
+        if pinned is not None:
+            if client in pinned and _is_stored(s3, bucket, key, update):
                 return submitted
             raise RoundConflict(
                 f"Round {round_id} is closed: its updates are pinned. "
@@ -371,26 +373,36 @@ def submit(
             f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
             "submit to another round, or under another client id."
         )
+    # The round may have been closed while the update was on its way.
+    pinned = _pinned_clients(s3, bucket, round_id)
+    if pinned is not None and client not in pinned:
+        raise RoundConflict(
+            f"Round {round_id} was closed while client {client}'s update was on its way, and goes on without it. "
+            "Submit it to the next round."
+        )
     return replace(submitted, created=created)
 
 
-def _is_closed(s3: S3Client, bucket: str, round_id: str) -> bool:
-    """Whether the round is pinned; False where this client may not know (an update that comes late is harmless)."""
+def _pinned_clients(s3: S3Client, bucket: str, round_id: str) -> set[str] | None:
+    """Whose updates are in a closed round; None while it is open, or where this client may not know."""
     try:
-        return exists(s3, bucket, manifest_key(round_id))
+        found = read_object(s3, bucket, manifest_key(round_id))
     except ClientError as error:
         if error_code(error) in ("403", "AccessDenied"):
-            return False
+            return None
         raise
+    return {p.client for p in RoundManifest.from_bytes(found[0]).participants} if found else None
 
 
 def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bool:
     """Whether this very update is there: its header is, and that has the digest of the values."""
     try:
-        stored = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
-    except ClientError:
-        return False
-    return stored["Body"].read() == update.header
+        stored, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return False
+        raise
+    return stored == update.header
 
 
 def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
@@ -429,9 +441,9 @@ def read_header(
     match: Any = {"IfMatch": etag} if etag else {}
     if size < 8:
         header_length(b"", size)
-    first = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{min(size, guess) - 1}", **match)["Body"].read()
+    first, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes=0-{min(size, guess) - 1}", **match)
     length = header_length(first, size)
     if len(first) < 8 + length:
-        rest = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={len(first)}-{7 + length}", **match)
-        first += rest["Body"].read()
+        rest, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes={len(first)}-{7 + length}", **match)
+        first += rest
     return first[8 : 8 + length]

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator import collect, dispatch, lease, messages
 from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, Lane
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 
 

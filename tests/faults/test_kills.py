@@ -18,7 +18,7 @@ from lambdas.driver import driver_key
 from orchestrator import collect, dispatch, lease, messages
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
-from orchestrator.quorum import RoundRequest
+from orchestrator.record import RoundRequest
 from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import round_status
 from orchestrator.worker import Worker

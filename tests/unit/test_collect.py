@@ -40,6 +40,7 @@ DIGEST = "ab" * 32
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "_WAIT_S", 1)
     monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(collect, "_GRACE_S", 0.5)
 
 
 def frozen(
@@ -250,7 +251,9 @@ def test_only_shards_of_the_right_size_count_as_stored(
     else:
         clients.s3.put_object(Bucket=bucket, Key=shard_key("r-1", 1, SHARDS), Body=b"short")
     assert sorted(stored_shards(clients.s3, bucket, manifest) or {}) == [0]
-    with pytest.raises(RoundFailed, match=r"shards \[1\] are not stored with the size.*start-round queues them again"):
+    with pytest.raises(
+        RoundFailed, match=r"shards \[1\] are not stored with the size.*resume --round r-1` queues them again"
+    ):
         publish(clients.s3, bucket, manifest)
     assert output.key not in objects(clients, lanes_without_functions)
 
@@ -360,7 +363,7 @@ def test_an_aborted_upload_is_named_and_nothing_is_published(
         Bucket=lanes_without_functions.bucket, Key=manifest.output.key, UploadId=manifest.output.upload_id
     )
     wait(clients, lanes_without_functions, manifest)
-    with pytest.raises(RoundFailed, match=r"multipart upload was aborted.*Start a new round"):
+    with pytest.raises(RoundFailed, match=r"multipart upload was aborted.*start a new round"):
         publish(clients.s3, lanes_without_functions.bucket, manifest)
     assert objects(clients, lanes_without_functions, "models/") == []
 

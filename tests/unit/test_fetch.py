@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
 
 from lambdas.contract import LatestModel, global_key, latest_key
 from lambdas.errors import InvalidContract, InvalidName
@@ -95,23 +97,36 @@ def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
-class ShortBody:
-    def iter_chunks(self, size: int) -> Any:
-        yield b"half"
-
-
 class ShortS3:
-    """Answers less than it announced, as a broken proxy does."""
+    """Answers with half of what it announced, as a broken proxy does; then with the rest, or with nothing any more."""
 
-    def get_object(self, **_: Any) -> Any:
-        return {"ContentLength": 8, "Body": ShortBody()}
+    def __init__(self, *bodies: bytes) -> None:
+        self.bodies = list(bodies)
+        self.ranges: list[str] = []
+
+    def head_object(self, **_: Any) -> Any:
+        return {"ContentLength": 8, "ETag": '"e"'}
+
+    def get_object(self, *, Range: str, IfMatch: str, **_: Any) -> Any:  # noqa: N803
+        self.ranges.append(Range)
+        body = self.bodies.pop(0) if self.bodies else b""
+        return {"Body": StreamingBody(io.BytesIO(body), None)}
 
 
-def test_a_download_that_ends_early_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_download_that_is_cut_short_continues_from_the_byte_reached(tmp_path: Path) -> None:
+    short: Any = ShortS3(b"abcd", b"ef", b"gh")
+    fetch(short, "b", "digits", tmp_path / "m", round_id="r-1")
+    assert (tmp_path / "m").read_bytes() == b"abcdefgh"
+    assert short.ranges == ["bytes=0-7", "bytes=4-7", "bytes=6-7"]
+
+
+def test_a_download_that_gets_no_further_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     (tmp_path / "m").write_bytes(b"old")
-    short: Any = ShortS3()
+    short: Any = ShortS3(b"abcd")
     with pytest.raises(OrchestratorError, match=r"digits of round r-1 ended after 4 of 8 bytes"):
         fetch(short, "b", "digits", tmp_path / "m", round_id="r-1")
+    assert len(short.ranges) == 5
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 
 
@@ -134,8 +149,8 @@ def test_a_damaged_pointer_is_named(clients: Clients, published: Deployment, tmp
 
 def test_another_refusal_of_s3_is_not_taken_for_a_missing_model(tmp_path: Path) -> None:
     class Forbidding:
-        def get_object(self, **_: Any) -> Any:
-            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetObject")
+        def head_object(self, **_: Any) -> Any:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "HeadObject")
 
     s3: Any = Forbidding()
     with pytest.raises(ClientError, match="AccessDenied"):

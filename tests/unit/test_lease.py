@@ -182,7 +182,7 @@ def test_a_second_orchestrator_waits_and_returns_the_very_report(
         first = pool.submit(start_round, clients, lanes_without_functions, request())
         while not objects(clients, lanes_without_functions, driver_key("r-1")):
             time.sleep(0.02)
-        second = pool.submit(start_round, clients, lanes_without_functions, request(shards=8), heard)
+        second = pool.submit(start_round, clients, lanes_without_functions, request(), heard)
         while not heard.sentences:
             time.sleep(0.02)
         with working(clients, lanes_without_functions, 2):
@@ -201,7 +201,7 @@ def test_a_second_orchestrator_takes_over_when_the_lease_runs_out(
         report = start_round(clients, lanes_without_functions, request(), heard)
     assert [d["host"] for d in report.document["drivers"]] == ["far-away", this_process().host]
     assert "process 4711 on far-away" in heard.sentences[0]
-    assert heard.sentences[1] == "Process 4711 on far-away does not drive round r-1 any more; taking over."
+    assert heard.sentences[1] == "Round r-1 is not driven by process 4711 on far-away any more; taking over."
 
 
 def test_what_stops_the_driver_is_told_to_those_who_wait(
@@ -209,7 +209,7 @@ def test_what_stops_the_driver_is_told_to_those_who_wait(
 ) -> None:
     bucket = lanes_without_functions.bucket
     put(clients, lanes_without_functions, "a", weights(1))
-    open_round(clients.s3, bucket, "r-1", "digits")
+    open_round(clients.s3, bucket, request())
     driven_elsewhere(clients, bucket)
     error = {"kind": "RoundFailed", "message": "shard 3 of 8 failed 5 times", "exit_status": 5}
     stop = threading.Timer(0.5, driven_elsewhere, (clients, bucket), {"state": "stopped", "error": error})
@@ -226,7 +226,8 @@ def test_a_driver_that_missed_its_quorum_does_not_decide_for_one_that_asks_for_l
     with pytest.raises(QuorumMissed):
         start_round(clients, lanes_without_functions, request(min_clients=2))
     with working(clients, lanes_without_functions, 2):
-        assert start_round(clients, lanes_without_functions, request()).document["status"] == "published"
+        report = start_round(clients, lanes_without_functions, request(), replace_options=True)
+    assert report.document["status"] == "published"
 
 
 # --- aborting ------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_an_aborted_round_stops_its_driver_drops_its_jobs_and_leaves_nothing_beh
 
 
 def test_an_open_round_can_be_aborted_before_anything_is_pinned(clients: Clients, bucket: str) -> None:
-    open_round(clients.s3, bucket, "r-1", "digits")
+    open_round(clients.s3, bucket, request())
     assert abort_round(clients, bucket, "r-1").document["participants"] == []
     assert round_status(clients, bucket, "r-1")["state"] == "aborted"
 

@@ -23,12 +23,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from lambdas.contract import manifest_key, update_key
+from lambdas.contract import update_key
 from lambdas.errors import InvalidName, TensorTableMismatch
 from lambdas.tensors import header_length, parse_header, parse_update_header
+from orchestrator import submit as submitting
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
+from orchestrator.dispatch import freeze_round
 from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.pin import list_updates, pin_updates
+from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.submit import Tensors, from_file, from_state_dict, read_header, submit, write_update
 
 from .kit import file_bytes, objects, put, submitted_clients, update_bytes, weights
@@ -421,12 +425,38 @@ def test_an_update_after_pinning_is_refused_and_sent_to_the_next_round(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
     put(clients, lanes_without_functions, "a", weights(1))
-    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=manifest_key("r-1"), Body=b"{}")
+    pin(clients, lanes_without_functions)
     with pytest.raises(RoundConflict, match=r"Round r-1 is closed.*Submit client b's update to the next round"):
         put(clients, lanes_without_functions, "b", weights(2))
     assert submitted_clients(clients, lanes_without_functions) == ["a"]
     # Who is in already hears that all is well.
     assert not put(clients, lanes_without_functions, "a", weights(1)).created
+
+
+def test_an_update_that_is_overtaken_by_the_pinning_is_not_told_to_be_in_the_round(
+    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(clients, lanes_without_functions, "a", weights(1))
+    store = submitting.create_large_object
+
+    def overtaken(*arguments: Any) -> bool:
+        pin(clients, lanes_without_functions)
+        return store(*arguments)
+
+    monkeypatch.setattr(submitting, "create_large_object", overtaken)
+    with pytest.raises(RoundConflict, match=r"was closed while client b's update was on its way, and goes on without"):
+        put(clients, lanes_without_functions, "b", weights(2))
+    # Neither is it told so when it comes again.
+    with pytest.raises(RoundConflict, match=r"Round r-1 is closed"):
+        put(clients, lanes_without_functions, "b", weights(2))
+
+
+def pin(clients: Clients, deployment: Deployment) -> None:
+    """Close the round with what is there."""
+    found = list_updates(clients.s3, deployment.bucket, "r-1")
+    pinned = pin_updates(clients.s3, deployment.bucket, "r-1", "digits", found)
+    record = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
+    freeze_round(clients.s3, deployment.bucket, record, pinned, 1)
 
 
 @pytest.mark.parametrize("client", ["a/b", "../a", "a.b", "", "a" * 300, "größe", " a"])
