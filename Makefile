@@ -5,7 +5,7 @@ FUZZ_CASES ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint unit-test fuzz infra-test e2e-test build deploy destroy up down docs clean
+.PHONY: help demo test lint unit-test fault-test fuzz infra-test e2e-test build deploy destroy up down docs clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed ## Train a model over federated rounds, on an embedded AWS, from nothing
 	@$(BIN)/python -m orchestrator.demo
 
-test: lint infra-test unit-test e2e-test ## Run every check and test
+test: lint infra-test unit-test fault-test e2e-test ## Run every check and test
 
 lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
@@ -31,6 +31,9 @@ unit-test: $(VENV)/installed ## Unit and property tests, and a few hundred cases
 
 fuzz: $(VENV)/installed ## Hostile input: FUZZ_CASES per target, more than 30,000 in all
 	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/pytest tests/fuzz
+
+fault-test: $(VENV)/installed ## Kill, cut, delay and repeat: rounds under faults
+	$(BIN)/pytest tests/faults
 
 infra-test: $(VENV)/installed ## terraform fmt, validate and test
 	$(BIN)/pytest tests/infra
