@@ -88,12 +88,16 @@ def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
 
 
 class WeightedSum:
-    """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients."""
+    """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients.
 
-    def __init__(self, capacity: int) -> None:
-        self._sums = np.zeros(capacity, dtype=np.float64)
+    Args:
+        sums: where the sums are, float64, shape (capacity,), with what is in them already; None: an array of its own.
+    """
+
+    def __init__(self, capacity: int, sums: Float64 | None = None) -> None:
+        self._sums = np.zeros(capacity, dtype=np.float64) if sums is None else sums
         self._scratch = np.empty(min(capacity, BLOCK), dtype=np.float64)
-        self._count = 0
+        self._count = 0 if sums is None else capacity
 
     def reset(self, count: int) -> None:
         """Start over with `count` values, all +0.0."""
@@ -213,6 +217,44 @@ def average_shard(
                             write(total.mean(manifest.total_examples, piece.dtype).data)
                         else:
                             total.park(parked, piece.start - first)
+
+
+# --- the whole model in memory: what the aggregators of trees do -----------------------------------------------------
+
+
+def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, pacing: Pacing) -> None:
+    """Add weight * x of every participant, in order, to `sums`, float64, shape (elements,), from +0.0 on.
+
+    Raises:
+        NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
+        Whatever `open_stream` and the streams raise.
+    """
+    participants = manifest.participants
+    pieces = list(_pieces(manifest, pacing))
+    buffer = memoryview(bytearray(pacing.read_bytes))
+    with np.errstate(all="ignore"):
+        for i in range(0, len(participants), pacing.max_streams):
+            group = participants[i : i + pacing.max_streams]
+            with ExitStack() as stack:
+                streams = _open(manifest, group, 0, manifest.table.elements, open_stream, stack)
+                for piece in pieces:
+                    total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
+                    _add(piece, group, streams, total, buffer)
+                    at = total.first_non_finite()
+                    if at is not None:
+                        raise _blame(manifest, piece, piece.start + at, open_stream)
+
+
+def write_mean(manifest: RoundManifest, sums: Float64, write: Callable[[memoryview], object], pacing: Pacing) -> None:
+    """Write sums / total examples, rounded once to each tensor's dtype, in order. Overwrites `sums`."""
+    for piece in _pieces(manifest, pacing):
+        total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
+        write(total.mean(manifest.total_examples, piece.dtype).data)
+
+
+def _pieces(manifest: RoundManifest, pacing: Pacing) -> Iterator[Run]:
+    for run in runs(manifest, 0, manifest.table.elements):
+        yield from _cut(run, pacing.piece_elements)
 
 
 def _cut(run: Run, elements: int) -> Iterator[Run]:

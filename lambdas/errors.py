@@ -10,6 +10,7 @@
     │   └── UpdateChanged           replaced or deleted after it was pinned
     ├── Superseded                  the job belongs to a round that has finished, or to an older manifest: drop it
     ├── OutOfTime                   the function's time is nearly over: let the queue deliver the job again
+    ├── PartialsMissing             a tree's partial sums cannot be had here: the round has them made again
     └── StorageUnavailable          S3 or SQS kept failing after bounded retries: let the queue deliver the job again
 
 The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
@@ -60,6 +61,18 @@ class UpdateChanged(InvalidUpdate):
 
 class Superseded(FederationError):
     """The job's round has finished, or has a newer manifest: there is nothing left to do."""
+
+
+class PartialsMissing(FederationError):
+    """Partial sums of a tree that cannot be read where their sum is to be made.
+
+    Attributes:
+        aggregators: whose, of the level below.
+    """
+
+    def __init__(self, message: str, aggregators: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.aggregators = aggregators
 
 
 class StorageUnavailable(FederationError):

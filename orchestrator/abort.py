@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import global_key, report_key, shards_prefix
+from lambdas.contract import global_key, partials_prefix, report_key, shards_prefix
 from orchestrator import lease
 from orchestrator import report as reports
-from orchestrator.aws import Clients, create_object, error_code, list_objects, read_object
+from orchestrator.aws import Clients, create_object, delete_objects, error_code, list_objects, read_object
 from orchestrator.dispatch import read_manifest
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.record import read_record
@@ -50,16 +50,14 @@ def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
 
 
 def clean_up(s3: S3Client, bucket: str, round_id: str, model: str, *, keep: str | None = None) -> None:
-    """Abort the round's unfinished multipart uploads, but for `keep`, and delete its shard objects."""
+    """Abort the round's unfinished multipart uploads, but for `keep`, and delete its shard objects and partial sums."""
     key = global_key(model, round_id)
     pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
     for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
         if upload["Key"] == key and upload["UploadId"] != keep:
             abort_upload(s3, bucket, key, upload["UploadId"])
-    keys = [item["Key"] for item in list_objects(s3, bucket, shards_prefix(round_id))]
-    for i in range(0, len(keys), 1000):
-        objects = [{"Key": key} for key in keys[i : i + 1000]]
-        s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+    for prefix in (shards_prefix(round_id), partials_prefix(round_id)):
+        delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, prefix)])
 
 
 def abort_upload(s3: S3Client, bucket: str, key: str, upload_id: str) -> None:

@@ -9,7 +9,7 @@ import concurrent.futures
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -183,6 +183,14 @@ def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
     """Every object under a prefix (Key, ETag, Size, LastModified), in the order of their keys."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         yield from page.get("Contents", [])
+
+
+def delete_objects(s3: S3Client, bucket: str, keys: Sequence[str]) -> None:
+    """Delete objects, a thousand to a request; those that are not there are no error."""
+    for i in range(0, len(keys), 1000):
+        s3.delete_objects(
+            Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys[i : i + 1000]], "Quiet": True}
+        )
 
 
 def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int, Any]:

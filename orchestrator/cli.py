@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from lambdas.contract import check_name
+from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, check_name
 from orchestrator import cli_clients, cli_infra, cli_plan, cli_verify, worker
 from orchestrator.abort import abort_round
 from orchestrator.cli_options import (
@@ -65,6 +65,13 @@ for command in (*cli_clients.COMMANDS, *cli_infra.COMMANDS, cli_plan.plan, cli_v
     "--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count; auto: the planner's."
 )
 @click.option(
+    "--architecture",
+    type=click.Choice(ARCHITECTURES),
+    default=GRADS_SHARDING,
+    show_default=True,
+    help="Average by shards, or by a tree whose functions hold the whole model (deployed with baselines = true).",
+)
+@click.option(
     "--min-clients",
     type=Quorum(),
     default=1,
@@ -106,6 +113,7 @@ def start_round_command(
     model: str,
     round_id: str,
     shards: int | None,
+    architecture: str,
     min_clients: tuple[int, float | None],
     expect: int | None,
     expect_clients: tuple[str, ...] | None,
@@ -123,11 +131,13 @@ def start_round_command(
       orchestrator start-round --env prod --model vgg --round 2026-11-23 --min-clients 15 --expect 20 --deadline 1h
       orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h
         --on-deadline extend --extend 15m
+      orchestrator start-round --model digits --round r-3 --architecture lifl
     """
     request = RoundRequest(
         model=model,
         round_id=round_id,
         shards=shards,
+        architecture=architecture,
         min_clients=min_clients[0],
         min_fraction=min_clients[1],
         expect=expect,
@@ -194,7 +204,7 @@ def status(env: str, round_id: str) -> Answer:
     """
     check_name("round", round_id)
     deployment, clients = connect_to(env)
-    document = round_status(clients, deployment.bucket, round_id, deployment.lanes)
+    document = round_status(clients, deployment.bucket, round_id, deployment)
     return document, "\n".join(f"{name:<12} {value}" for name, value in document.items())
 
 

@@ -39,11 +39,16 @@ class BadShard(RoundFailed):
 
 @dataclass
 class Collection:
-    """What is known of a step's jobs, by number: stored in S3, and reported by workers (the newest result of each)."""
+    """What is known of a step's jobs, by number: stored in S3, and reported by workers (the newest result of each).
+
+    Attributes:
+        others: results of other steps of the round, which come late.
+    """
 
     stored: dict[int, StoredShard] = field(default_factory=dict)
     results: dict[int, ShardResult] = field(default_factory=dict)
     retries: list[ShardResult] = field(default_factory=list)
+    others: list[ShardResult] = field(default_factory=list)
 
     def digests(self) -> dict[int, str]:
         """SHA-256 of the shards whose workers reported one."""
@@ -161,6 +166,7 @@ def await_step(
         for result in received:
             number = step.number_of(result)
             if number is None or number not in step.wanted:
+                collection.others.append(result)
                 continue
             if result.status == "failed":
                 raise BadShard(

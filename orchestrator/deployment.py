@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lambdas.contract import MAX_SHARDS, Fields
+from lambdas.contract import GRADS_SHARDING, MAX_SHARDS, TREES, Fields
 from lambdas.errors import InvalidContract
 from orchestrator import terraform
 from orchestrator.errors import NotDeployed
@@ -14,7 +14,11 @@ from orchestrator.errors import NotDeployed
 
 @dataclass(frozen=True)
 class Lane:
-    """A queue, its dead-letter queue and a function sized for one shard count."""
+    """A queue, its dead-letter queue and a function sized for one shard count.
+
+    Attributes:
+        tree: the tree whose aggregators the function is sized for instead (it holds the whole model); None for shards.
+    """
 
     shards: int
     queue_url: str
@@ -24,6 +28,7 @@ class Lane:
     timeout_s: int
     architecture: str
     max_receive_count: int
+    tree: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Deployment:
     Attributes:
         endpoint_url: the emulator's, None on AWS.
         lanes: by shard count, ascending.
+        baselines: the lanes of lambda-FL and LIFL, by architecture.
+        baselines_refused: why a tree has no lane although baselines were asked for, by architecture.
     """
 
     environment: str
@@ -41,6 +48,13 @@ class Deployment:
     endpoint_url: str | None
     result_queue_url: str
     lanes: Mapping[int, Lane]
+    baselines: Mapping[str, Lane] = field(default_factory=dict)
+    baselines_refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_lanes(self) -> list[Lane]:
+        """Those for shards and those for trees."""
+        return [*self.lanes.values(), *self.baselines.values()]
 
     def lane(self, shards: int) -> Lane:
         """The lane for a shard count.
@@ -56,6 +70,28 @@ class Deployment:
             )
         return self.lanes[shards]
 
+    def find_lane(self, architecture: str, shards: int) -> Lane | None:
+        """The lane for rounds of an architecture, None where there is none."""
+        return self.lanes.get(shards) if architecture == GRADS_SHARDING else self.baselines.get(architecture)
+
+    def lane_for(self, architecture: str, shards: int) -> Lane:
+        """The lane for rounds of an architecture; `shards` matters to grads-sharding only.
+
+        Raises:
+            NotDeployed: there is none; says why and what to change.
+        """
+        if architecture == GRADS_SHARDING:
+            return self.lane(shards)
+        if architecture not in self.baselines:
+            raise NotDeployed(
+                f"No lane for {architecture}: "
+                + (
+                    self.baselines_refused.get(architecture)
+                    or f"set baselines = true in environments/{self.environment} and deploy again."
+                )
+            )
+        return self.baselines[architecture]
+
 
 def parse_deployment(value: object) -> Deployment:
     """Parse the `deployment` output (infra/aggregator/outputs.tf).
@@ -65,25 +101,31 @@ def parse_deployment(value: object) -> Deployment:
     """
     f = Fields("Terraform's output `deployment`", value)
     f.integer("schema", 1, 1)
-    lanes = {}
-    for lane in f.object("lanes").children():
-        lanes[lane.integer("shards", 1, MAX_SHARDS)] = Lane(
-            shards=lane.integer("shards", 1, MAX_SHARDS),
-            queue_url=lane.text("queue_url"),
-            dead_letter_queue_url=lane.text("dead_letter_queue_url"),
-            function_name=lane.text("function_name"),
-            memory_mb=lane.integer("memory_mb", 128, 10240),
-            timeout_s=lane.integer("timeout_s", 1, 900),
-            architecture=lane.choice("architecture", ("arm64", "x86_64")),
-            max_receive_count=lane.integer("max_receive_count", 1, 1000),
-        )
+    lanes = [_lane(lane) for lane in f.object("lanes").children()]
+    baselines, refused = f.object("baselines"), f.object("baselines_refused")
     return Deployment(
         environment=f.text("environment"),
         region=f.text("region"),
         bucket=f.text("bucket"),
         endpoint_url=f.optional_text("endpoint_url"),
         result_queue_url=f.text("result_queue_url"),
-        lanes=dict(sorted(lanes.items())),
+        lanes={lane.shards: lane for lane in sorted(lanes, key=lambda lane: lane.shards)},
+        baselines={name: _lane(baselines.object(name), name) for name in TREES if name in baselines},
+        baselines_refused={name: refused.text(name) for name in TREES if name in refused},
+    )
+
+
+def _lane(f: Fields, tree: str | None = None) -> Lane:
+    return Lane(
+        shards=f.integer("shards", 1, MAX_SHARDS),
+        queue_url=f.text("queue_url"),
+        dead_letter_queue_url=f.text("dead_letter_queue_url"),
+        function_name=f.text("function_name"),
+        memory_mb=f.integer("memory_mb", 128, 10240),
+        timeout_s=f.integer("timeout_s", 1, 900),
+        architecture=f.choice("architecture", ("arm64", "x86_64")),
+        max_receive_count=f.integer("max_receive_count", 1, 1000),
+        tree=tree,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdas.contract import (
+    GRADS_SHARDING,
     MAX_PART_BYTES,
     MIN_PART_BYTES,
     Output,
@@ -21,6 +22,7 @@ from lambdas.contract import (
     shard_bounds,
 )
 from lambdas.tensors import global_header
+from lambdas.trees import TreeJob
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, read_object
 from orchestrator.errors import BadInput, OrchestratorError, RoundFailed
 from orchestrator.pin import Pinned
@@ -52,8 +54,18 @@ def sink_for(table: TensorTable, bounds: Sequence[int]) -> str:
     return "multipart" if all(size >= MIN_PART_BYTES for size in sizes[:-1]) and sizes[-1] > 0 else "objects"
 
 
-def freeze_round(s3: S3Client, bucket: str, record: RoundRecord, pinned: Pinned, shards: int) -> RoundManifest:
+def freeze_round(
+    s3: S3Client,
+    bucket: str,
+    record: RoundRecord,
+    pinned: Pinned,
+    shards: int,
+    architecture: str = GRADS_SHARDING,
+) -> RoundManifest:
     """Write the manifest, once. Where another orchestrator was faster, its manifest is the round's.
+
+    Args:
+        shards: M; 1 for a tree.
 
     Raises:
         BadInput: the shard count does not suit the model.
@@ -76,6 +88,7 @@ def freeze_round(s3: S3Client, bucket: str, record: RoundRecord, pinned: Pinned,
         bounds=bounds,
         output=Output(kind, key, upload_id),
         created_at=time.time(),
+        architecture=architecture,
     )
     if create_object(s3, bucket, manifest_key(record.round_id), manifest.to_bytes()):
         return manifest
@@ -104,14 +117,22 @@ def queue_jobs(
         OrchestratorError: SQS refused some of them again and again; the round can be resumed.
     """
     digest = sha256_hex(manifest.to_bytes())
-    jobs = [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards]
+    send_jobs(clients, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
+
+
+def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+    """Send jobs, ten to a request, several requests at once.
+
+    Raises:
+        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+    """
     batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         list(pool.map(lambda batch: _send(clients.sqs, queue_url, batch), batches))
 
 
-def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob]) -> None:
-    entries: list[Any] = [{"Id": str(job.shard), "MessageBody": job.to_json()} for job in jobs]
+def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+    entries: list[Any] = [{"Id": str(i), "MessageBody": job.to_json()} for i, job in enumerate(jobs)]
     for _ in range(_SEND_ATTEMPTS):
         failed = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", [])
         again = {entry["Id"] for entry in failed}
@@ -119,7 +140,7 @@ def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob]) -> None:
         if not entries:
             return
     raise OrchestratorError(
-        f"SQS refused the jobs of {len(entries)} shards {_SEND_ATTEMPTS} times "
+        f"SQS refused {len(entries)} jobs {_SEND_ATTEMPTS} times "
         f"({failed[0].get('Message', 'no reason given')}). `orchestrator resume` "
-        "continues with the shards that are missing."
+        "continues with what is missing."
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lambdas.contract import RoundManifest, global_key, report_key, sha256_hex
+from lambdas.contract import GRADS_SHARDING, RoundManifest, global_key, report_key, sha256_hex
+from lambdas.trees import tree_of
 from orchestrator import report as reports
 from orchestrator.abort import clean_up
 from orchestrator.aws import Clients, create_object, exists, read_object
@@ -19,9 +22,10 @@ from orchestrator.pin import pin_updates
 from orchestrator.planner import choose_lane
 from orchestrator.publish import publish, upload_gone
 from orchestrator.quorum import await_updates
-from orchestrator.record import RoundRecord
+from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
+from orchestrator.trees import TreeRun, check_fits, delete_partials, drive_tree
 
 
 def drive(
@@ -50,22 +54,40 @@ def drive(
     if manifest is None:
         manifest = _close_round(clients, deployment, record, lease, clock, narration)
     else:
-        narration.say(f"Round {request.round_id} is already pinned; continuing with {manifest.shards} shards.")
-    lane = deployment.lane(manifest.shards)
+        narration.say(f"Round {request.round_id} is already pinned; continuing with {_work(manifest)}.")
+    lane = deployment.lane_for(manifest.architecture, manifest.shards)
+    tree: TreeRun | None = None
     if not (again and exists(s3, bucket, manifest.output.key)):
-        missing = _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
         lease.check()
-        queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
-        narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
-        clock.mark("queueing")
-        _await(clients, deployment, lane, manifest, collection, request.timeout_s, lease, narration)
+        patience = _patience(lane, request)
+        if manifest.architecture != GRADS_SHARDING:
+            tree = TreeRun()
+            clock.mark("queueing")
+            with _reported(clients, bucket, manifest, lease):
+                drive_tree(
+                    clients, deployment, lane, manifest, tree,
+                    resumed=again, redrive=redrive, timeout_s=patience, narration=narration, still_mine=lease.check,
+                )  # fmt: skip
+            collection = tree.collection()
+        else:
+            missing = (
+                _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
+            )
+            queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
+            narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
+            clock.mark("queueing")
+            with _reported(clients, bucket, manifest, lease):
+                _await(clients, deployment, lane, manifest, collection, patience, lease, narration)
         clock.mark("averaging")
     lease.begin_publishing()
-    done = publish(s3, bucket, manifest, collection.digests())
+    done = publish(s3, bucket, manifest, tree.digests(tree_of(manifest)) if tree else collection.digests())
+    if manifest.architecture != GRADS_SHARDING:
+        delete_partials(s3, bucket, manifest.round_id)
     if lease.record.earlier:  # somebody may have died between creating an upload and writing it down
         clean_up(s3, bucket, manifest.round_id, manifest.model)
     clock.mark("publishing")
-    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers)
+    levels = tree.levels(tree_of(manifest)) if tree else None
+    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers, levels)
     return _write(clients, bucket, report)
 
 
@@ -117,12 +139,14 @@ def _close_round(
     with narration.bar("checking updates", len(updates)) as progress:
         pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
     shards = request.shards
-    if shards is None:
+    if request.architecture != GRADS_SHARDING:
+        shards = 1
+        check_fits(pinned.table, len(updates), request.architecture, deployment.lane_for(request.architecture, 1))
+    elif shards is None:
         shards = choose_lane(pinned.table.nbytes, len(updates), list(deployment.lanes.values())).shards
-    manifest = freeze_round(s3, bucket, record, pinned, shards)
+    manifest = freeze_round(s3, bucket, record, pinned, shards, request.architecture)
     narration.say(
-        f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; "
-        f"{manifest.shards} shards."
+        f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; {_work(manifest)}."
     )
     clock.mark("pinning")
     return manifest
@@ -134,30 +158,45 @@ def _await(
     lane: Lane,
     manifest: RoundManifest,
     collection: Collection,
-    timeout_s: float | None,
+    timeout_s: float,
     lease: Lease,
     narration: Narration,
 ) -> None:
+    with narration.bar("averaging shards", manifest.shards) as progress:
+        progress(len(collection.stored))
+        await_shards(
+            clients,
+            deployment,
+            lane,
+            manifest,
+            collection=collection,
+            timeout_s=timeout_s,
+            progress=progress,
+            still_mine=lease.check,
+        )
+
+
+def _patience(lane: Lane, request: RoundRequest) -> float:
     # The queue shows a job again after 6 x the function's timeout (infra/lane), max_receive_count times.
-    patience = timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
+    return request.timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
+
+
+@contextmanager
+def _reported(clients: Clients, bucket: str, manifest: RoundManifest, lease: Lease) -> Iterator[None]:
+    """What an update that cannot be averaged means for the round: it is over, and its report says so."""
     try:
-        with narration.bar("averaging shards", manifest.shards) as progress:
-            progress(len(collection.stored))
-            await_shards(
-                clients,
-                deployment,
-                lane,
-                manifest,
-                collection=collection,
-                timeout_s=patience,
-                progress=progress,
-                still_mine=lease.check,
-            )
+        yield
     except BadShard as error:
-        _write(clients, deployment.bucket, reports.failed(deployment.bucket, manifest, error, lease.drivers))
-        clean_up(clients.s3, deployment.bucket, manifest.round_id, manifest.model)
+        _write(clients, bucket, reports.failed(bucket, manifest, error, lease.drivers))
+        clean_up(clients.s3, bucket, manifest.round_id, manifest.model)
         lease.end("failed")
         raise
+
+
+def _work(manifest: RoundManifest) -> str:
+    if manifest.architecture == GRADS_SHARDING:
+        return f"{manifest.shards} shards"
+    return f"{' + '.join(map(str, tree_of(manifest).widths))} aggregators of {manifest.architecture}"
 
 
 def _size(manifest: RoundManifest) -> str:

@@ -141,19 +141,21 @@ def ramp_up(jobs: int, duration_s: float, concurrency: int) -> tuple[float, int]
 def streaming(question: Question) -> Prediction:
     """Predict a round of this kit's workers, every environment cold.
 
-    The trees read updates and hand on float64 sums, twice an update's bytes; they stream like the sharded worker.
+    The trees stream their inputs like the sharded worker, but hold float64 sums of the whole model, twice an update's
+    bytes, and hand them on.
     """
     q = question
     sharded = q.architecture == "grads-sharding"
-    memory_mb = rule_memory_mb(q.clients) if q.memory_mb is None else q.memory_mb
+    sum_bytes = 0 if sharded else load_sizing().tree_sum_factor * q.model_bytes
+    memory_mb = rule_memory_mb(q.clients, sum_bytes) if q.memory_mb is None else q.memory_mb
     piece = -(-q.model_bytes // q.shards) if sharded else q.model_bytes
     rows = levels(q.architecture, q.clients, q.shards)
     seconds = (q.clients / REQUESTS_AT_ONCE + p.ORCHESTRATOR_REQUESTS) * p.ORCHESTRATOR_REQUEST_S
     billed = longest = 0.0
-    gets, puts, jobs, biggest_output = q.clients + p.ROUND_GETS, p.ROUND_PUTS, 0, 0
+    gets, puts, jobs = q.clients + p.ROUND_GETS, p.ROUND_PUTS, 0
     for index, level in enumerate(rows):
-        read = piece if index == 0 else 2 * piece
-        write = piece if sharded or index == len(rows) - 1 else 2 * piece
+        read = piece if index == 0 else sum_bytes
+        write = piece if sharded or index == len(rows) - 1 else sum_bytes
         functions = count_functions(level)
         requests = {inputs: inputs * _requests_per_input(piece, inputs) for _, inputs in level}
         work = {inputs: _worker_s(read, inputs, requests[inputs], write, q.clients, memory_mb) for _, inputs in level}
@@ -166,7 +168,7 @@ def streaming(question: Question) -> Prediction:
         gets += update_gets + 2 * functions  # the manifest and the driver's record
         puts += functions
         jobs += functions
-        longest, biggest_output = max(longest, slowest), max(biggest_output, write)
+        longest = max(longest, slowest)
     puts += -(-q.clients // p.S3_LIST_PAGE)
     if sharded:
         if as_objects(q.model_bytes, q.shards):
@@ -176,17 +178,17 @@ def streaming(question: Question) -> Prediction:
         puts += -(-q.shards // p.S3_LIST_PAGE)
     return Prediction(
         memory_mb=memory_mb,
-        ephemeral_storage_mb=storage_mb(biggest_output),
+        ephemeral_storage_mb=storage_mb(piece),  # what is averaged is spooled; sums are sent from memory
         seconds=seconds,
         function_s=longest,
         billed_s=billed,
-        peak_memory_mb=worker_peak_mb(q.clients),
+        peak_memory_mb=worker_peak_mb(q.clients, sum_bytes),
         invocations=jobs,
         s3_gets=gets,
         s3_puts=puts,
         client_puts=q.clients * p.upload_puts(q.model_bytes),
         sqs_requests=p.sqs_requests(jobs, seconds),
-        obstacles=_streaming_obstacles(q, memory_mb, piece, biggest_output, longest),
+        obstacles=_streaming_obstacles(q, memory_mb, piece, worker_peak_mb(q.clients, sum_bytes), longest),
     )
 
 
@@ -214,28 +216,23 @@ def _worker_s(read: int, inputs: int, requests: int, write: int, clients: int, m
     return starting + reading + writing + 3 * p.FIRST_BYTE_S  # manifest, upload, result message
 
 
-def _streaming_obstacles(q: Question, memory_mb: int, piece: int, output: int, function_s: float) -> tuple[str, ...]:
+def _streaming_obstacles(q: Question, memory_mb: int, piece: int, peak_mb: int, function_s: float) -> tuple[str, ...]:
     found = []
     try:
-        size_lane(q.model_bytes, q.clients, q.shards, memory_cap_mb=q.memory_cap_mb, memory_mb_override=q.memory_mb)
+        size_lane(
+            q.model_bytes, q.clients, q.shards, architecture=q.architecture,
+            memory_cap_mb=q.memory_cap_mb, memory_mb_override=q.memory_mb,
+        )  # fmt: skip
     except PlanningError as error:
-        # The trees are judged by their own function time and output below; the cap on memory holds for all.
-        if q.architecture == "grads-sharding" or memory_mb > q.memory_cap_mb:
-            found.append(f"{error}")
-    if worker_peak_mb(q.clients) > memory_mb:
-        found.append(f"The worker needs {worker_peak_mb(q.clients)} MB of memory, the function has {memory_mb} MB.")
-    if q.architecture == "grads-sharding":
-        if q.shards > q.model_bytes:
-            found.append(f"{q.shards:,} shards of {q.model_bytes:,} bytes: some would be empty.")
-        if piece > MAX_PART_BYTES:
-            found.append(f"A shard of {piece:,} bytes is larger than S3's largest part, 5 GiB: use more shards.")
-    else:
-        if output > p.S3_MAX_PUT_BYTES:
-            found.append(f"A float64 partial sum has {output:,} bytes, a single PUT takes 5 GiB: use grads-sharding.")
-        if storage_mb(output) > load_sizing().ephemeral_storage_max_mb:
-            found.append(f"Spooling {output:,} bytes needs {storage_mb(output):,} MB of storage, Lambda has 10,240 MB.")
+        found.append(f"{error}")
+    if peak_mb > memory_mb:
+        found.append(f"The worker needs {peak_mb:,} MB of memory, the function has {memory_mb:,} MB.")
+    if q.shards > q.model_bytes:
+        found.append(f"{q.shards:,} shards of {q.model_bytes:,} bytes: some would be empty.")
+    if piece > MAX_PART_BYTES and not found:
+        found.append(f"A shard of {piece:,} bytes is larger than S3's largest part, 5 GiB: use more shards.")
     if function_s + p.INIT_S > p.LAMBDA_MAX_S and not found:
-        found.append(too_slow(function_s, sharded=q.architecture == "grads-sharding"))
+        found.append(too_slow(function_s, sharded=q.architecture == GRADS_SHARDING))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from lambdas.tensors import global_header
 from orchestrator.aws import (
     completed_part,
     create_large_object,
+    delete_objects,
     error_code,
     exists,
     get_bytes,
@@ -209,11 +210,7 @@ def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[
 
 
 def _delete_shard_objects(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
-    keys = [shard_key(manifest.round_id, shard, manifest.shards) for shard in range(manifest.shards)]
-    for i in range(0, len(keys), 1000):
-        s3.delete_objects(
-            Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys[i : i + 1000]], "Quiet": True}
-        )
+    delete_objects(s3, bucket, [shard_key(manifest.round_id, m, manifest.shards) for m in range(manifest.shards)])
 
 
 def _move_latest(s3: S3Client, bucket: str, latest: LatestModel) -> None:

@@ -56,6 +56,7 @@ class Report:
         lines += [
             f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
             f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
+            f"  architecture  {d['architecture']}",
             f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
             f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
                 f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"
@@ -63,6 +64,11 @@ class Report:
             f"  functions     {total['wall_s']:.2f} s, {total['cpu_s']:.2f} CPU s, peak {total['peak_rss_mb']:.0f} MB, "
             f"{total['gets']} GETs, {total['puts']} PUTs, {total['retries']} retried reads, {len(d['redelivered'])} "
             "failed tries",
+            *(
+                f"  level {row['level']}       {row['aggregators']} aggregators, {row['seconds']:.2f} s; partial sums: "
+                f"{row['in_shared_memory']} in shared memory, {row['in_s3']} in S3"
+                for row in d.get("levels", [])[:-1]
+            ),
             f"  on AWS        about {cost['seconds']:.1f} s and ${cost['usd']:.6f} (prediction, all-in)",
         ]  # fmt: skip
         lines += [
@@ -81,14 +87,15 @@ def published(
     done: Published,
     seconds: Mapping[str, float],
     drivers: Sequence[Process],
+    levels: Sequence[Mapping[str, Any]] | None = None,
 ) -> Report:
-    """The report of a round that has published its global model."""
+    """The report of a round that has published its global model; `levels` of a tree, as `TreeRun.levels` tells them."""
     results = [collection.results[shard] for shard in sorted(collection.results)]
     stats = [result.stats for result in results]
     plan = predict(
         manifest.table.nbytes,
         len(manifest.participants),
-        architecture="grads-sharding",
+        architecture=manifest.architecture,
         shards=manifest.shards,
         memory_mb=lane.memory_mb,
         cpu=lane.architecture,
@@ -116,6 +123,7 @@ def published(
                 "puts": sum(s.puts for s in stats),
                 "retries": sum(s.retries for s in stats),
             },
+            **({} if levels is None else {"levels": list(levels)}),
             "shard_results": [_result(result) for result in results],
             "redelivered": [_result(result) for result in collection.retries],
             "predicted_on_aws": {"seconds": plan.predicted_seconds, "usd": plan.predicted_cost_usd},

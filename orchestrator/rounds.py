@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lambdas.contract import check_name, report_key
+from lambdas.contract import GRADS_SHARDING, check_name, report_key
 from orchestrator import lease
 from orchestrator.abort import clean_up
 from orchestrator.aws import Clients, read_object
@@ -52,8 +52,8 @@ def start_round(
         BadInput, InvalidName: a request that makes no sense.
     """
     s3, bucket = clients.s3, deployment.bucket
-    if request.shards is not None:
-        deployment.lane(request.shards)
+    if request.shards is not None or request.architecture != GRADS_SHARDING:
+        deployment.lane_for(request.architecture, request.shards or 1)
     report = _ended(clients, deployment, request.round_id)
     if report is not None:
         model = report.document["model"]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib import resources
 
-from lambdas.contract import MAX_CLIENTS, MAX_SHARDS
+from lambdas.contract import GRADS_SHARDING, MAX_CLIENTS, MAX_SHARDS
+from lambdas.trees import fan_in
 from orchestrator.errors import PlanningError
-from orchestrator.pricing import LAMBDA_MAX_MEMORY_MB, LAMBDA_MIN_MEMORY_MB, NEW_ACCOUNT_MEMORY_MB
+from orchestrator.pricing import LAMBDA_MAX_MEMORY_MB, LAMBDA_MIN_MEMORY_MB, NEW_ACCOUNT_MEMORY_MB, S3_MAX_PUT_BYTES
 
 MAX_MODEL_BYTES = 10 * 1024**4
 
@@ -27,6 +28,7 @@ class Sizing:
     worker_peak_mb: int
     manifest_mb_per_1000_clients: int
     memory_step_mb: int
+    tree_sum_factor: int
     vcpu_per_mb: Fraction
     cpu_seconds_per_gb: Fraction
     network_bytes_per_s: int
@@ -82,17 +84,25 @@ def check_round(model_bytes: int, clients: int) -> None:
     check_range("clients", clients, 1, MAX_CLIENTS, "Give how many updates one round averages.")
 
 
-def worker_peak_mb(clients: int) -> int:
-    """Peak memory of a streaming worker, MB: pieces and the manifest, whatever the shard's size."""
-    sizing = load_sizing()
-    return math.ceil(sizing.worker_peak_mb + Fraction(sizing.manifest_mb_per_1000_clients * clients, 1000))
+def worker_peak_mb(clients: int, sum_bytes: int = 0) -> int:
+    """Peak memory of a streaming worker, MB: pieces and the manifest, whatever the shard's size.
+
+    Args:
+        sum_bytes: what a tree's aggregator holds besides, the complete model as float64 sums.
+    """
+    return math.ceil(_pieces_mb(clients) + Fraction(sum_bytes, 2**20))
 
 
-def rule_memory_mb(clients: int) -> int:
-    """Function memory by the rule, MB: the worker's peak and a quarter, in steps, not below the minimum."""
+def rule_memory_mb(clients: int, sum_bytes: int = 0) -> int:
+    """Function memory by the rule, MB: the worker's peak and a quarter, and the sums; in steps, from the minimum."""
     sizing = load_sizing()
-    peak = sizing.worker_peak_mb + Fraction(sizing.manifest_mb_per_1000_clients * clients, 1000)
-    return max(sizing.memory_mb, sizing.memory_step_mb * math.ceil(peak * Fraction(5, 4) / sizing.memory_step_mb))
+    needed = _pieces_mb(clients) * Fraction(5, 4) + Fraction(sum_bytes, 2**20)
+    return max(sizing.memory_mb, sizing.memory_step_mb * math.ceil(needed / sizing.memory_step_mb))
+
+
+def _pieces_mb(clients: int) -> Fraction:
+    sizing = load_sizing()
+    return sizing.worker_peak_mb + Fraction(sizing.manifest_mb_per_1000_clients * clients, 1000)
 
 
 def storage_mb(output_bytes: int) -> int:
@@ -108,10 +118,11 @@ def size_lane(
     clients: int,
     shards: int,
     *,
+    architecture: str = GRADS_SHARDING,
     memory_cap_mb: int = NEW_ACCOUNT_MEMORY_MB,
     memory_mb_override: int | None = None,
 ) -> LaneSize:
-    """Size the function of the lane for `shards` shards.
+    """Size the function of the lane for `shards` shards, or for a tree's aggregators (`shards` is then 1).
 
     Args:
         model_bytes: bytes of one update's tensors.
@@ -130,15 +141,35 @@ def size_lane(
             "memory_mb", memory_mb_override, LAMBDA_MIN_MEMORY_MB, LAMBDA_MAX_MEMORY_MB, "Lambda has no other sizes."
         )
     sizing = load_sizing()
+    if architecture != GRADS_SHARDING and shards != 1:
+        raise PlanningError(f"{architecture} averages whole models: expected 1 shard, not {shards}.")
     shard_bytes = -(-model_bytes // shards)
-    memory_mb = rule_memory_mb(clients) if memory_mb_override is None else memory_mb_override
+    tree = architecture != GRADS_SHARDING
+    sum_bytes = sizing.tree_sum_factor * model_bytes if tree else 0
+    memory_mb = rule_memory_mb(clients, sum_bytes) if memory_mb_override is None else memory_mb_override
+    if tree and memory_mb > memory_cap_mb:
+        raise PlanningError(
+            f"An aggregator of {architecture} holds the complete model as float64 sums and needs {memory_mb:,} MB for "
+            f"a model of {model_bytes:,} bytes, the cap is {memory_cap_mb:,} MB: use grads-sharding"
+            + (", or raise the cap if the account allows it." if memory_mb <= LAMBDA_MAX_MEMORY_MB else ".")
+        )
+    if tree and sum_bytes > S3_MAX_PUT_BYTES:
+        raise PlanningError(
+            f"A float64 partial sum has {sum_bytes:,} bytes, a single PUT takes 5 GiB: use grads-sharding."
+        )
     if memory_mb > memory_cap_mb:
         raise PlanningError(
             f"{clients:,} clients need functions of {memory_mb:,} MB, the cap is {memory_cap_mb:,} MB. Raise the cap "
             "(up to 10,240 MB, if the account allows it) or average fewer clients."
         )
     rate = min(Fraction(sizing.network_bytes_per_s), 10**9 * memory_mb * sizing.vcpu_per_mb / sizing.cpu_seconds_per_gb)
-    expected_s = (clients + 1) * shard_bytes / rate
+    # A tree's busiest aggregator reads and writes float64 sums.
+    expected_s = (fan_in(architecture, clients) + 1) * sum_bytes / rate if tree else (clients + 1) * shard_bytes / rate
+    if tree and expected_s > sizing.timeout_max_s:
+        raise PlanningError(
+            f"An aggregator of {architecture} for {clients:,} clients and a model of {model_bytes:,} bytes takes "
+            f"{math.ceil(expected_s):,} s, Lambda stops it after {sizing.timeout_max_s} s: use grads-sharding."
+        )
     if expected_s > sizing.timeout_max_s:
         raise PlanningError(
             f"A shard of {shard_bytes:,} bytes from {clients:,} clients takes a function {math.ceil(expected_s):,} s "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lambdas.contract import report_key, rounds_prefix, sha256_hex
+from lambdas.contract import GRADS_SHARDING, report_key, rounds_prefix, sha256_hex
 from orchestrator import lease
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, read_object
 from orchestrator.collect import ShardStep, dead_jobs
-from orchestrator.deployment import Lane
+from orchestrator.deployment import Deployment
 from orchestrator.dispatch import read_manifest
 from orchestrator.errors import BadInput
 from orchestrator.messages import log_group
@@ -19,19 +19,18 @@ from orchestrator.processes import is_gone
 from orchestrator.record import read_record
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
+from orchestrator.trees import dead_aggregators, stored_partials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def round_status(
-    clients: Clients, bucket: str, round_id: str, lanes: Mapping[int, Lane] | None = None
-) -> dict[str, Any]:
+def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deployment | None = None) -> dict[str, Any]:
     """Where a round stands: state (`open`, `averaging`, `publishing`, `published`, `failed`, `aborted`), updates and
     shards, and who drives it or why nobody does.
 
     Args:
-        lanes: to look for the round's jobs among the dead letters, too.
+        deployment: to look for the round's jobs among the dead letters, too.
 
     Raises:
         BadInput: there is no such round.
@@ -62,17 +61,23 @@ def round_status(
         "shards": manifest.shards,
         "shards_done": len(stored) if stored is not None else manifest.shards,
     }
-    lane = (lanes or {}).get(manifest.shards)
-    if lane is not None and stored is not None:
+    gave_up: list[Any] = []
+    lane = deployment.find_lane(manifest.architecture, manifest.shards) if deployment is not None else None
+    if manifest.architecture != GRADS_SHARDING:
+        status |= {"architecture": manifest.architecture}
+        if stored is not None:
+            status |= {"partial_sums": len(stored_partials(s3, bucket, manifest, sha256_hex(manifest.to_bytes())))}
+            gave_up = dead_aggregators(clients, lane, manifest) if lane is not None else []
+    elif lane is not None and stored is not None:
         step = ShardStep(s3, bucket, manifest)
         gave_up = sorted(dead_jobs(clients, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
-        if gave_up:
-            status |= {
-                "gave_up": gave_up,
-                "tries": lane.max_receive_count,
-                "log_group": log_group(lane),
-                "next_step": f"orchestrator resume --round {round_id} --redrive",
-            }
+    if lane is not None and gave_up:
+        status |= {
+            "gave_up": gave_up,
+            "tries": lane.max_receive_count,
+            "log_group": log_group(lane),
+            "next_step": f"orchestrator resume --round {round_id} --redrive",
+        }
     return status | driver
 
 

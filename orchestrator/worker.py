@@ -10,6 +10,7 @@ from typing import Any
 
 from lambdas.deliveries import retry_soon
 from lambdas.shard_average import Worker
+from lambdas.tree_average import TreeWorker
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment, Lane
 
@@ -37,9 +38,12 @@ def work(
     Returns:
         How many jobs were dealt with.
     """
-    worker = Worker(
-        s3=clients.s3, sqs=clients.sqs, bucket=deployment.bucket, result_queue_url=deployment.result_queue_url
-    )
+    workers = {
+        kind: kind(
+            s3=clients.s3, sqs=clients.sqs, bucket=deployment.bucket, result_queue_url=deployment.result_queue_url
+        )
+        for kind in (Worker, TreeWorker)
+    }
     name = f"{socket.gethostname()}/{os.getpid()}"
     finished, idle_since = 0, time.monotonic()
     wait_s = _WAIT_S if len(lanes) == 1 else 1
@@ -47,6 +51,7 @@ def work(
         wait_s = min(wait_s, max(1, int(idle_exit_s)))
     while True:
         for lane in lanes:
+            worker = workers[TreeWorker if lane.tree else Worker]
             # Stay with a queue until it is empty, then go on to the next.
             while messages := _receive(clients, lane, wait_s):
                 for message in messages:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lambdas.contract import TREES
 from orchestrator import emulator, worker
 from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, Lane
@@ -51,13 +52,17 @@ def lanes_without_functions(clients: Clients, endpoint_url: str) -> Deployment:
     lanes = {
         m: Lane(m, queue(f"lane-{m}"), queue(f"dead-{m}"), f"{name}-{m}", 256, 60, "x86_64", 3) for m in (1, 2, 4, 8)
     }
-    return Deployment("local", "us-east-1", name, endpoint_url, queue("results"), lanes)
+    trees = {
+        tree: Lane(1, queue(tree), queue(f"dead-{tree}"), f"{name}-{tree}", 512, 60, "x86_64", 3, tree)
+        for tree in TREES
+    }
+    return Deployment("local", "us-east-1", name, endpoint_url, queue("results"), lanes, trees)
 
 
 @pytest.fixture
 def worked_lanes(clients: Clients, lanes_without_functions: Deployment) -> Deployment:
     """The same, with a worker on every lane."""
-    for lane in lanes_without_functions.lanes.values():
+    for lane in lanes_without_functions.all_lanes:
         threading.Thread(
             target=worker.work, args=(clients, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
         ).start()

@@ -44,6 +44,7 @@ module "aggregator" {
   endpoint_url = var.aws_endpoint_url
 
   shard_counts = var.shard_counts
+  baselines    = var.baselines
   model_bytes  = var.model_bytes
   clients      = var.clients
 

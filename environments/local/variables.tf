@@ -60,6 +60,12 @@ variable "shard_counts" {
   }
 }
 
+variable "baselines" {
+  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; where function_memory_cap_mb forbids that, plan and apply say so and leave them out."
+  type        = bool
+  default     = false
+}
+
 variable "model_bytes" {
   description = "Bytes of the largest update that a client uploads, 1 to 10995116277760 (10 TiB)."
   type        = number

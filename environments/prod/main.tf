@@ -23,6 +23,7 @@ module "aggregator" {
   name_prefix = var.name_prefix
 
   shard_counts = var.shard_counts
+  baselines    = var.baselines
   model_bytes  = var.model_bytes
   clients      = var.clients
 

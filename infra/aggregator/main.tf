@@ -78,6 +78,35 @@ module "lane" {
   log_retention_days = var.log_retention_days
 }
 
+# The trees that GradsSharding is compared with, where they are asked for and fit.
+module "baselines" {
+  source = "../baselines"
+
+  enabled      = var.baselines
+  name_prefix  = var.name_prefix
+  bucket       = { name = module.bucket.name, arn = module.bucket.arn }
+  kms_key_arn  = module.bucket.kms_key_arn
+  result_queue = { url = aws_sqs_queue.results.url, arn = aws_sqs_queue.results.arn }
+
+  model_bytes            = var.model_bytes
+  clients                = var.clients
+  function_memory_cap_mb = var.function_memory_cap_mb
+
+  functions_enabled   = var.functions_enabled
+  maximum_concurrency = var.maximum_concurrency
+  max_receive_count   = var.max_receive_count
+
+  package_path       = var.package_path
+  runtime            = var.runtime
+  architecture       = var.architecture
+  log_level          = var.log_level
+  log_retention_days = var.log_retention_days
+}
+
+locals {
+  all_lanes = merge(module.lane, module.baselines.lanes)
+}
+
 ################################################################################
 # Who watches, who may
 ################################################################################
@@ -88,7 +117,7 @@ module "monitoring" {
   name_prefix = var.name_prefix
   alarm_email = var.alarm_email
   lanes = {
-    for key, lane in module.lane : key => {
+    for key, lane in local.all_lanes : key => {
       function_name          = lane.function_name
       dead_letter_queue_name = lane.dead_letter_queue_name
     } if var.alarms
@@ -102,9 +131,9 @@ module "access" {
   bucket_arn             = module.bucket.arn
   kms_key_arn            = module.bucket.kms_key_arn
   result_queue_arn       = aws_sqs_queue.results.arn
-  queue_arns             = [for lane in module.lane : lane.queue_arn]
-  dead_letter_queue_arns = [for lane in module.lane : lane.dead_letter_queue_arn]
-  function_arns          = [for lane in module.lane : lane.function_arn]
+  queue_arns             = [for lane in local.all_lanes : lane.queue_arn]
+  dead_letter_queue_arns = [for lane in local.all_lanes : lane.dead_letter_queue_arn]
+  function_arns          = [for lane in local.all_lanes : lane.function_arn]
 
   github_repository           = var.github_repository
   github_branch               = var.github_branch

@@ -13,6 +13,8 @@ output "deployment" {
     clients                = var.clients
     function_memory_cap_mb = var.function_memory_cap_mb
     lanes                  = { for key, lane in module.lane : key => lane.deployment }
+    baselines              = { for key, lane in module.baselines.lanes : key => lane.deployment }
+    baselines_refused      = module.baselines.refused
   }
 }
 

@@ -13,12 +13,25 @@ locals {
 
   shard_bytes = ceil(var.model_bytes / var.shards)
 
+  # An aggregator of a tree holds the complete model as float64 sums, and reads and writes such sums of up to fan_in
+  # others. fan_in is the smallest whole number whose square (lambda-FL) or cube (LIFL) reaches the clients: searched
+  # for, since roots in floating point may be a little too large.
+  sum_bytes = var.tree == null ? 0 : local.sizing.tree_sum_factor * var.model_bytes
+  fan_in = (
+    var.tree == null ? var.clients
+    : var.tree == "lambda-fl" ? min([for k in range(1, 318) : k if k * k >= var.clients]...)
+    : min([for k in range(1, 48) : k if k * k * k >= var.clients]...)
+  )
+  moved_bytes = (local.fan_in + 1) * (var.tree == null ? local.shard_bytes : local.sum_bytes)
+
   # A worker streams: its memory holds pieces and the manifest, whatever the shard's size. A quarter is kept free.
   memory_rule_mb = max(
     local.sizing.memory_mb,
     local.sizing.memory_step_mb * ceil(
-      (1000 * local.sizing.worker_peak_mb + local.sizing.manifest_mb_per_1000_clients * var.clients) * 1.25
-      / (1000 * local.sizing.memory_step_mb)
+      (
+        (1000 * local.sizing.worker_peak_mb + local.sizing.manifest_mb_per_1000_clients * var.clients) * 1.25 * 1048576
+        + 1000 * local.sum_bytes
+      ) / (1000 * 1048576 * local.sizing.memory_step_mb)
     ),
   )
   memory_mb = var.memory_mb_override == null ? local.memory_rule_mb : var.memory_mb_override
@@ -26,7 +39,7 @@ locals {
   # It reads its shard once per client and writes it once, as fast as the network or its share of a CPU allows.
   vcpu        = local.memory_mb * local.sizing.vcpu_per_mb
   bytes_per_s = min(local.sizing.network_bytes_per_s, 1000000000 * local.vcpu / local.sizing.cpu_seconds_per_gb)
-  expected_s  = (var.clients + 1) * local.shard_bytes / local.bytes_per_s
+  expected_s  = local.moved_bytes / local.bytes_per_s
   timeout_s = min(
     local.sizing.timeout_max_s,
     max(local.sizing.timeout_min_s, ceil(local.sizing.timeout_safety * local.expected_s)),
@@ -38,8 +51,11 @@ locals {
     ceil(local.shard_bytes / 1048576) + local.sizing.ephemeral_storage_spare_mb,
   )
 
-  # One invocation per shard at a time; the event source mapping takes 2 to 1000.
-  maximum_concurrency = coalesce(var.maximum_concurrency, min(1000, max(2, var.shards)))
+  # One invocation per shard, or per leaf of a tree, at a time; the event source mapping takes 2 to 1000.
+  jobs_at_once        = var.tree == null ? var.shards : ceil(var.clients / local.fan_in)
+  maximum_concurrency = coalesce(var.maximum_concurrency, min(1000, max(2, local.jobs_at_once)))
+
+  what = var.tree == null ? "Lane for ${var.shards} shards" : "Lane for ${var.tree}"
 }
 
 ################################################################################
@@ -118,12 +134,12 @@ resource "aws_lambda_function" "worker" {
   #checkov:skip=CKV_AWS_173:The environment holds a bucket's name and a queue's URL, no secrets
   #checkov:skip=CKV_AWS_272:The zip is built from this repository and pinned by its hash
   function_name = var.name
-  description   = "Averages one shard of ${var.shards} over the clients of a round"
+  description   = var.tree == null ? "Averages one shard of ${var.shards} over the clients of a round" : "Adds up whole models, as an aggregator of ${var.tree}"
   role          = aws_iam_role.worker.arn
 
   filename         = var.package_path
   source_code_hash = fileexists(var.package_path) ? filebase64sha256(var.package_path) : null
-  handler          = var.handler
+  handler          = var.tree == null ? "lambdas.shard_average.handler" : "lambdas.tree_average.handler"
   runtime          = var.runtime
   architectures    = [var.architecture]
 
@@ -150,17 +166,17 @@ resource "aws_lambda_function" "worker" {
 
     precondition {
       condition     = local.memory_mb <= var.function_memory_cap_mb
-      error_message = "Lane for ${var.shards} shards: its function needs ${local.memory_mb} MB for ${var.clients} clients, and function_memory_cap_mb is ${var.function_memory_cap_mb}. Raise function_memory_cap_mb (up to 10240, if the account allows it) or lower clients."
+      error_message = "${local.what}: its function needs ${local.memory_mb} MB for ${var.clients} clients, and function_memory_cap_mb is ${var.function_memory_cap_mb}. Raise function_memory_cap_mb (up to 10240, if the account allows it) or lower clients."
     }
 
     precondition {
       condition     = local.expected_s <= local.sizing.timeout_max_s
-      error_message = "Lane for ${var.shards} shards: averaging a shard of ${local.shard_bytes} bytes over ${var.clients} clients takes about ${ceil(local.expected_s)} s, and a function may run ${local.sizing.timeout_max_s} s; use more shards."
+      error_message = "${local.what}: averaging ${local.shard_bytes} bytes over ${var.clients} clients takes about ${ceil(local.expected_s)} s, and a function may run ${local.sizing.timeout_max_s} s; use more shards."
     }
 
     precondition {
       condition     = local.ephemeral_storage_mb <= local.sizing.ephemeral_storage_max_mb
-      error_message = "Lane for ${var.shards} shards: a shard of ${local.shard_bytes} bytes needs ${local.ephemeral_storage_mb} MB in /tmp, and a function may have ${local.sizing.ephemeral_storage_max_mb} MB; use more shards."
+      error_message = "${local.what}: a shard of ${local.shard_bytes} bytes needs ${local.ephemeral_storage_mb} MB in /tmp, and a function may have ${local.sizing.ephemeral_storage_max_mb} MB; use more shards."
     }
   }
 
@@ -225,7 +241,7 @@ resource "aws_iam_role_policy" "worker" {
           Sid      = "WriteShards"
           Effect   = "Allow"
           Action   = ["s3:PutObject"]
-          Resource = ["${var.bucket.arn}/models/*", "${var.bucket.arn}/rounds/*/shards/*"]
+          Resource = ["${var.bucket.arn}/models/*", "${var.bucket.arn}/rounds/*/${var.tree == null ? "shards" : "partials"}/*"]
         },
         {
           # A redelivered job looks whether its part is there already.

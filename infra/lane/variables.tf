@@ -22,6 +22,17 @@ variable "shards" {
   }
 }
 
+variable "tree" {
+  description = "Tree whose aggregators the lane runs, lambda-fl or lifl (shards is then 1); null for shards."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.tree == null ? true : contains(["lambda-fl", "lifl"], var.tree) && var.shards == 1
+    error_message = "tree must be null, or lambda-fl or lifl with shards = 1: a tree averages whole models."
+  }
+}
+
 variable "bucket" {
   description = "The environment's bucket."
   type = object({
@@ -140,12 +151,6 @@ variable "job_retention_hours" {
 variable "package_path" {
   description = "Path of the function's zip, from the directory that Terraform runs in."
   type        = string
-}
-
-variable "handler" {
-  description = "Entry point in the zip, as module.function."
-  type        = string
-  default     = "lambdas.shard_average.handler"
 }
 
 variable "runtime" {

@@ -113,6 +113,8 @@ run "the_deployment_output_has_the_documented_fields" {
       model_bytes            = 400000000
       clients                = 20
       function_memory_cap_mb = 3008
+      baselines              = {}
+      baselines_refused      = {}
     })
     error_message = "orchestrator/deployment.py expects other fields: ${jsonencode(output.deployment)}"
   }

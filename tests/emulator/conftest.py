@@ -30,6 +30,7 @@ def terraform_variables(endpoint_url: str) -> dict[str, Any]:
         "model_bytes": MODEL_BYTES,
         "clients": CLIENTS,
         "shard_counts": SHARD_COUNTS,
+        "baselines": True,
     }
 
 

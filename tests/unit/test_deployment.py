@@ -23,6 +23,8 @@ OUTPUT: dict[str, Any] = {
     "bucket": "fedagg-dev",
     "endpoint_url": None,
     "result_queue_url": "results",
+    "baselines": {},
+    "baselines_refused": {},
     "lanes": {"4": LANE, "16": {**LANE, "shards": 16, "queue_url": "q16"}, "1": {**LANE, "shards": 1}},
 }
 
@@ -48,6 +50,16 @@ def test_the_output_is_parsed_with_lanes_in_ascending_shard_count() -> None:
         "fedagg-dev", "eu-central-1", None, "results",
     )  # fmt: skip
     assert parse_deployment(changed("endpoint_url", to="http://127.0.0.1:4566")).endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_baseline_lanes_are_parsed_with_the_reasons_for_those_that_are_not_there() -> None:
+    lane = {**LANE, "shards": 1, "function_name": "f-lifl"}
+    found = parse_deployment({**OUTPUT, "baselines": {"lifl": lane}, "baselines_refused": {"lambda-fl": "too large."}})
+    assert found.lane_for("lifl", 1).function_name == "f-lifl"
+    assert found.lane_for("lifl", 1).tree == "lifl"
+    assert found.lane_for("grads-sharding", 4).tree is None
+    with pytest.raises(NotDeployed, match=r"No lane for lambda-fl: too large\."):
+        found.lane_for("lambda-fl", 1)
 
 
 def test_a_shard_count_without_a_lane_names_those_that_exist_and_what_to_change() -> None:

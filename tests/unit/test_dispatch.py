@@ -164,7 +164,7 @@ def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monk
     manifest: Any = type("Manifest", (), {"round_id": "r-1", "to_bytes": lambda self: b"{}"})()
     sqs = FlakySqs(times=1000)
     with pytest.raises(
-        OrchestratorError, match=r"SQS refused the jobs of 1 shards 5 times \(busy\).*`orchestrator resume` continues"
+        OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
     ):
         queue_jobs(Clients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert sqs.requests == dispatch._SEND_ATTEMPTS

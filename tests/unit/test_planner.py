@@ -306,7 +306,19 @@ def test_marks_are_on_the_right_plans(
         ({"model_bytes": 10, "clients": 2, "shards": 11}, "some would be empty"),
         ({"model_bytes": GIB, "clients": 20, "shards": 4, "memory_mb": 4096}, "the cap is 3,008 MB"),
         ({"model_bytes": GIB, "clients": 100_000, "shards": 512, "memory_mb": 256}, "needs 496 MB of memory"),
-        ({"model_bytes": 3 * GIB, "clients": 2, "architecture": "lambda-fl"}, "a single PUT takes 5 GiB"),
+        (
+            {"model_bytes": 3 * GIB, "clients": 2, "architecture": "lambda-fl"},
+            "holds the complete model as float64 sums and needs 6,272 MB for a model of 3,221,225,472 bytes, the cap "
+            "is 3,008 MB: use grads-sharding, or raise the cap",
+        ),
+        (
+            {"model_bytes": 3 * GIB, "clients": 2, "architecture": "lambda-fl", "memory_cap_mb": 10_240},
+            "a single PUT takes 5 GiB",
+        ),
+        (
+            {"model_bytes": 6 * GIB, "clients": 2, "architecture": "lifl", "memory_cap_mb": 10_240},
+            "the cap is 10,240 MB",
+        ),
         (
             {"model_bytes": GIB, "clients": 5000, "architecture": "lambda-fl"},
             "stops it after 900 s: use grads-sharding",

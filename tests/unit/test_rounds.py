@@ -479,7 +479,7 @@ def test_the_jobs_that_died_are_named_and_queued_again_when_asked_for(
     status = round_status(clients, bucket, "r-1")
     assert (status["state"], status["shards_done"]) == ("averaging", 0)
     assert "shard 0 of 2 failed 3 times" in status["stopped"]
-    status = round_status(clients, bucket, "r-1", lanes_without_functions.lanes)
+    status = round_status(clients, bucket, "r-1", lanes_without_functions)
     assert (status["gave_up"], status["tries"]) == ([0, 1], 3)
     assert status["log_group"] == f"/aws/lambda/{lane.function_name}"
     # Nothing is tried again unasked: the cause may still be there.
