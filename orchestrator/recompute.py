@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lambdas.average import OpenStream, Pacing, Stream, average_shard
-from lambdas.contract import ITEMSIZE, Participant, RoundManifest
+import numpy as np
+
+from lambdas.average import Float64, OpenStream, Pacing, Stream, average_shard, from_float64, to_float64
+from lambdas.contract import GRADS_SHARDING, ITEMSIZE, Participant, RoundManifest
 from lambdas.sinks import head_of_shard
+from lambdas.tensors import Run, runs
+from lambdas.trees import Tree, tree_of
 from lambdas.updates import UpdateReader
 from orchestrator.publish import shard_region
 
@@ -101,7 +107,10 @@ def check_shard(
             beside.read_on()
             return ShardCheck(shard, None, beside.published)
         beside.write(memoryview(head_of_shard(manifest, shard)))
-        average_shard(manifest, shard, open_update, beside.write, Pacing())
+        if manifest.architecture == GRADS_SHARDING:
+            average_shard(manifest, shard, open_update, beside.write, Pacing())
+        else:
+            average_by_tree(manifest, open_update, beside.write)
         differs = None
         if beside.differs_at is not None:
             differs = _element_at(manifest, start + beside.differs_at)
@@ -109,6 +118,58 @@ def check_shard(
     finally:
         if region is not None:
             region.close()
+
+
+# Values of a tree's sums that are held at a time, on each of its levels.
+_TREE_VALUES = 512 * 1024
+
+
+def average_by_tree(
+    manifest: RoundManifest,
+    open_update: OpenStream,
+    write: Callable[[memoryview], object],
+    values: int = _TREE_VALUES,
+) -> None:
+    """Average a whole model in the order in which the round's tree added up: float64 sums of sums, rounded once.
+
+    The tree's aggregators hold whole models; here, a stretch of `values` of it is taken up all levels at a time.
+    """
+    tree = tree_of(manifest)
+    for run in runs(manifest, 0, manifest.table.elements):
+        for start in range(run.start, run.stop, values):
+            piece = Run(start, min(run.stop, start + values), run.dtype, run.stored)
+            sums = _tree_sums(manifest, tree, tree.root, 0, piece, open_update)
+            with np.errstate(all="ignore"):
+                np.divide(sums, float(manifest.total_examples), out=sums)
+                write(from_float64(sums, piece.dtype).data)
+
+
+def _tree_sums(
+    manifest: RoundManifest, tree: Tree, level: int, aggregator: int, piece: Run, open_update: OpenStream
+) -> Float64:
+    """One aggregator's sums over a piece: float64, shape (piece.stop - piece.start,)."""
+    sums: Float64 = np.zeros(piece.stop - piece.start, dtype=np.float64)
+    inputs = tree.inputs(level, aggregator)
+    if level > 0:
+        for below in inputs:
+            sums += _tree_sums(manifest, tree, level - 1, below, piece, open_update)
+        return sums
+    scratch = np.empty_like(sums)
+    with ExitStack() as stack, np.errstate(all="ignore"):
+        participants = [manifest.participants[i] for i in inputs]
+        streams = []
+        for p in participants:
+            table = manifest.layout_tables[p.layout]
+            streams.append(open_update(p, table.byte_at(piece.start), table.byte_at(piece.stop)))
+            stack.callback(streams[-1].close)
+        for p, stream in zip(participants, streams, strict=True):
+            dtype = piece.stored[p.layout]
+            raw = memoryview(bytearray(len(sums) * ITEMSIZE[dtype]))
+            stream.readinto(raw)
+            to_float64(raw, dtype, scratch)
+            np.multiply(scratch, float(p.num_examples), out=scratch)
+            sums += scratch
+    return sums
 
 
 def _element_at(manifest: RoundManifest, file_byte: int) -> int:

@@ -116,6 +116,10 @@ def test_a_round_from_the_command_line_waits_for_its_quorum_and_publishes(termin
     loaded = load_file(tmp_path / "global.safetensors")
     assert loaded["bn.num_batches_tracked"].dtype == torch.int64
     assert terminal.run("status", "--round", "cli-1")["state"] == "published"
+    verified = terminal.run("verify", "--round", "cli-1")
+    assert verified["verified"]
+    assert verified["data_sections"] == len(COUNTS)
+    assert verified["global_model_sha256"] == fetched["sha256"]
     assert [r["round"] for r in terminal.run("rounds", "--model", "cli")] == ["cli-1"]
 
     again = terminal.run("start-round", "--model", "cli", "--round", "cli-1", expect=6)
