@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from localstack_client.session import Session as LocalStackSession
+from urllib3.exceptions import ProtocolError
 
 from lambdas.contract import MAX_PARTS
 from lambdas.logs import keep_secrets_out
@@ -98,7 +99,11 @@ def explain(error: ClientError | BotoCoreError) -> OrchestratorError:
 def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
     """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
     for attempt in itertools.count(1):
-        response = s3.get_object(**request)
+        try:
+            response = s3.get_object(**request)
+        except ProtocolError as error:  # the words of a refusal were cut short: boto3 lets that through as it is
+            _wait_or_raise(attempt, HTTPClientError(error=error))
+            continue
         try:
             return response["Body"].read(), response
         except _BROKEN_BODY as error:
