@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from lambdas.contract import MAX_SHARDS, Fields, RoundManifest, ShardResult, can
 from lambdas.driver import DriverRecord, Process
 from orchestrator.collect import BadShard, Collection
 from orchestrator.deployment import Lane
+from orchestrator.messages import log_group
 from orchestrator.planner import predict
 from orchestrator.publish import Published
 from orchestrator.record import RoundRecord
@@ -126,6 +128,7 @@ def published(
             **({} if levels is None else {"levels": list(levels)}),
             "shard_results": [_result(result) for result in results],
             "redelivered": [_result(result) for result in collection.retries],
+            "silent_tries": _silent_tries(lane, collection),
             "predicted_on_aws": {"seconds": plan.predicted_seconds, "usd": plan.predicted_cost_usd},
         }
     )
@@ -162,6 +165,15 @@ def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, dr
             "aborted_by": _drivers([driver.process])[0],
         }
     )
+
+
+def _silent_tries(lane: Lane, collection: Collection) -> list[dict[str, Any]]:
+    """Tries that sent no result: killed, out of memory. The function's log is all that is left of them."""
+    told = collections.Counter(result.shard for result in collection.retries)
+    silent = {shard: r.receive_count - 1 - told[shard] for shard, r in sorted(collection.results.items())}
+    return [
+        {"shard": shard, "tries": tries, "log_group": log_group(lane)} for shard, tries in silent.items() if tries > 0
+    ]
 
 
 def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
