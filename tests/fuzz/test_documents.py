@@ -49,6 +49,7 @@ LANE = {
 DEPLOYMENT = {
     "schema": 1, "environment": "dev", "region": "us-east-1", "bucket": "b", "endpoint_url": None,
     "result_queue_url": "http://r", "lanes": {"4": LANE, "8": LANE | {"shards": 8}},
+    "baselines": {"lifl": LANE | {"shards": 1}}, "baselines_refused": {"lambda-fl": "too large"},
 }  # fmt: skip
 PROCESS = Process("host", 7, "machine", "12", 1.5)
 REPORT = {
@@ -141,7 +142,7 @@ def test_a_hostile_terraform_output_is_refused_in_a_sentence() -> None:
             return  # Terraform's own JSON is read elsewhere
         deployment = parse_deployment(value)
         assert list(deployment.lanes) == sorted(deployment.lanes)
-        for lane in deployment.lanes.values():
+        for lane in (*deployment.lanes.values(), *deployment.baselines.values()):
             assert asdict(lane)
 
     @given(hostile(DEPLOYMENT))

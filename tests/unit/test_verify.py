@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambdas.contract import (
+    TREES,
     RoundManifest,
     canonical_json,
+    global_key,
     manifest_key,
     report_key,
     round_key,
@@ -36,6 +38,7 @@ from orchestrator.rounds import start_round
 from orchestrator.submit import from_state_dict, submit
 from orchestrator.verify import BrokenLink, Verification
 
+from . import test_trees
 from .kit import LARGE, manifest_of, put, put_bytes, read, read_global, update_bytes, weights, working
 
 SHARDS = 2
@@ -187,6 +190,23 @@ def test_an_update_of_a_tool_that_gives_no_digest_is_named_as_unchecked(
         (link, *_) = broken(clients, lanes_without_functions)
     assert (link.link, link.client) == ("update", "b")
     assert "was replaced after it had been pinned" in link.problem
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_round_by_a_tree_is_averaged_again_in_the_trees_order(
+    clients: Clients, lanes_without_functions: Deployment, tree: str
+) -> None:
+    test_trees.submit_all(clients, lanes_without_functions)
+    test_trees.run(clients, lanes_without_functions, tree)
+    found = check(clients, lanes_without_functions)
+    assert (found.shards, found.data_sections) == ([0], len(test_trees.COUNTS))
+    participant = manifest_of(clients, lanes_without_functions).participants[-1]
+    with replaced(clients, lanes_without_functions, participant.key, flip(-1, 0)):
+        (link,) = broken(clients, lanes_without_functions)
+    assert (link.link, link.client) == ("update", participant.client)
+    with replaced(clients, lanes_without_functions, global_key("digits", "r-1"), flip(-1, 0)):
+        (link,) = broken(clients, lanes_without_functions)
+    assert link.link == "global model"
 
 
 def test_a_copy_with_the_same_bytes_breaks_nothing(clients: Clients, lanes_without_functions: Deployment) -> None:
