@@ -98,14 +98,12 @@ def main() -> int:
     narration = StderrNarration()
     with tempfile.TemporaryDirectory(prefix="fedagg-bench-") as home:
         os.environ["FEDAGG_HOME"] = home
+        os.environ.pop("AWS_ENDPOINT_URL", None)  # an emulator of its own
         try:
             running = emulator.start()
-            target = package.target_for("local")
             variables = {
+                **package.variables(package.target_for("local", running.kind)),
                 "aws_endpoint_url": running.url,
-                "package_path": str(package.build(target)),
-                "runtime": target.runtime,
-                "architecture": target.architecture,
                 "model_bytes": max(sizes) * 1024**2,
                 "clients": CLIENTS,
                 "shard_counts": [SHARDS],

@@ -50,6 +50,11 @@ class Clients:
 
 def connect(region: str, endpoint_url: str | None) -> Clients:
     """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
+    return Clients(s3=make_client("s3", region, endpoint_url), sqs=make_client("sqs", region, endpoint_url))
+
+
+def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
+    """A boto3 client of a service; see `connect`."""
     keep_secrets_out()
     config = Config(
         max_pool_connections=REQUESTS_AT_ONCE,
@@ -59,19 +64,20 @@ def connect(region: str, endpoint_url: str | None) -> Clients:
         # Emulators answer on one host name: bucket.localhost does not resolve everywhere.
         s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
-    # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
-    s3_config = config.merge(Config(signature_version="s3v4"))
-    if endpoint_url:
-        # Emulators check the signature of presigned URLs, and know these two.
-        session: Any = LocalStackSession(
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106
-            localstack_host=endpoint_url.split("://", 1)[-1],
-            region_name=region,
-        )
-    else:
-        session = boto3.session.Session(region_name=region)
-    return Clients(s3=session.client("s3", config=s3_config), sqs=session.client("sqs", config=config))
+    if service == "s3":
+        # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
+        config = config.merge(Config(signature_version="s3v4"))
+    if endpoint_url is None:
+        return boto3.session.Session(region_name=region).client(service, config=config)  # type: ignore[call-overload]
+    # Emulators check the signature of presigned URLs, and know these two.
+    session = LocalStackSession(
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106
+        region_name=region,
+    )
+    # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
+    session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
+    return session.client(service, config=config)
 
 
 def error_code(error: ClientError) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from orchestrator import package, terraform
 from orchestrator.cli_options import Answer, env_option, output_option
 from orchestrator.deployment import Deployment, load_deployment
 from orchestrator.errors import BadInput
+from orchestrator.narration import StderrNarration
 
 
 @click.command()
@@ -71,20 +71,15 @@ def _confirm(env: str, what: str) -> None:
 
 
 def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
-    target = package.target_for(env)
-    values: dict[str, Any] = {
-        "package_path": str(package.build(target)),
-        "runtime": target.runtime,
-        "architecture": target.architecture,
-    }
+    running = emulators.running() if env == "local" else None
+    values: dict[str, Any] = dict(package.variables(_target(env, running)))
     if env == "local":
-        running = emulators.running()
-        url = os.environ.get("AWS_ENDPOINT_URL") or (running.url if running else None)
-        if url is None:
+        if running is None:
             raise BadInput(
-                "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL."
+                "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one "
+                "that runs elsewhere."
             )
-        values["aws_endpoint_url"] = url
+        values["aws_endpoint_url"] = running.url
     for item in given:
         name, separator, text = item.partition("=")
         if not separator:
@@ -94,6 +89,10 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def _target(env: str, running: emulators.Emulator | None) -> package.Target:
+    return package.target_for(env, running.kind if running else emulators.chosen())
 
 
 def _deployment_text(deployment: Deployment) -> str:
@@ -115,14 +114,14 @@ def build(env: str) -> Answer:
       orchestrator build --env dev
     """
     terraform.environment_dir(env)
-    path = package.build(package.target_for(env))
+    path = package.build(_target(env, emulators.running() if env == "local" else None))
     size = path.stat().st_size
     return {"path": str(path), "bytes": size}, f"{path} ({size / 1e6:.1f} MB)"
 
 
 @click.group()
 def emulator() -> None:
-    """The embedded AWS for your own machine: start, stop, status. It needs no Docker and keeps nothing on disk."""
+    """An AWS for your own machine: start, stop, status. It needs neither Docker nor an account."""
 
 
 @emulator.command("start")
@@ -131,12 +130,18 @@ def emulator() -> None:
 def emulator_start(port: int | None) -> Answer:
     """Start the emulator in the background. Prints where it listens.
 
+    EMULATOR chooses which: ministack (default) or localstack (in Docker, or installed from PyPI where there is none).
+    Where AWS_ENDPOINT_URL names one that is already running, that one is used, and nothing is started.
+
     \b
       orchestrator emulator start
       orchestrator emulator start --port 4599 --output json
+      EMULATOR=localstack orchestrator emulator start
     """
-    running = emulators.start(port)
-    return asdict(running), f"The emulator listens on {running.url}; log: {running.log}"
+    running = emulators.start(port, StderrNarration())
+    return asdict(running), f"{running.kind} listens on {running.url}" + (
+        f"; log: {running.log}" if running.log else "."
+    )
 
 
 @emulator.command("stop")
@@ -160,7 +165,7 @@ def emulator_status() -> Answer:
       orchestrator emulator status
     """
     running = emulators.running()
-    text = f"The emulator listens on {running.url}." if running else "No emulator is running."
+    text = f"{running.kind} listens on {running.url}." if running else "No emulator is running."
     return asdict(running) if running else None, text
 
 

@@ -126,21 +126,19 @@ def deployed(narration: Narration) -> Iterator[Deployment]:
     """An emulator of the demo's own with the local environment applied to it; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="fedagg-demo-") as home:
         os.environ["FEDAGG_HOME"] = home
+        os.environ.pop("AWS_ENDPOINT_URL", None)  # what others run is left alone
         try:
+            running = emulator.start(narration=narration)
             narration.say("Building the function zip ...")
-            target = package.target_for("local")
-            zip_path = package.build(target)
-            running = emulator.start()
+            zipped = package.variables(package.target_for("local", running.kind))
             narration.say(f"The embedded AWS listens on {running.url}. terraform apply in environments/local ...")
             began = time.monotonic()
             with still_at_it(narration, "terraform apply"):
                 terraform.apply(
                     "local",
                     {
+                        **zipped,
                         "aws_endpoint_url": running.url,
-                        "package_path": str(zip_path),
-                        "runtime": target.runtime,
-                        "architecture": target.architecture,
                         "clients": CLIENTS,
                         "shard_counts": [SHARDS],
                     },

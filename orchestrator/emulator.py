@@ -1,117 +1,138 @@
-"""The embedded AWS: MiniStack, a PyPI package, as a process of its own on the loopback interface. No Docker.
+"""The AWS of this machine: one switch, one interface, whichever emulator it is.
 
-One emulator belongs to one home directory (`terraform.state_home()`), which holds its process id, its log and the
-Terraform state of what is deployed in it: the emulator keeps everything in memory, so they live and die together.
+`EMULATOR=ministack` (default) starts MiniStack, `EMULATOR=localstack` starts LocalStack 4.14.0, and `AWS_ENDPOINT_URL`
+names one that is already running, which is used as it is and never stopped.
+
+An emulator that was started here belongs to one home directory (`terraform.state_home()`), which holds its process id,
+its log and the Terraform state of what is deployed in it: it keeps everything in memory, so they live and die together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
+from orchestrator import localstack, ministack
 from orchestrator.errors import BadInput, OrchestratorError
+from orchestrator.launch import command_of, end, free_port, is_free, tail
+from orchestrator.narration import Narration
 from orchestrator.terraform import state_home
 
+KINDS = ("ministack", "localstack")
 DEFAULT_PORT = 4566
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 10
+_START_TIMEOUT_S = 120
+_HEALTH = "/_localstack/health"  # MiniStack answers there, too
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """A running emulator."""
+    """A running emulator.
 
-    pid: int
+    Attributes:
+        kind: `ministack` or `localstack`.
+        pid, log: None where it was not started here.
+    """
+
+    kind: str
     url: str
-    log: str
+    pid: int | None = None
+    log: str | None = None
+
+
+def chosen(environ: Mapping[str, str] = os.environ) -> str:
+    """The kind that `EMULATOR` names.
+
+    Raises:
+        BadInput: it names none.
+    """
+    kind = environ.get("EMULATOR") or KINDS[0]
+    if kind not in KINDS:
+        raise BadInput(f"EMULATOR={kind}: expected {' or '.join(KINDS)}.")
+    return kind
 
 
 def running() -> Emulator | None:
-    """The emulator of this home, None where it does not run."""
-    try:
-        emulator = Emulator(**json.loads(_record().read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return emulator if _is_ours(emulator.pid) and _healthy(emulator.url) else None
+    """The emulator that `AWS_ENDPOINT_URL` names, else this home's; None where it does not answer."""
+    url = os.environ.get("AWS_ENDPOINT_URL")
+    if url:
+        return _elsewhere(url.rstrip("/"))
+    record = _read_record()
+    return record[0] if record and _is_ours(record[0]) and _answers(record[0].url + _HEALTH) else None
 
 
-def start(port: int | None = None) -> Emulator:
-    """Start the emulator, on `port` or 4566, or a free port where that is taken. A running one is returned as it is.
+def start(port: int | None = None, narration: Narration | None = None) -> Emulator:
+    """Start an emulator, on `port` or 4566, or a free port where that is taken. A running one is returned as it is.
 
     Raises:
-        BadInput: the port that was asked for is taken, or the package is not installed.
+        BadInput: the port that was asked for is taken, another kind runs here, or what it needs is not installed.
         OrchestratorError: it does not come up; names its log.
     """
-    existing = running()
+    existing, elsewhere = running(), os.environ.get("AWS_ENDPOINT_URL")
+    if elsewhere and existing is None:
+        raise BadInput(f"AWS_ENDPOINT_URL={elsewhere} does not answer. Unset the variable to start an emulator here.")
+    kind = chosen()
     if existing is not None:
+        if not elsewhere and existing.kind != kind:
+            raise BadInput(f"Here runs {existing.kind}. Stop it (`orchestrator emulator stop`) before starting {kind}.")
         return existing
-    if find_spec("ministack") is None:
-        raise BadInput("The embedded emulator is not installed: pip install 'fedagg[emulator]'.")
-    if port is not None and not _is_free(port):
+    if port is not None and not is_free(port):
         raise BadInput(f"Port {port} is taken. Choose another one, or none to let the system choose.")
-    chosen = port or (DEFAULT_PORT if _is_free(DEFAULT_PORT) else _free_port())
+    port = port or (DEFAULT_PORT if is_free(DEFAULT_PORT) else free_port())
+    stop()
     home = state_home()
-    _forget(home)
+    _forget(home)  # what is left of one that died, even of its record
     home.mkdir(parents=True, exist_ok=True)
+    if kind == "localstack":
+        launch = localstack.prepare(port, home, narration or Narration())
+    else:
+        launch = ministack.prepare(port)
     log = home / "emulator.log"
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LAMBDA_"))},
-        "GATEWAY_PORT": str(chosen),
-        "BIND_HOST": "127.0.0.1",
-        "MINISTACK_HOST": "127.0.0.1",
-        "LAMBDA_EXECUTOR": "local",
-        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - the system's default
-        "SFTP_ENABLED": "0",
-        "IOT_MTLS_ENABLED": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"],
-            env=environ,
+            launch.command,
+            env={**launch.environ, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in a terminal is for the command, which stops the emulator in order
         )
-    emulator = Emulator(process.pid, f"http://127.0.0.1:{chosen}", str(log))
+    emulator = Emulator(kind, f"http://127.0.0.1:{port}", process.pid, str(log))
+    _record().write_text(json.dumps({**asdict(emulator), "cleanup": launch.cleanup}))
     deadline = time.monotonic() + _START_TIMEOUT_S
     try:
         # Healthy twice, with a pause: where somebody else took the port first, that one answers while ours gives up.
         healthy = 0
         while healthy < 2:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise OrchestratorError(f"The emulator did not come up; its log {log} ends with:\n{_tail(log)}")
+                raise OrchestratorError(f"The emulator did not come up; its log {log} ends with:\n{tail(log)}")
             time.sleep(0.2)
-            healthy = healthy + 1 if _healthy(emulator.url) else 0
+            healthy = healthy + 1 if _answers(emulator.url + _HEALTH) else 0
     except BaseException:
-        _end(process.pid)
+        end(process.pid)
+        stop()
         raise
-    _record().write_text(json.dumps(asdict(emulator)))
     return emulator
 
 
 def stop() -> bool:
-    """Stop this home's emulator and forget what was deployed in it; whether one was running."""
-    try:
-        pid = Emulator(**json.loads(_record().read_text())).pid
-    except (OSError, ValueError, TypeError):
+    """Stop the emulator that was started in this home and forget what was deployed in it; whether one was running."""
+    record = _read_record()
+    if record is None:
         return False
-    ours = _is_ours(pid)
-    if ours:
-        _end(pid)
+    emulator, cleanup = record
+    ours = _is_ours(emulator)
+    if ours and emulator.pid is not None:
+        end(emulator.pid)
+    if cleanup:
+        subprocess.run(cleanup, capture_output=True, check=False)
     _forget(state_home())
     return ours
 
@@ -120,65 +141,37 @@ def _record() -> Path:
     return state_home() / "emulator.json"
 
 
+def _read_record() -> tuple[Emulator, list[str] | None] | None:
+    """The emulator that was started in this home, and its cleanup command."""
+    try:
+        document = json.loads(_record().read_text())
+        cleanup = document.pop("cleanup")
+        return Emulator(**document), cleanup
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 def _forget(home: Path) -> None:
     for name in ("emulator.json", "terraform.tfstate", "terraform.tfstate.backup", ".terraform.tfstate.lock.info"):
         (home / name).unlink(missing_ok=True)
-    shutil.rmtree(home / "terraform", ignore_errors=True)
+    for name in ("terraform", "localstack"):
+        shutil.rmtree(home / name, ignore_errors=True)
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether that process is an emulator: process ids are used again."""
+def _is_ours(emulator: Emulator) -> bool:
+    return emulator.pid is not None and emulator.kind in command_of(emulator.pid)
+
+
+def _elsewhere(url: str) -> Emulator | None:
+    """An emulator that somebody else runs. Only MiniStack answers at its own address."""
+    if not _answers(url + _HEALTH):
+        return None
+    return Emulator("ministack" if _answers(f"{url}/_ministack/health") else "localstack", url)
+
+
+def _answers(url: str) -> bool:
     try:
-        command = subprocess.run(
-            ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
-    except OSError:
-        return False
-    return "ministack" in command
-
-
-def _end(pid: int) -> None:
-    """End the emulator and the function processes that it started."""
-    for signum, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 2)):
-        try:
-            os.killpg(pid, signum)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)  # reaps it where it is our child
-            try:
-                os.killpg(pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.1)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/_localstack/health", timeout=2) as response:  # noqa: S310 - loopback
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - an emulator's
             return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
+    except (OSError, urllib.error.URLError, ValueError):
         return False
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-    return port
-
-
-def _tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-20:])

@@ -20,6 +20,12 @@ from orchestrator.terraform import ROOT
 MAX_ZIP_BYTES = 50 * 1000**2
 # Zip's earliest time stamp: the same inputs give the same bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# The functions' Python on AWS, and the wheels that fit Amazon Linux 2023 (glibc 2.34), best first.
+_LAMBDA_PYTHON = (3, 13)
+_MANYLINUX = {
+    architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
+    for architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
+}
 # Parts of numpy that a function never imports.
 _LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
 _LEFT_OUT_SUFFIXES = {".pyi", ".h", ".a", ".pyc"}
@@ -30,7 +36,7 @@ class Target:
     """What a zip is built for.
 
     Attributes:
-        name: part of the file name, `aws` or `local`.
+        name: part of the file name: `aws`, `local` or `localstack`.
         python: major and minor version of the function's runtime.
         architecture: Lambda's word for it, `arm64` or `x86_64`.
         platforms: wheel platform tags, best first; empty for the machine's own.
@@ -52,14 +58,30 @@ class Target:
         return ROOT / "build" / f"lambda-{self.name}.zip"
 
 
-def target_for(environment: str) -> Target:
-    """The machine's own Python for the local environment (the emulator runs functions with it), else Lambda's."""
-    if environment == "local":
-        machine = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
-        return Target("local", sys.version_info[:2], machine)
-    return Target(
-        "aws", (3, 13), "arm64", ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
-    )
+def target_for(environment: str, emulator: str = "ministack") -> Target:
+    """What an environment's functions run on.
+
+    On AWS that is Lambda's Python on arm64. MiniStack runs functions with its own Python, which is this one; LocalStack
+    does as AWS does, on the machine's own architecture.
+
+    Args:
+        emulator: the kind of emulator, for the local environment (`orchestrator.emulator.KINDS`).
+    """
+    machine = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+    if environment != "local":
+        return Target("aws", _LAMBDA_PYTHON, "arm64", _MANYLINUX["arm64"])
+    if emulator == "localstack":
+        return Target("localstack", _LAMBDA_PYTHON, machine, _MANYLINUX[machine])
+    return Target("local", sys.version_info[:2], machine)
+
+
+def variables(target: Target) -> dict[str, str]:
+    """Build the zip; the Terraform variables that say what it is.
+
+    Raises:
+        OrchestratorError: it cannot be built.
+    """
+    return {"package_path": str(build(target)), "runtime": target.runtime, "architecture": target.architecture}
 
 
 def build(target: Target) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,12 @@ def state_home() -> Path:
     `FEDAGG_HOME` names another directory, so that several emulators can run beside each other.
     """
     return Path(os.environ.get("FEDAGG_HOME") or ROOT / ".emulator").resolve()
+
+
+def local_state_dir() -> Path:
+    """Where the local environment's Terraform state is: that of an emulator elsewhere has a directory of its own."""
+    url = os.environ.get("AWS_ENDPOINT_URL")
+    return state_home() / "elsewhere" / re.sub(r"\W+", "-", url).strip("-") if url else state_home()
 
 
 # --- without the registry ------------------------------------------------------------------------------------------
@@ -153,7 +160,7 @@ def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
     with terraform_environment() as environ:
         init: dict[str, Any] = {}
         if environment == "local":
-            home = state_home()
+            home = local_state_dir()
             home.mkdir(parents=True, exist_ok=True)
             environ["TF_DATA_DIR"] = str(home / "terraform")
             init["backend_config"] = {"path": str(home / "terraform.tfstate")}
@@ -224,7 +231,7 @@ def outputs(environment: str) -> dict[str, Any]:
         NotDeployed: the state cannot be read.
     """
     with _terraform(environment) as (tf, init):
-        if environment == "local" and not (state_home() / "terraform.tfstate").exists():
+        if environment == "local" and not (local_state_dir() / "terraform.tfstate").exists():
             return {}
         if not (Path(os.environ.get("TF_DATA_DIR", tf.working_dir + "/.terraform")) / "terraform.tfstate").exists():
             try:

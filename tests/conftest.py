@@ -1,4 +1,4 @@
-"""Fixtures: an AWS to talk to, and small factories. No test knows which emulator it is."""
+"""Fixtures: an emulator of the run's own (EMULATOR says which), and small factories. No test knows which it is."""
 
 from __future__ import annotations
 

@@ -1,44 +1,149 @@
-"""A deployment made by a real `terraform apply`, once for all end-to-end tests."""
+"""One deployment for all end-to-end tests, made by a real `terraform apply`, on whichever AWS the run talks to.
+
+That is an emulator of the run's own (EMULATOR), one that is already running (AWS_ENDPOINT_URL), or an AWS account
+(FEDAGG_TEST_ENV, set by `make test-aws` only). What was created is destroyed, whether the tests pass or not.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from orchestrator import package, terraform
-from orchestrator.deployment import Deployment, load_deployment
+from orchestrator import emulator, package, terraform
+from orchestrator.aws import Clients, connect, make_client
+from orchestrator.deployment import Deployment, Lane, load_deployment
+from orchestrator.narration import StderrNarration
+from tests.inventory import Inventory
 
-MODEL_BYTES = 30_000_000
+MODEL_BYTES = 45_000_000
 CLIENTS = 12
-SHARD_COUNTS = [1, 2, 4, 8]
+SHARD_COUNTS = [1, 4, 8]
 
 
-@pytest.fixture(scope="session")
-def terraform_variables(endpoint_url: str) -> dict[str, Any]:
-    target = package.target_for("local")
-    return {
-        "aws_endpoint_url": endpoint_url,
-        "package_path": str(package.build(target)),
-        "runtime": target.runtime,
-        "architecture": target.architecture,
+@dataclass
+class Environment:
+    """An environment of this test run's own: `apply` and `destroy` are Terraform's, `inventory` is what AWS lists."""
+
+    name: str
+    variables: dict[str, Any]
+    inventory: Inventory
+    applied: bool = field(default=False, init=False)
+
+    def apply(self) -> Deployment:
+        self.applied = True
+        terraform.apply(self.name, self.variables, show=False)
+        return load_deployment(self.name)
+
+    def arguments(self) -> list[str]:
+        """The variables as `orchestrator deploy` and `destroy` take them."""
+        return [word for name, value in self.variables.items() for word in ("--var", f"{name}={json.dumps(value)}")]
+
+
+@pytest.fixture(scope="package")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    """The environment that the tests run in; nothing is in it yet, and nothing is left of it afterwards."""
+    name = os.environ.get("FEDAGG_TEST_ENV", "local")
+    variables: dict[str, Any] = {
+        "name_prefix": os.environ.get("FEDAGG_TEST_PREFIX", f"fedagg-test-{uuid4().hex[:6]}"),
         "model_bytes": MODEL_BYTES,
         "clients": CLIENTS,
         "shard_counts": SHARD_COUNTS,
         "baselines": True,
     }
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setenv("FEDAGG_ENV", name)
+        patch.setenv("FEDAGG_HOME", str(tmp_path_factory.mktemp("home")))
+        if name == "local":
+            running = emulator.start(narration=StderrNarration())
+            stack.callback(emulator.stop)
+            variables |= package.variables(package.target_for(name, running.kind))
+            variables["aws_endpoint_url"] = running.url
+            inventory = Inventory("us-east-1", running.url, variables["name_prefix"], shared=running.pid is None)
+        else:
+            variables |= package.variables(package.target_for(name))
+            inventory = Inventory("us-east-1", None, variables["name_prefix"], shared=True)
+        found = Environment(name, variables, inventory)
+        try:
+            yield found
+        finally:
+            if found.applied and inventory.shared:
+                terraform.destroy(name, variables, show=False)
 
 
-@pytest.fixture(scope="session")
-def deployed(terraform_variables: dict[str, Any]) -> Deployment:
-    """environments/local, applied to the emulator."""
-    terraform.apply("local", terraform_variables, show=False)
-    return load_deployment("local")
+@pytest.fixture(scope="package")
+def deployed(environment: Environment) -> Deployment:
+    """The environment, applied."""
+    return environment.apply()
+
+
+@pytest.fixture(scope="package")
+def clients(deployed: Deployment) -> Clients:
+    """S3 and SQS of the deployment."""
+    return connect(deployed.region, deployed.endpoint_url)
+
+
+class Functions:
+    """What an operator may do to a lane's function, by AWS's own calls."""
+
+    def __init__(self, deployed: Deployment) -> None:
+        self._lambda = make_client("lambda", deployed.region, deployed.endpoint_url)
+
+    @contextlib.contextmanager
+    def paused(self, lane: Lane) -> Iterator[None]:
+        """No function takes jobs from the lane's queue meanwhile."""
+        self._enable(lane, False)
+        try:
+            yield
+        finally:
+            self._enable(lane, True)
+
+    @contextlib.contextmanager
+    def misconfigured(self, lane: Lane, **variables: str) -> Iterator[None]:
+        """The lane's function has other environment variables meanwhile."""
+        right = self._lambda.get_function_configuration(FunctionName=lane.function_name)["Environment"]["Variables"]
+        self._configure(lane, {**right, **variables})
+        try:
+            yield
+        finally:
+            self._configure(lane, right)
+
+    def _enable(self, lane: Lane, enabled: bool) -> None:
+        mappings = self._lambda.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"]
+        uuid = mappings[0]["UUID"]
+        self._lambda.update_event_source_mapping(UUID=uuid, Enabled=enabled)
+        wanted = "Enabled" if enabled else "Disabled"
+        wait_until(lambda: self._lambda.get_event_source_mapping(UUID=uuid)["State"] == wanted, f"mapping is {wanted}")
+
+    def _configure(self, lane: Lane, variables: dict[str, str]) -> None:
+        self._lambda.update_function_configuration(
+            FunctionName=lane.function_name, Environment={"Variables": variables}
+        )
+        self._lambda.get_waiter("function_updated_v2").wait(FunctionName=lane.function_name)
+
+
+@pytest.fixture(scope="package")
+def functions(deployed: Deployment) -> Functions:
+    """The lanes' functions."""
+    return Functions(deployed)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    """Wait for something that AWS does in its own time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s until {what}"
+        time.sleep(0.3)
 
 
 class Terminal:
@@ -57,12 +162,12 @@ class Terminal:
             stderr=subprocess.PIPE,
         )
 
-    def run(self, *arguments: str, expect: int = 0) -> Any:
+    def run(self, *arguments: str, expect: int = 0, timeout_s: float = 180) -> Any:
         """Run a command with `--output json`; its one JSON document."""
-        return self.finish(self.start(*arguments, "--output", "json"), expect)
+        return self.finish(self.start(*arguments, "--output", "json"), expect, timeout_s)
 
-    def finish(self, process: subprocess.Popen[str], expect: int = 0) -> Any:
-        out, err = process.communicate(timeout=120)
+    def finish(self, process: subprocess.Popen[str], expect: int = 0, timeout_s: float = 180) -> Any:
+        out, err = process.communicate(timeout=timeout_s)
         assert process.returncode == expect, f"exit status {process.returncode}\n{out}\n{err}"
         return json.loads(out)
 
@@ -70,3 +175,11 @@ class Terminal:
 @pytest.fixture
 def terminal(deployed: Deployment, tmp_path: Path) -> Terminal:
     return Terminal(tmp_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that destroys the deployment is the last of those that use it."""
+    here = [index for index, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[index] for index in here), key=lambda item: item.path.name == "test_destroy.py")
+    for index, item in zip(here, ordered, strict=True):
+        items[index] = item

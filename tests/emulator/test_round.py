@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from orchestrator.deployment import Deployment
 from orchestrator.planner import size_lane
 from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
-from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Terminal
+from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Functions, Terminal, wait_until
 from tests.reference import StateDict, reference_average, state_dict
 
 # Above 8 x 5 MiB the shards are parts of one multipart upload for every M here; 100 rows are far below.
@@ -53,22 +54,16 @@ def test_the_global_model_is_bit_identical_to_the_reference_for_every_shard_coun
         digests[shards] = hashlib.sha256(stored).hexdigest()
         assert report["shards"] == shards
         assert {r["shard"] for r in report["shard_results"]} <= set(range(shards))
-        assert all(r["worker"].startswith(f"fedagg-local-shards-{shards}/") for r in report["shard_results"])
+        assert all(r["worker"].startswith(f"{deployed.lane(shards).function_name}/") for r in report["shard_results"])
     assert len(set(digests.values())) == 1
     assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
 
 
 def test_a_worker_without_lambda_gives_the_same_bytes(
-    deployed: Deployment, clients: Clients, endpoint_url: str
+    deployed: Deployment, clients: Clients, functions: Functions
 ) -> None:
     lane = deployed.lane(4)
-    functions = boto3.client(
-        "lambda", region_name=deployed.region, endpoint_url=endpoint_url,
-        aws_access_key_id="test", aws_secret_access_key="test",
-    )  # fmt: skip
-    mapping = functions.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"][0]["UUID"]
-    functions.update_event_source_mapping(UUID=mapping, Enabled=False)
-    try:
+    with functions.paused(lane):
         updates = _push(deployed, "worked", "worked-4", LARGE)
         done: list[int] = []
         thread = threading.Thread(
@@ -79,8 +74,62 @@ def test_a_worker_without_lambda_gives_the_same_bytes(
         thread.join(30)
         assert done == [4], "the worker did all four shards, no function did any"
         assert _file_of(clients, deployed, dict(report)) == reference_average(updates)
-    finally:
-        functions.update_event_source_mapping(UUID=mapping, Enabled=True)
+
+
+def test_two_rounds_at_once_on_one_lane_are_both_published_and_right(
+    deployed: Deployment, clients: Clients, terminal: Terminal
+) -> None:
+    updates = {name: _push(deployed, name, f"{name}-1", LARGE + 100 * i) for i, name in enumerate(("twin-a", "twin-b"))}
+    drivers = {
+        name: terminal.start(
+            "start-round", "--model", name, "--round", f"{name}-1", "--shards", "4", "--output", "json"
+        )
+        for name in updates
+    }
+    for name, driver in drivers.items():
+        report = terminal.finish(driver)
+        assert report["status"] == "published"
+        assert _file_of(clients, deployed, report) == reference_average(updates[name])
+
+
+def test_a_round_whose_orchestrator_was_killed_goes_on_where_it_stopped(
+    deployed: Deployment, clients: Clients, functions: Functions, terminal: Terminal
+) -> None:
+    updates = _push(deployed, "killed", "killed-4", LARGE)
+    with functions.paused(deployed.lane(4)):
+        driver = terminal.start("start-round", "--model", "killed", "--round", "killed-4", "--shards", "4")
+        wait_until(lambda: terminal.run("status", "--round", "killed-4")["state"] == "averaging", "jobs are queued")
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    report = terminal.run("start-round", "--model", "killed", "--round", "killed-4")
+    assert report["status"] == "published"
+    assert _file_of(clients, deployed, report) == reference_average(updates)
+    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+
+
+def test_a_job_that_fails_goes_to_the_dead_letter_queue_and_back(
+    deployed: Deployment, clients: Clients, functions: Functions, terminal: Terminal
+) -> None:
+    lane = deployed.lane(1)
+    clients.sqs.set_queue_attributes(QueueUrl=lane.queue_url, Attributes={"VisibilityTimeout": "1"})
+    updates = _push(deployed, "letters", "letters-1", SMALL)
+    start = ("start-round", "--model", "letters", "--round", "letters-1", "--shards", "1")
+    with functions.misconfigured(lane, FL_BUCKET=f"{deployed.bucket}-of-yesterday"):
+        message = terminal.run(*start, expect=5)["error"]["message"]
+    assert f"shard 0 of 1 failed {lane.max_receive_count} times" in message
+    assert lane.dead_letter_queue_url in message
+    assert "NoSuchBucket" in message or "AccessDenied" in message, "the cause is named"
+    wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 1, "the job is in the dead-letter queue")
+    report = terminal.run(*start)
+    assert report["status"] == "published"
+    assert _file_of(clients, deployed, report) == reference_average(updates)
+    wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 0, "the dead-letter queue is empty")
+
+
+def _waiting(clients: Clients, queue_url: str) -> int:
+    names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    attributes = clients.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    return sum(int(attributes[name]) for name in names)
 
 
 def test_a_round_from_the_command_line_waits_for_its_quorum_and_publishes(terminal: Terminal, tmp_path: Path) -> None:
@@ -146,7 +195,7 @@ def test_nan_in_an_update_fails_the_round_and_names_client_and_tensor(
 
 def test_no_lane_for_a_shard_count_says_which_exist(terminal: Terminal) -> None:
     answer = terminal.run("start-round", "--model", "m", "--round", "no-lane", "--shards", "6", expect=3)
-    assert "No lane for 6 shards; deployed: 1, 2, 4, 8." in answer["error"]["message"]
+    assert "No lane for 6 shards; deployed: 1, 4, 8." in answer["error"]["message"]
 
 
 def test_terraform_sizes_the_lanes_by_the_planners_rule(deployed: Deployment) -> None:
