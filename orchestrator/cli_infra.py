@@ -71,15 +71,14 @@ def _confirm(env: str, what: str) -> None:
 
 
 def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
-    running = emulators.running() if env == "local" else None
-    values: dict[str, Any] = dict(package.variables(_target(env, running)))
     if env == "local":
-        if running is None:
-            raise BadInput(
-                "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one "
-                "that runs elsewhere."
-            )
-        values["aws_endpoint_url"] = running.url
+        running = emulators.require()
+        values: dict[str, Any] = {
+            **package.variables(package.target_for(env, running.kind)),
+            "aws_endpoint_url": running.url,
+        }
+    else:
+        values = {**package.variables(package.target_for(env))}
     for item in given:
         name, separator, text = item.partition("=")
         if not separator:
@@ -89,10 +88,6 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
-
-
-def _target(env: str, running: emulators.Emulator | None) -> package.Target:
-    return package.target_for(env, running.kind if running else emulators.chosen())
 
 
 def _deployment_text(deployment: Deployment) -> str:
@@ -114,7 +109,8 @@ def build(env: str) -> Answer:
       orchestrator build --env dev
     """
     terraform.environment_dir(env)
-    path = package.build(_target(env, emulators.running() if env == "local" else None))
+    running = emulators.running() if env == "local" else None
+    path = package.build(package.target_for(env, running.kind if running else emulators.chosen()))
     size = path.stat().st_size
     return {"path": str(path), "bytes": size}, f"{path} ({size / 1e6:.1f} MB)"
 

@@ -68,6 +68,23 @@ def running() -> Emulator | None:
     return record[0] if record and _is_ours(record[0]) and _answers(record[0].url + _HEALTH) else None
 
 
+def require() -> Emulator:
+    """The emulator that `running` finds.
+
+    Raises:
+        BadInput: there is none.
+    """
+    found, url = running(), os.environ.get("AWS_ENDPOINT_URL")
+    if found is None and url:
+        raise BadInput(f"AWS_ENDPOINT_URL={url} does not answer. Unset the variable to start an emulator here.")
+    if found is None:
+        raise BadInput(
+            "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one that "
+            "runs elsewhere."
+        )
+    return found
+
+
 def start(port: int | None = None, narration: Narration | None = None) -> Emulator:
     """Start an emulator, on `port` or 4566, or a free port where that is taken. A running one is returned as it is.
 
@@ -75,12 +92,12 @@ def start(port: int | None = None, narration: Narration | None = None) -> Emulat
         BadInput: the port that was asked for is taken, another kind runs here, or what it needs is not installed.
         OrchestratorError: it does not come up; names its log.
     """
-    existing, elsewhere = running(), os.environ.get("AWS_ENDPOINT_URL")
-    if elsewhere and existing is None:
-        raise BadInput(f"AWS_ENDPOINT_URL={elsewhere} does not answer. Unset the variable to start an emulator here.")
     kind = chosen()
+    if os.environ.get("AWS_ENDPOINT_URL"):
+        return require()
+    existing = running()
     if existing is not None:
-        if not elsewhere and existing.kind != kind:
+        if existing.kind != kind:
             raise BadInput(f"Here runs {existing.kind}. Stop it (`orchestrator emulator stop`) before starting {kind}.")
         return existing
     if port is not None and not is_free(port):

@@ -13,6 +13,7 @@ from lambdas.contract import TREES
 from orchestrator import emulator, worker
 from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, Lane
+from orchestrator.launch import free_port
 
 _numbers = itertools.count(1)
 
@@ -30,7 +31,8 @@ def aws_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def endpoint_url(aws_home: Path) -> Iterator[str]:
     """An emulator that lives as long as the test run."""
-    yield emulator.start().url
+    # Not the usual port: somebody else may be starting an emulator there at the same moment.
+    yield emulator.start(free_port()).url
     emulator.stop()
 
 

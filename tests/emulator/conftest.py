@@ -23,6 +23,7 @@ import pytest
 from orchestrator import emulator, package, terraform
 from orchestrator.aws import Clients, connect, make_client
 from orchestrator.deployment import Deployment, Lane, load_deployment
+from orchestrator.launch import free_port
 from orchestrator.narration import StderrNarration
 from tests.inventory import Inventory
 
@@ -65,7 +66,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
         patch.setenv("FEDAGG_ENV", name)
         patch.setenv("FEDAGG_HOME", str(tmp_path_factory.mktemp("home")))
         if name == "local":
-            running = emulator.start(narration=StderrNarration())
+            running = emulator.start(free_port(), StderrNarration())
             stack.callback(emulator.stop)
             variables |= package.variables(package.target_for(name, running.kind))
             variables["aws_endpoint_url"] = running.url

@@ -467,14 +467,21 @@ def test_deploying_passes_package_and_variables_to_terraform(applied: list[Any])
     }  # fmt: skip
 
 
-def test_deploying_locally_needs_an_emulator(applied: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deploying_locally_needs_an_emulator(
+    applied: list[Any], monkeypatch: pytest.MonkeyPatch, endpoint_url: str
+) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     result = run("deploy", ok=False)
     assert result.exit_code == 2
     assert "No emulator is running. Start one with `orchestrator emulator start`" in result.stderr
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1234")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    result = run("deploy", ok=False)
+    assert result.exit_code == 2
+    assert "AWS_ENDPOINT_URL=http://127.0.0.1:9 does not answer" in result.stderr
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
     run("deploy")
-    assert applied[0][1]["aws_endpoint_url"] == "http://127.0.0.1:1234"
+    assert applied[0][1]["aws_endpoint_url"] == endpoint_url
+    assert applied[0][1]["package_path"].startswith("/zips/local")
 
 
 def test_a_variable_without_a_value_exits_with_2(applied: list[Any]) -> None:

@@ -81,6 +81,14 @@ def test_the_targets_are_lambdas_python_on_arm_and_this_machines_own() -> None:
     assert local.path == ROOT / "build" / "lambda-local.zip"
 
 
+def test_localstack_runs_functions_on_lambdas_python_on_this_machines_own_processor() -> None:
+    target = target_for("local", "localstack")
+    assert target.runtime == target_for("dev").runtime
+    assert target.architecture == target_for("local").architecture
+    assert all(tag.startswith("manylinux") for tag in target.platforms)
+    assert target.path not in {target_for("dev").path, target_for("local").path}
+
+
 @pytest.mark.parametrize("environment", ["local", "dev"])
 def test_the_zip_holds_every_function_module_and_numpy_and_nothing_that_is_not_needed(
     built: dict[str, Path], environment: str
