@@ -1,14 +1,16 @@
 # One command each: `make demo`, `make test`. Everything else is what they are made of.
+# EMULATOR=localstack runs LocalStack instead of MiniStack; AWS_ENDPOINT_URL names one that is already running.
 PYTHON ?= python3
 ENV ?= local
 FUZZ_CASES ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint unit-test fault-test fuzz infra-test e2e-test build deploy destroy up down docs clean
+.PHONY: help demo test lint unit-test fault-test fuzz infra-test e2e-test test-localstack test-aws build deploy destroy \
+        up down docs clean
 
 help: ## Say what there is
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +43,12 @@ infra-test: $(VENV)/installed ## terraform fmt, validate and test
 e2e-test: $(VENV)/installed ## Rounds end to end, through a real terraform apply
 	$(BIN)/pytest tests/emulator
 
+test-localstack: $(VENV)/installed ## The same on LocalStack 4.14.0 (in Docker, or installed from PyPI where there is none)
+	EMULATOR=localstack $(BIN)/pytest tests/emulator
+
+test-aws: $(VENV)/installed ## The same on an AWS account: make test-aws ENV=dev CONFIRM_ACCOUNT=<account id>
+	@$(BIN)/python -m tests.aws_account --env $(ENV)
+
 build: $(VENV)/installed ## Build the function zip for ENV
 	@$(BIN)/orchestrator build --env $(ENV)
 
@@ -58,4 +66,4 @@ down: $(VENV)/installed ## Stop the emulator
 	@$(BIN)/orchestrator emulator stop
 
 clean: ## Remove what was built here
-	rm -rf build $(VENV) .emulator demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build $(VENV) .venv-localstack .emulator demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

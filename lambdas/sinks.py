@@ -11,13 +11,14 @@ import base64
 import binascii
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.contract import RoundManifest, shard_key
-from lambdas.errors import FederationError, StorageUnavailable, Superseded
+from lambdas.contract import MAX_PART_BYTES, MIN_PART_BYTES, RoundManifest, shard_key
+from lambdas.errors import FederationError, InvalidContract, StorageUnavailable, Superseded
 from lambdas.tensors import global_header
 
 if TYPE_CHECKING:
@@ -52,6 +53,31 @@ def head_of_shard(manifest: RoundManifest, shard: int) -> bytes:
     return global_header(manifest.table) if shard == 0 and manifest.output.kind == "multipart" else b""
 
 
+def shard_size(manifest: RoundManifest, shard: int) -> int:
+    """Bytes of a shard as it is stored, with what comes in front of its values."""
+    return manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
+
+
+def check_size(manifest: RoundManifest, shard: int) -> int:
+    """The same, where S3 takes so many bytes: its limits on parts are not left to S3, or to an emulator, to enforce.
+
+    S3 itself finds a part too small only when the upload is completed, after all the work, and not every emulator does.
+
+    Raises:
+        InvalidContract: the shard is too large to be stored, or too small to be a part.
+    """
+    size = shard_size(manifest, shard)
+    what = f"Storing shard {shard} of {manifest.shards} of round {manifest.round_id}: {size} bytes"
+    if size > MAX_PART_BYTES:
+        raise InvalidContract(f"{what} are more than S3 takes at once, {MAX_PART_BYTES}; the round needs more shards.")
+    if manifest.output.kind == "multipart" and size < MIN_PART_BYTES and shard < manifest.shards - 1:
+        raise InvalidContract(
+            f"{what} are less than S3's smallest part, {MIN_PART_BYTES}, and only the last may be smaller; the round "
+            "needs fewer shards, or an object for each."
+        )
+    return size
+
+
 # What http.client sends at a time is what it gets at a time, and it asks for 16 KiB.
 _SEND_BYTES = 256 * 1024
 
@@ -62,26 +88,30 @@ class _Spool:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
+        # Where awscrt is installed, botocore's signer reads too: with readinto where there is one, and exact counts.
+        self.readinto: Callable[[memoryview], int] = file.readinto  # type: ignore[attr-defined]
 
     def read(self, size: int = -1) -> bytes:
         return self._file.read(max(size, _SEND_BYTES) if size > 0 else size)
 
 
 class ShardSink:
-    """Takes one shard's bytes in order; `finish` stores them under the name that manifest and shard index determine."""
+    """Takes one shard's bytes in order; `finish` stores them under the name that manifest and shard index determine.
+
+    Raises:
+        InvalidContract: see `check_size`.
+    """
 
     def __init__(self, s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._manifest = manifest
         self._shard = shard
+        self._expected = check_size(manifest, shard)
         self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="shard-")  # noqa: SIM115 (closed by close())
         self._sha256 = hashlib.sha256()
         self._nbytes = 0
-        self._expected = manifest.shard_nbytes(shard)
-        head = head_of_shard(manifest, shard)
-        self._expected += len(head)
-        self.write(memoryview(head))
+        self.write(memoryview(head_of_shard(manifest, shard)))
 
     def write(self, piece: memoryview) -> None:
         """Append bytes."""
@@ -148,7 +178,7 @@ def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -
         Superseded: the round's upload is finished or aborted.
         StorageUnavailable: boto3's retries are used up.
     """
-    expected = manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
+    expected = shard_size(manifest, shard)
     output = manifest.output
     try:
         if output.upload_id is not None:

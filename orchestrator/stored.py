@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from lambdas.contract import RoundManifest, shard_key, shards_prefix
-from lambdas.sinks import from_s3_checksum, head_of_shard
+from lambdas.sinks import from_s3_checksum, shard_size
 from orchestrator.aws import error_code, exists, list_objects, list_parts
 
 if TYPE_CHECKING:
@@ -50,8 +50,4 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
         if len(found) < manifest.shards and exists(s3, bucket, output.key):
             return None
     # Sizes are checked here, not left to S3: a part of another size is as good as none.
-    return {shard: stored for shard, stored in found.items() if stored.size == _expected_size(manifest, shard)}
-
-
-def _expected_size(manifest: RoundManifest, shard: int) -> int:
-    return manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
+    return {shard: stored for shard, stored in found.items() if stored.size == shard_size(manifest, shard)}

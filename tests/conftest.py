@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lambdas import sinks
 from lambdas.contract import TREES
 from orchestrator import emulator, worker
 from orchestrator.aws import Clients, connect
@@ -40,6 +41,12 @@ def endpoint_url(aws_home: Path) -> Iterator[str]:
 def clients(endpoint_url: str) -> Clients:
     """S3 and SQS of the emulator."""
     return connect("us-east-1", endpoint_url)
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts may be of any size: shards that a test can write out become parts of an upload."""
+    monkeypatch.setattr(sinks, "MIN_PART_BYTES", 0)
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,17 +35,31 @@ SHARD_COUNTS = [1, 4, 8]
 
 @dataclass
 class Environment:
-    """An environment of this test run's own: `apply` and `destroy` are Terraform's, `inventory` is what AWS lists."""
+    """An environment of this test run's own.
+
+    Attributes:
+        name: its directory under environments/.
+        shared: others use the same AWS, which outlives this run.
+        applied: there is something to destroy.
+    """
 
     name: str
     variables: dict[str, Any]
-    inventory: Inventory
-    applied: bool = field(default=False, init=False)
+    shared: bool
+    applied: bool = False
 
     def apply(self) -> Deployment:
         self.applied = True
         terraform.apply(self.name, self.variables, show=False)
         return load_deployment(self.name)
+
+    def destroy(self) -> None:
+        terraform.destroy(self.name, self.variables, show=False)
+        self.applied = False
+
+    def inventory(self, deployed: Deployment) -> Inventory:
+        """What AWS lists."""
+        return Inventory(deployed.region, deployed.endpoint_url, self.variables["name_prefix"], self.shared)
 
     def arguments(self) -> list[str]:
         """The variables as `orchestrator deploy` and `destroy` take them."""
@@ -70,16 +85,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
             stack.callback(emulator.stop)
             variables |= package.variables(package.target_for(name, running.kind))
             variables["aws_endpoint_url"] = running.url
-            inventory = Inventory("us-east-1", running.url, variables["name_prefix"], shared=running.pid is None)
+            found = Environment(name, variables, shared=running.pid is None)
         else:
             variables |= package.variables(package.target_for(name))
-            inventory = Inventory("us-east-1", None, variables["name_prefix"], shared=True)
-        found = Environment(name, variables, inventory)
+            # Whatever terraform.tfvars says, nothing of the user's is taken over.
+            variables |= {"bucket_name": f"{variables['name_prefix']}-bucket", "create_github_oidc_provider": False}
+            found = Environment(name, variables, shared=True)
+        if found.shared:
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))
         try:
             yield found
         finally:
-            if found.applied and inventory.shared:
-                terraform.destroy(name, variables, show=False)
+            if found.applied and found.shared:
+                found.destroy()
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="package")

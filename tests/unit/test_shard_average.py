@@ -35,6 +35,8 @@ VALUES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 9.0]]
 WEIGHTS = [1, 3]
 MEANS = [4.0, 5.0, 6.0, 7.75]
 
+pytestmark = pytest.mark.usefixtures("tiny_parts")
+
 
 def packed(values) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from lambdas.contract import Output, global_key, shard_key
-from lambdas.errors import FederationError, StorageUnavailable, Superseded
+from lambdas import sinks
+from lambdas.contract import MAX_PART_BYTES, MIN_PART_BYTES, Output, global_key, shard_bounds, shard_key
+from lambdas.errors import FederationError, InvalidContract, StorageUnavailable, Superseded
 from lambdas.sinks import ShardSink, find_shard
 from lambdas.tensors import global_header
 from tests.support import BUCKET, MODEL, ROUND, FakeS3, Update, client_error, manifest_of, table_of
 
 KEY = global_key(MODEL, ROUND)
 PARTS = Output("multipart", KEY, "upload-1")
+
+pytestmark = pytest.mark.usefixtures("tiny_parts")
 
 
 def manifest(output: Output | None = None, shards: int = 3):
@@ -52,6 +57,19 @@ def test_small_shards_become_objects_without_the_file_header(shard) -> None:
     written = stored(s3, m, shard, data)
     assert s3.objects == {shard_key(ROUND, shard, 3): data}
     assert written.nbytes == len(data)
+
+
+def test_who_reads_the_body_into_a_buffer_gets_what_fits_into_it_and_all_of_it_in_the_end() -> None:
+    """As botocore's signer does where awscrt is installed."""
+    data = bytes(range(256)) * 5
+    body = sinks._Spool(io.BytesIO(data))
+    assert not hasattr(body, "readinto1"), "which it would prefer"
+    pieces = []
+    buffer = bytearray(100)
+    while n := body.readinto(memoryview(buffer)):
+        pieces.append(bytes(buffer[:n]))
+    assert b"".join(pieces) == data
+    assert {len(piece) for piece in pieces[:-1]} == {100}
 
 
 def test_storing_twice_leaves_one_part() -> None:
@@ -105,6 +123,45 @@ def test_a_shard_of_another_length_is_not_taken_for_this_one(output) -> None:
     s3.objects[shard_key(ROUND, 1, 3)] = b"short"
     s3.parts[KEY, "upload-1", 2] = b"short"
     assert find_shard(s3, BUCKET, m, 1) is None
+
+
+# --- S3's limits on parts ------------------------------------------------------------------------------------------
+
+
+def sized(values: int, shards: int, output: Output | None = PARTS):
+    """A round of that many bytes; nobody has them."""
+    table = table_of(("U8", values))
+    return dataclasses.replace(manifest(output), table=table, bounds=shard_bounds(table, shards))
+
+
+@pytest.mark.parametrize(
+    ("values", "output", "shard", "refusal"),
+    [
+        (MIN_PART_BYTES * 3, PARTS, 1, None),
+        (MIN_PART_BYTES * 3 - 3, PARTS, 1, "less than S3's smallest part, 5242880, and only the last may be smaller"),
+        (MIN_PART_BYTES * 3 - 3, PARTS, 2, None),
+        (MIN_PART_BYTES * 3 - 3, PARTS, 0, None),  # the file's header makes up for it
+        (30, None, 1, None),  # objects may be small
+        (MAX_PART_BYTES * 3, PARTS, 1, None),
+        (MAX_PART_BYTES * 3 + 3, PARTS, 2, "more than S3 takes at once, 5368709120; the round needs more shards"),
+        (MAX_PART_BYTES * 3, PARTS, 0, "more than S3 takes at once"),
+        (MAX_PART_BYTES * 3 + 3, None, 1, "more than S3 takes at once"),
+    ],
+)
+def test_a_shard_that_s3_would_not_take_is_refused_before_anything_is_averaged(
+    values, output, shard, refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "MIN_PART_BYTES", MIN_PART_BYTES)
+    m = sized(values, 3, output)
+    s3 = FakeS3(uploads={"upload-1"})
+    if refusal is None:
+        ShardSink(s3, BUCKET, m, shard).close()
+    else:
+        with pytest.raises(
+            InvalidContract, match=rf"Storing shard {shard} of 3 of round {ROUND}: \d+ bytes are {refusal}"
+        ):
+            ShardSink(s3, BUCKET, m, shard)
+    assert s3.calls == []
 
 
 def test_the_shard_count_is_part_of_an_objects_name() -> None:
