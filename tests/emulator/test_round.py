@@ -101,7 +101,7 @@ def test_a_round_whose_orchestrator_was_killed_goes_on_where_it_stopped(
         wait_until(lambda: terminal.run("status", "--round", "killed-4")["state"] == "averaging", "jobs are queued")
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
-    report = terminal.run("start-round", "--model", "killed", "--round", "killed-4")
+    report = terminal.run("resume", "--round", "killed-4")
     assert report["status"] == "published"
     assert _file_of(clients, deployed, report) == reference_average(updates)
     assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
@@ -113,14 +113,15 @@ def test_a_job_that_fails_goes_to_the_dead_letter_queue_and_back(
     lane = deployed.lane(1)
     clients.sqs.set_queue_attributes(QueueUrl=lane.queue_url, Attributes={"VisibilityTimeout": "1"})
     updates = _push(deployed, "letters", "letters-1", SMALL)
-    start = ("start-round", "--model", "letters", "--round", "letters-1", "--shards", "1")
     with functions.misconfigured(lane, FL_BUCKET=f"{deployed.bucket}-of-yesterday"):
-        message = terminal.run(*start, expect=5)["error"]["message"]
+        message = terminal.run(
+            "start-round", "--model", "letters", "--round", "letters-1", "--shards", "1", expect=5
+        )["error"]["message"]  # fmt: skip
     assert f"shard 0 of 1 failed {lane.max_receive_count} times" in message
     assert lane.dead_letter_queue_url in message
     assert "NoSuchBucket" in message or "AccessDenied" in message, "the cause is named"
     wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 1, "the job is in the dead-letter queue")
-    report = terminal.run(*start)
+    report = terminal.run("resume", "--round", "letters-1", "--redrive")
     assert report["status"] == "published"
     assert _file_of(clients, deployed, report) == reference_average(updates)
     wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 0, "the dead-letter queue is empty")
