@@ -13,6 +13,7 @@ from orchestrator.abort import abort_round
 from orchestrator.cli_options import (
     Answer,
     ClientList,
+    Commands,
     Duration,
     Quorum,
     ShardCount,
@@ -26,7 +27,7 @@ from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fedagg")
 @click.option("--verbose", "-v", is_flag=True, help="Log what happens, on stderr.")
 def main(verbose: bool) -> None:

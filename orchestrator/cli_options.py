@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import sys
@@ -144,6 +145,29 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
         click.echo(json.dumps(document, indent=2) if output == "json" else text)
 
     return wrapped
+
+
+class Commands(click.Group):
+    """A command group whose usage errors, too, are a JSON document on stdout where `--output json` is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember the words; parsing takes them away."""
+        ctx.meta[__name__] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            words = ctx.meta[__name__]
+            if "--output=json" in words or ("--output", "json") in itertools.pairwise(words):
+                _echo_error("UsageError", error.format_message(), error.exit_code)
+            raise
+
+
+def _echo_error(kind: str, message: str, status: int) -> None:
+    click.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_status": status}}, indent=2))
 
 
 def fail(error: FederationError | ClientError | BotoCoreError, output: str) -> None:

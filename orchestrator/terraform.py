@@ -85,7 +85,10 @@ def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
     """
 
     def holds_provider(path: Path) -> bool:
-        return (path / REGISTRY / "hashicorp" / "aws").is_dir()
+        try:
+            return (path / REGISTRY / "hashicorp" / "aws").is_dir()
+        except PermissionError:
+            return False
 
     named = environ.get("TF_PLUGIN_MIRROR")
     if named:
@@ -97,19 +100,25 @@ def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
             )
         return Path(named)
     candidates = [Path(path).expanduser() for path in _MIRRORS_IMPLIED]
-    for parent in _MIRROR_PARENTS:
-        if Path(parent).is_dir():
-            candidates += [Path(parent), *sorted(Path(parent).iterdir())]
-            candidates += [child / "terraform" / "plugins" for child in (Path(parent),)]
+    for parent in map(Path, _MIRROR_PARENTS):
+        try:
+            children = sorted(parent.iterdir())
+        except OSError:  # not there, or not for us to read
+            children = []
+        candidates += [parent, *children, parent / "terraform" / "plugins"]
     return next((path for path in candidates if holds_provider(path)), None)
 
 
 @contextmanager
-def terraform_environment() -> Iterator[dict[str, str]]:
+def terraform_environment(*, providers: bool = True) -> Iterator[dict[str, str]]:
     """Environment variables for a Terraform process: the user's own, plus a mirror where the registry does not answer.
 
     A CLI configuration file that exists is the user's word and is left alone; `TF_CLI_CONFIG_FILE` naming a file that
     does not exist is treated as unset.
+
+    Args:
+        providers: whether the process will install providers. Reading outputs does not, and must not wait for a
+            registry.
 
     Raises:
         OrchestratorError: neither the registry nor a mirror is there, or Terraform is not installed.
@@ -125,7 +134,7 @@ def terraform_environment() -> Iterator[dict[str, str]]:
     if config and not Path(config).exists():
         del environ["TF_CLI_CONFIG_FILE"]
         config = None
-    if config or Path("~/.terraformrc").expanduser().exists() or registry_answers():
+    if not providers or config or Path("~/.terraformrc").expanduser().exists() or registry_answers():
         yield environ
         return
     mirror = find_mirror()
@@ -146,23 +155,30 @@ def terraform_environment() -> Iterator[dict[str, str]]:
 # --- an environment ------------------------------------------------------------------------------------------------
 
 
+def _data_dir(environment: str) -> Path:
+    """Where Terraform keeps which backend and providers an environment was initialised with."""
+    if environment == "local":
+        return local_state_dir() / "terraform"
+    return Path(os.environ.get("TF_DATA_DIR") or environment_dir(environment) / ".terraform")
+
+
 @contextmanager
-def _terraform(environment: str) -> Iterator[tuple[Terraform, dict[str, Any]]]:
+def _terraform(environment: str, *, providers: bool = True) -> Iterator[tuple[Terraform, dict[str, Any]]]:
     """python-terraform for an environment, with its process environment in place, and options for `init`."""
     directory = environment_dir(environment)
-    configured = (directory / "backend.hcl").exists() or (directory / ".terraform" / "terraform.tfstate").exists()
+    configured = (directory / "backend.hcl").exists() or (_data_dir(environment) / "terraform.tfstate").exists()
     if environment != "local" and not configured:
         raise NotDeployed(
             f"Environment {environment} is not set up here: it has no backend.hcl, which says where its Terraform "
             f"state is. Copy {directory / 'backend.hcl.example'} to backend.hcl, fill it in, and run "
             f"`orchestrator deploy --env {environment}`."
         )
-    with terraform_environment() as environ:
+    with terraform_environment(providers=providers) as environ:
         init: dict[str, Any] = {}
         if environment == "local":
             home = local_state_dir()
             home.mkdir(parents=True, exist_ok=True)
-            environ["TF_DATA_DIR"] = str(home / "terraform")
+            environ["TF_DATA_DIR"] = str(_data_dir(environment))
             init["backend_config"] = {"path": str(home / "terraform.tfstate")}
         elif (directory / "backend.hcl").exists():
             init["backend_config"] = "backend.hcl"
@@ -230,10 +246,12 @@ def outputs(environment: str) -> dict[str, Any]:
     Raises:
         NotDeployed: the state cannot be read.
     """
-    with _terraform(environment) as (tf, init):
-        if environment == "local" and not (local_state_dir() / "terraform.tfstate").exists():
-            return {}
-        if not (Path(os.environ.get("TF_DATA_DIR", tf.working_dir + "/.terraform")) / "terraform.tfstate").exists():
+    environment_dir(environment)
+    if environment == "local" and not (local_state_dir() / "terraform.tfstate").exists():
+        return {}
+    initialised = (_data_dir(environment) / "terraform.tfstate").exists()
+    with _terraform(environment, providers=not initialised) as (tf, init):
+        if not initialised:
             try:
                 _init(tf, init)
             except OrchestratorError as error:

@@ -313,7 +313,9 @@ def test_weights_of_another_model_exit_with_2(
     assert result.exit_code == 2
 
 
-def test_usage_errors_exit_with_2_and_say_nothing_on_stdout(deployed: Deployment, model: Path) -> None:
+def test_usage_errors_exit_with_2_and_say_nothing_on_stdout_but_json_where_asked(
+    deployed: Deployment, model: Path
+) -> None:
     for arguments in (
         ["submit", model],
         ["submit", model, "--round", "r-1", "--client", "a", "--examples", "many"],
@@ -325,6 +327,13 @@ def test_usage_errors_exit_with_2_and_say_nothing_on_stdout(deployed: Deployment
         assert result.exit_code == 2
         assert result.stdout == ""
         assert "Error: " in result.stderr
+        for wanted in (["--output", "json"], ["--output=json"]):
+            result = run(*arguments, *wanted, ok=False)
+            assert result.exit_code == 2
+            error = json.loads(result.stdout)["error"]
+            assert (error["kind"], error["exit_status"]) == ("UsageError", 2)
+            assert error["message"] in result.stderr
+        assert json.loads(run("emulator", "sta", "--output", "json", ok=False).stdout)["error"]["exit_status"] == 2
 
 
 @pytest.mark.parametrize(

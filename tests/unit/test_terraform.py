@@ -12,7 +12,14 @@ import pytest
 
 from orchestrator import terraform
 from orchestrator.errors import BadInput, NotDeployed, OrchestratorError
-from orchestrator.terraform import environment_dir, find_mirror, outputs, state_home, terraform_environment
+from orchestrator.terraform import (
+    environment_dir,
+    find_mirror,
+    local_state_dir,
+    outputs,
+    state_home,
+    terraform_environment,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +92,23 @@ def test_a_mirror_is_found_where_terraform_and_administrators_keep_them(tmp_path
     mirror = a_mirror(tmp_path / place)
     assert find_mirror({}) == mirror
     assert find_mirror({"TF_PLUGIN_MIRROR": ""}) == mirror
+
+
+def test_directories_that_may_not_be_read_hold_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who is not root; root reads everything."""
+    (tmp_path / "opt" / "private").mkdir(parents=True)
+    mirror = a_mirror(tmp_path / "opt" / "readable")
+    is_dir, iterdir = Path.is_dir, Path.iterdir
+
+    def forbidden(path: Path) -> None:
+        if "private" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", lambda path: (forbidden(path), is_dir(path))[1])
+    monkeypatch.setattr(Path, "iterdir", lambda path: (forbidden(path), iterdir(path))[1])
+    assert find_mirror({}) == mirror
+    monkeypatch.setattr(terraform, "_MIRROR_PARENTS", (str(tmp_path / "opt" / "private"),))
+    assert find_mirror({}) is None
 
 
 def test_without_a_mirror_there_is_none(tmp_path: Path) -> None:
@@ -176,6 +200,22 @@ def test_the_users_environment_is_as_before_after_a_command(monkeypatch: pytest.
     with pytest.raises(KeyError), terraform._terraform("local"):
         raise KeyError
     assert dict(os.environ) == before
+
+
+def test_reading_outputs_asks_no_registry_once_the_environment_is_initialised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: asked.append(True) or True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **__: '{"x": {}}' if command == "output" else "")
+    home = local_state_dir()
+    (home / "terraform").mkdir(parents=True)
+    (home / "terraform.tfstate").write_text("{}")
+    assert outputs("local") == {"x": {}}
+    assert asked == [True], "to initialise it, providers may have to be installed"
+    (home / "terraform" / "terraform.tfstate").write_text("{}")
+    assert outputs("local") == {"x": {}}
+    assert asked == [True]
 
 
 def test_an_environment_without_a_backend_is_not_deployed_and_says_what_to_copy() -> None:
