@@ -2,11 +2,14 @@
 
     python -m benchmarks.worker                  the paper's VGG-16 shard: 20 clients, shard 1 of 16, 256 MB
     python -m benchmarks.worker --sweep          and: 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
+    python -m benchmarks.worker --readers        and: the same worker with other ways to read, which were not kept
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
 
-Every case runs `--repeats` times, each time in a new process and a new box; the table has the medians. The averaged
-bytes are compared with a reference that is computed apart. Exit status 1 where they differ. As root on Linux the box
-limits CPU, memory and network; otherwise the narration on standard error says what it could not limit.
+Every case runs `--repeats` times (the sweep's once), each time in a new process and a new box; the table has the
+medians, peak memory excepted. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's
+INIT) stands apart. The averaged bytes are compared with a reference that is computed apart. Exit status 1 where they
+differ. As root on Linux the box limits CPU, memory and network; otherwise the narration on standard error says what it
+could not limit.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import json
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +33,8 @@ from benchmarks.box import NIC_MBIT
 from benchmarks.run import Measured, measure
 from benchmarks.workload import Workload
 
-WORKER, BASELINE = "lambdas.shard_average", "benchmarks.baseline"
-NAMES = {WORKER: "this worker", BASELINE: "paper's function"}
+WORKER, BASELINE, OTHER_READER = "lambdas.shard_average", "benchmarks.baseline", "benchmarks.readers"
+READERS = ("boto3", "urllib3", "http.client")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class Case:
     workload: Workload
     memory_mb: int
     module: str = WORKER
+    reader: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the handler, for the table."""
+        names = {WORKER: "this worker", BASELINE: "paper's function", OTHER_READER: f"reading by {self.reader}"}
+        return names[self.module]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", type=int, default=NIC_MBIT, help=f"Mbit/s (default: {NIC_MBIT})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of every case (default: 3)")
     parser.add_argument("--sweep", action="store_true", help="the sizes and client counts of benchmarks/README.md")
+    parser.add_argument("--readers", action="store_true", help="the worker with other ways to read the updates")
+    parser.add_argument("--json", type=Path, help="also write what was measured to this file")
     parser.add_argument("--skip-baseline", action="store_true", help="measure this worker only")
     args = parser.parse_args(argv)
     workload = Workload(clients=args.clients)
@@ -58,24 +72,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [Case(workload, args.memory)]
     if not args.skip_baseline:
         cases.append(Case(workload, args.memory, BASELINE))
-    if args.sweep:
-        cases += sweep(args.memory)
-    print(f"{machine()}; {args.network} Mbit/s; median of {args.repeats}\n")
-    print(HEAD)
-    rows = []
-    for case in cases:
-        runs = [
-            measure(case.workload, case.module, memory_mb=case.memory_mb, nic_mbit=args.network)
-            for _ in range(args.repeats)
-        ]
-        if case is cases[0]:
-            for gap in runs[0].unlimited:
-                print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
-        rows.append((case, runs))
-        print(row(case, runs, args.network), flush=True)
-    if len(cases) > 1 and cases[1].module == BASELINE:
-        print("\n" + ratios(rows[0][1], rows[1][1]))
-    return 0 if all(exact(case, run) for case, runs in rows for run in runs if case.module == WORKER) else 1
+    if args.readers:
+        cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
+    print(f"{machine()}; {args.network} Mbit/s; medians\n\n{HEAD}")
+    measured: dict[Case, list[Measured]] = {}
+    once = sweep(args.memory) if args.sweep else []
+    for repeats, group in ((args.repeats, cases), (1, once)):
+        for _ in range(repeats):  # in turn, so that what else the machine does hits all alike
+            for case in group:
+                run = measure(
+                    case.workload,
+                    case.module,
+                    memory_mb=case.memory_mb,
+                    nic_mbit=args.network,
+                    environ={"BENCH_READER": case.reader},
+                )
+                if not measured:
+                    for gap in run.unlimited:
+                        print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
+                measured.setdefault(case, []).append(run)
+        for case in group:
+            print(row(case, measured[case], args.network), flush=True)
+    baseline = Case(workload, args.memory, BASELINE)
+    if baseline in measured:
+        print("\n" + ratios(measured[cases[0]], measured[baseline]))
+    if args.json:
+        args.json.write_text(json.dumps(document(measured, args.network), indent=1) + "\n")
+    return (
+        0 if all(exact(case, run) for case, runs in measured.items() for run in runs if case.module != BASELINE) else 1
+    )
 
 
 def sweep(memory_mb: int) -> list[Case]:
@@ -90,29 +115,48 @@ def sweep(memory_mb: int) -> list[Case]:
 
 
 HEAD = """\
-| clients | shard MB | memory MB | handler | wall s | network alone s | CPU s | CPU s/GB | peak RSS MB | GETs | PUTs \
-| open connections | bytes |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+| clients | shard MB | memory MB | handler | runs | wall s | network alone s | CPU s | CPU s/GB | start-up CPU s \
+| peak RSS MB | GETs | PUTs | connections | bytes |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def row(case: Case, runs: Sequence[Measured], nic_mbit: int) -> str:
     """One line of the table."""
+    f = figures(case, runs, nic_mbit)
     cells = [
-        f"{case.workload.clients:,}",
-        f"{case.workload.shard_bytes / 1e6:.1f}",
-        f"{case.memory_mb}",
-        NAMES[case.module],
-        f"{median(runs, 'wall_s'):.2f}",
-        f"{network_alone_s(case.workload, nic_mbit):.2f}",
-        f"{median(runs, 'cpu_s'):.2f}",
-        f"{median(runs, 'cpu_s_per_gb'):.2f}",
-        f"{max(run.rss_mb for run in runs):.1f}",
-        f"{runs[0].gets:,}",
-        f"{runs[0].puts}",
-        f"{max(run.most_open for run in runs)}",
-        ("exact" if all(exact(case, run) for run in runs) else "DIFFERENT") if case.module == WORKER else "float32",
-    ]
+        f"{f['clients']:,}", f"{f['shard_mb']:.1f}", f"{f['memory_mb']}", f"{f['handler']}", f"{f['runs']}",
+        f"{f['wall_s']:.2f}", f"{f['network_alone_s']:.2f}", f"{f['cpu_s']:.2f}", f"{f['cpu_s_per_gb']:.2f}",
+        f"{f['start_up_cpu_s']:.2f}", f"{f['peak_rss_mb']:.1f}", f"{f['gets']:,}", f"{f['puts']}",
+        f"{f['connections']:,}", f"{f['bytes']}",
+    ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, Any]:
+    """What one case took: medians, the largest peak memory, the most connections open at once."""
+    same = "exact" if all(exact(case, run) for run in runs) else "DIFFERENT"
+    return {
+        "handler": case.name,
+        "clients": case.workload.clients,
+        "shard_mb": round(case.workload.shard_bytes / 1e6, 3),
+        "memory_mb": case.memory_mb,
+        "runs": len(runs),
+        **{name: round(median(runs, name), 3) for name in ("wall_s", "cpu_s", "cpu_s_per_gb")},
+        "start_up_cpu_s": round(median(runs, "init_cpu_s"), 3),
+        "network_alone_s": round(network_alone_s(case.workload, nic_mbit), 3),
+        "peak_rss_mb": round(max(run.rss_mb for run in runs), 1),
+        "gets": runs[0].gets,
+        "puts": runs[0].puts,
+        "connections": max(run.most_open for run in runs),
+        "bytes": same if case.module != BASELINE else "float32",
+    }
+
+
+def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int) -> dict[str, Any]:
+    """Everything as JSON: what docs/reproduction.md is made of."""
+    rows = [figures(case, runs, nic_mbit) for case, runs in measured.items()]
+    unlimited = sorted({gap for runs in measured.values() for run in runs for gap in run.unlimited})
+    return {"machine": machine(), "network_mbit": nic_mbit, "not_limited": unlimited, "rows": rows}
 
 
 def ratios(ours: Sequence[Measured], paper: Sequence[Measured]) -> str:

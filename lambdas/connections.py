@@ -1,31 +1,20 @@
-"""HTTPS connections that read cheaply: http.client on top, TLS in memory below.
-
-ssl.SSLSocket asks the kernel twice for every TLS record (16 KiB) and crosses several layers of Python to do so. Here
-one system call fetches many records into memory and OpenSSL decrypts them from there, straight into the caller's
-buffer. At 75 MB/s on a fraction of a core this is money: benchmarks/README.md has the figures.
-"""
+"""Kept-alive connections to S3 for many downloads that are read in turn."""
 
 from __future__ import annotations
 
 import http.client
-import io
 import os
-import select
 import socket
 import ssl
 from functools import cache
-from typing import Any, cast
 
 from botocore.httpsession import get_cert_path
 
-# Over all connections that are read in turn: bytes that the kernel may hold for them, and bytes fetched per system
-# call. The first keeps the network busy while others are read (0.1 s at 75 MB/s) and no more: what waits in the kernel
-# when the last byte arrives is still to be read. Both keep memory from growing with the connections.
+# What the kernel may hold over all connections that are read in turn: it keeps the network busy while others are read
+# (0.1 s at 75 MB/s), and no more, since what waits in the kernel when the last byte arrives is still to be read.
+# The kernel's own tuning lets the first connections have megabytes while the last ones, which are just as urgent, wait.
 WINDOW_BYTES = 8 * 1024**2
 AUTOTUNED_ABOVE = 2 * 1024**2  # few connections: the kernel knows best
-FETCH_BYTES = 6 * 1024**2
-# A TLS record's largest content, and what surrounds it (RFC 8446, section 5.2: header 5, type 1, tag 16).
-_RECORD, _RECORD_OVERHEAD = 16 * 1024, 22
 
 
 class ConnectionPool:
@@ -40,7 +29,6 @@ class ConnectionPool:
         self._timeout_s = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
         self._window = max(WINDOW_BYTES // at_once, 128 * 1024)
-        self._fetch = memoryview(bytearray(min(max(FETCH_BYTES // at_once, 32 * 1024), 320 * 1024)))
 
     def take(self) -> http.client.HTTPConnection | None:
         """An idle connection, None where there is none. The server may have closed it in the meantime."""
@@ -48,23 +36,19 @@ class ConnectionPool:
 
     def connect(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
         """A new connection. Raises OSError."""
-        connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        connection.auto_open = 0  # never by itself, and so never without TLS
         if scheme == "https":
-            plain = socket.create_connection((host, port or 443), timeout=self._timeout_s)
-            try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._window < AUTOTUNED_ABOVE and hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux
-                    # Either alone does not do: the kernel's tuning overrides the clamp unless the buffer is set, and
-                    # the window of a connected socket grows to a buffer's size by the clamp only.
-                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
-                    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, self._window)
-                connection.sock = TlsSocket(plain, tls_context(), host, self._fetch)
-            except BaseException:
-                plain.close()
-                raise
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, port, timeout=self._timeout_s, context=tls_context()
+            )
         else:
-            connection.connect()
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        connection.connect()
+        connection.auto_open = 0  # never again by itself: this class makes connections
+        if self._window < AUTOTUNED_ABOVE and hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux
+            # Neither does alone: the kernel's tuning overrides the clamp unless the buffer is set, and the window of a
+            # connected socket grows to its buffer's size by the clamp only.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, self._window)
         return connection
 
     def release(self, connection: http.client.HTTPConnection) -> None:
@@ -81,107 +65,52 @@ class ConnectionPool:
             self.discard(self._idle.pop())
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """Verifies servers as boto3 does: by AWS_CA_BUNDLE where it is set, else by botocore's bundle. Made once."""
-    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
+class Body:
+    """An answer's body of known length, read from the socket itself, past http.client's layers.
 
-
-class TlsSocket:
-    """TLS over a connected socket: as much of socket.socket as http.client uses.
+    They cost several Python calls for every TLS record (16 KiB), which is a sixth of all that reading costs.
 
     Args:
-        fetch: what a system call may fill; shared by all connections of a pool.
+        connection: that `response`, with its head read and nothing of its body, came from.
     """
 
-    def __init__(self, plain: socket.socket, context: ssl.SSLContext, host: str, fetch: memoryview) -> None:
-        self._plain = plain
-        self._buffer = fetch
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._poll = select.poll()
-        self._poll.register(plain, select.POLLIN)
-        self._readers = 0
-        self._closed = False
-        while True:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self._fetch(_RECORD)
-        self._flush()
-
-    def sendall(self, data: bytes) -> None:
-        """Encrypt and send. For requests, not for bodies: everything goes through memory."""
-        self._tls.write(data)
-        self._flush()
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """A reader of what the server sends; the socket stays open until it is closed, too."""
-        self._readers += 1
-        return io.BufferedReader(_Reader(self))
-
-    def close(self) -> None:
-        """Close the connection, once no reader is left."""
-        self._closed = True
-        if not self._readers:
-            self._plain.close()
-
-    def reader_closed(self) -> None:
-        """Called by a reader that `makefile` made."""
-        self._readers -= 1
-        if self._closed:
-            self.close()
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._response = response
+        self.reusable = not response.will_close
+        if self.reusable:
+            self._read = connection.sock.recv_into
+            # What came together with the head is in the response's buffer.
+            self._early = memoryview(response.fp.peek()[: response.length]) if response.length else memoryview(b"")
+        else:  # http.client has taken the socket from the connection
+            self._read = response.readinto
+            self._early = memoryview(b"")
 
     def readinto(self, view: memoryview) -> int:
-        """Decrypt what has arrived into `view`, after waiting for the network if nothing has; 0 at the end."""
-        read = cast(Any, self._tls.read)
-        filled, size = 0, len(view)
-        # First all that the kernel has of it: to run dry and be told so by an exception, record by record, is dear.
-        lacking = size + size // _RECORD * _RECORD_OVERHEAD + _RECORD - self._incoming.pending
-        if lacking > 0 and self._poll.poll(0):
-            self._fetch(lacking)
-        while filled < size:
+        """Fill the front of `view`, which must not be longer than the rest of the body; 0 where the answer ends."""
+        if self._early:
+            count = min(len(view), len(self._early))
+            view[:count] = self._early[:count]
+            self._early = self._early[count:]
+            return count
+        filled, read = 0, self._read
+        while filled < len(view):
             try:
-                count = read(size - filled, view[filled:])
-            except ssl.SSLWantReadError:
+                count = read(view[filled:])
+            except OSError:
                 if filled:
-                    break
-                self._fetch(size)
-                continue
-            except ssl.SSLEOFError:
-                if filled:
-                    break  # what came before the end; the next call says how it ended
+                    break  # what came before counts; the next call says how it ended
                 raise
             if not count:
                 break
             filled += count
         return filled
 
-    def _fetch(self, wanted: int) -> None:
-        self._flush()
-        count = self._plain.recv_into(self._buffer[: max(wanted, _RECORD)])
-        if count:
-            self._incoming.write(self._buffer[:count])
-        else:
-            self._incoming.write_eof()
-
-    def _flush(self) -> None:
-        if self._outgoing.pending:
-            self._plain.sendall(self._outgoing.read())
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, sock: TlsSocket) -> None:
-        self._sock = sock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._sock.readinto(memoryview(buffer).cast("B"))
-
     def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._sock.reader_closed()
+        """Detach the response: the connection can take another request if the body was read to its end."""
+        self._response.close()
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Verifies servers as boto3 does: by AWS_CA_BUNDLE where it is set, else by botocore's bundle. Made once."""
+    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))

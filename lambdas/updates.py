@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambdas.connections import ConnectionPool
+from lambdas.connections import Body, ConnectionPool
 from lambdas.contract import Participant
 from lambdas.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 
@@ -143,12 +143,12 @@ class Exchange:
 
     Attributes:
         reused: the connection had served another request before, so the server may have closed it in the meantime.
-        response: None until its head has been read and checked.
+        body: None until the answer's head has been read and checked.
     """
 
     connection: http.client.HTTPConnection
     reused: bool
-    response: http.client.HTTPResponse | None = None
+    body: Body | None = None
 
 
 class RangeStream:
@@ -201,24 +201,24 @@ class RangeStream:
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        response = exchange.response
-        if response is not None and self._position == self._stop and not response.will_close:
-            response.read()  # the end of the body, already here; marks the connection as free
+        body = exchange.body
+        if body is not None and self._position == self._stop and body.reusable:
+            body.close()
             self._reader.release(exchange.connection)
         else:
             self._reader.discard(exchange.connection)
 
-    def _body(self) -> http.client.HTTPResponse:
+    def _body(self) -> Body:
         if self._exchange is None:
             self._exchange = self._reader.request(self._participant, self._position, self._stop)
-        if self._exchange.response is None:
+        if self._exchange.body is None:
             response = self._exchange.connection.getresponse()
             self._reader.counts.gets += 1
             if response.status != 206:
                 self._refused(response)
             self._check_range(response)
-            self._exchange.response = response
-        return self._exchange.response
+            self._exchange.body = Body(self._exchange.connection, response)
+        return self._exchange.body
 
     def _refused(self, response: http.client.HTTPResponse) -> None:
         status, body = response.status, response.read(4096)
@@ -258,7 +258,7 @@ class RangeStream:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._reader.discard(exchange.connection)
-            if exchange.reused and exchange.response is None and isinstance(error, (ConnectionError, ssl.SSLError)):
+            if exchange.reused and exchange.body is None and isinstance(error, (ConnectionError, ssl.SSLError)):
                 return  # not a failure of S3's: it had closed the connection while that was idle; ask on another one
         self._failures += 1
         self._reader.backoff(self._failures, f"{type(error).__name__}: {error}", self._what)

@@ -1,4 +1,4 @@
-"""TLS in memory: every record size, every way a connection can end, certificates that are not trusted."""
+"""Connections: every record size, every way an answer can end, certificates that are not trusted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lambdas import connections
-from lambdas.connections import ConnectionPool
+from lambdas.connections import Body, ConnectionPool
 
 DATA = random.Random(5).randbytes(1_000_003)
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command for a certificate")
@@ -98,13 +98,18 @@ def keep_alive(record: int) -> Callable[[ssl.SSLSocket], None]:
 def get(connection, step: int = 100_000) -> bytes:
     connection.request("GET", "/x")
     response = connection.getresponse()
+    left = response.length or 0
+    body = Body(connection, response)
     out = bytearray()
-    while True:
-        piece = bytearray(step)
-        count = response.readinto(piece)
+    while left:
+        piece = bytearray(min(step, left))
+        count = body.readinto(memoryview(piece))
         if not count:
-            return bytes(out)
+            break
         out += piece[:count]
+        left -= count
+    body.close()
+    return bytes(out)
 
 
 @pytest.mark.parametrize("record", [777, 16384, 100_000])
@@ -147,15 +152,15 @@ def test_a_connection_that_ends_in_mid_body_is_noticed(serve, politely) -> None:
     pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     connection.request("GET", "/x")
-    response = connection.getresponse()
+    body = Body(connection, connection.getresponse())
     view = memoryview(bytearray(1000))
     got = 0
     try:
-        while count := response.readinto(view[got:]):
+        while count := body.readinto(view[got:]):
             got += count
     except OSError:
         pass
-    assert got <= 5
+    assert bytes(view[:got]) == b"short"
     pool.discard(connection)
 
 
@@ -197,8 +202,21 @@ def test_a_closed_connection_never_reopens_by_itself(serve) -> None:
         connection.request("GET", "/x")
 
 
-def test_buffers_do_not_grow_with_the_connections() -> None:
+def test_what_the_kernel_holds_does_not_grow_with_the_connections() -> None:
     for at_once in (1, 4, 20, 64):
         pool = ConnectionPool(5.0, at_once)
-        assert len(pool._fetch) * at_once <= connections.FETCH_BYTES
         assert pool._window * at_once <= connections.WINDOW_BYTES
+
+
+@pytest.mark.parametrize("length", [0, 1, 5000, 200_000])
+def test_a_body_that_comes_together_with_its_head_is_read_whole(serve, length) -> None:
+    def talk(connection: ssl.SSLSocket) -> None:
+        for _ in range(2):
+            read_request(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + DATA[:length])
+
+    pool = ConnectionPool(5.0, 4)
+    connection = pool.connect("https", "127.0.0.1", serve(talk).port)
+    assert get(connection, 777) == DATA[:length]
+    assert get(connection) == DATA[:length]
+    pool.discard(connection)
