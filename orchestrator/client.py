@@ -22,7 +22,7 @@ from typing import Any
 from lambdas.contract import check_name
 from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.fetch import fetch, latest_model
 from orchestrator.invitation import Invitation, check_matches, load_invitation
 from orchestrator.invited import fetch_invited, submit_invited
@@ -111,7 +111,9 @@ class Client:
         Raises:
             BadInput: nothing is published yet.
             NotDeployed: the environment is not deployed.
+            OrchestratorError: what is stored is no model.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         with tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
@@ -120,7 +122,13 @@ class Client:
                 fetch_invited(self._invitation(invite), path, round_id=round_id)
             else:
                 fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
-            result: dict[str, Any] = load_file(path)
+            try:
+                result: dict[str, Any] = load_file(path)
+            except SafetensorError as error:
+                raise OrchestratorError(
+                    f"What is stored as the global model of {self.model} is no safetensors file ({error}). Somebody "
+                    "else wrote it: `orchestrator verify` says what was changed."
+                ) from error
             return {name: tensor.clone() for name, tensor in result.items()}
 
     def _invitation(self, invite: Invite) -> Invitation:

@@ -30,7 +30,7 @@ from lambdas.errors import InvalidContract, InvalidUpdate
 from lambdas.tensors import global_header, parse_update_header
 from lambdas.updates import UpdateReader
 from orchestrator import report as reports
-from orchestrator.aws import REQUESTS_AT_ONCE, error_code, list_objects, read_object
+from orchestrator.aws import REQUESTS_AT_ONCE, error_code, list_objects, read_chunks, read_object
 from orchestrator.errors import BadInput, OrchestratorError, VerificationFailed
 from orchestrator.narration import Narration
 from orchestrator.recompute import HashedData, Published, ShardCheck, check_shard
@@ -39,7 +39,6 @@ from orchestrator.report import Report
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_READ_BYTES = 1024**2
 _SHOWN = 10
 
 
@@ -291,10 +290,14 @@ class _Run:
             if pinned.data_sha256 is None:
                 return now, "its header is the pinned one, its values cannot be told" + replaced
             # Somebody wrote the object again: with the same bytes, as a copy to other keys does, or with others.
-            body = self._s3.get_object(Bucket=self._bucket, Key=pinned.key, IfMatch=now.etag)["Body"]
-            digest = _sha256_from(body.iter_chunks(_READ_BYTES), skip=pinned.data_offset)
-            if digest != pinned.data_sha256:
-                return now, f"its values have SHA-256 {digest}, its header says {pinned.data_sha256}{replaced}"
+            digest = hashlib.sha256()
+            for chunk in read_chunks(self._s3, self._bucket, pinned.key, pinned.data_offset, size, now.etag):
+                digest.update(chunk)
+            if digest.hexdigest() != pinned.data_sha256:
+                return (
+                    now,
+                    f"its values have SHA-256 {digest.hexdigest()}, its header says {pinned.data_sha256}{replaced}",
+                )
         return now, None
 
     # -- shards and global model --
@@ -415,14 +418,6 @@ def _header_contradicts(raw: bytes, manifest: RoundManifest, pinned: Participant
         if mine != manifests:
             return f"its {what} in the manifest are not what its header says"
     return None
-
-
-def _sha256_from(chunks: Iterable[bytes], *, skip: int) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk[skip:])
-        skip = max(0, skip - len(chunk))
-    return digest.hexdigest()
 
 
 def _wanted(manifest: RoundManifest, shards: Sequence[int] | None) -> list[int]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,14 +90,16 @@ class _Bucket:
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
 
-    def get_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:  # noqa: N803
-        from botocore.exceptions import ClientError
-        from botocore.response import StreamingBody
-
+    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         if Key not in self.objects:
-            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
-        body = self.objects[Key]
-        return {"Body": StreamingBody(io.BytesIO(body), len(body)), "ETag": '"e"', "ContentLength": len(body)}
+            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "HeadObject")
+        return {"ETag": '"e"', "ContentLength": len(self.objects[Key])}
+
+    def get_object(self, *, Bucket: str, Key: str, Range: str = "bytes=0-", **_: Any) -> dict[str, Any]:  # noqa: N803
+        head = self.head_object(Bucket=Bucket, Key=Key)
+        first, last = Range.removeprefix("bytes=").split("-")
+        body = self.objects[Key][int(first) : int(last) + 1 if last else None]
+        return head | {"Body": StreamingBody(io.BytesIO(body), len(body)), "ContentLength": len(body)}
 
 
 def test_a_hostile_pointer_or_global_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCap
     good = ShardResult("r-1", digest, 1, "done", '"e"', digest)
     queue: Any = _Queue()
     s3: Any = _Bucket({})
-    s3.head_object = lambda **_: {}  # every other round has ended
+    s3.head_object = lambda **_: {"ETag": '"e"', "ContentLength": 0}  # every other round has ended
     deployment: Any = Deployment("local", "us-east-1", "bucket", None, "results", {})
 
     @given(st.lists(hostile(json.loads(good.to_json())), min_size=1, max_size=3))

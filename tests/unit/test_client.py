@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from lambdas.contract import global_key
 from lambdas.errors import InvalidName
 from orchestrator import client as client_module
 from orchestrator.aws import Clients
 from orchestrator.client import Client
 from orchestrator.deployment import Deployment
-from orchestrator.errors import BadInput, NotDeployed, RoundConflict
+from orchestrator.errors import BadInput, NotDeployed, OrchestratorError, RoundConflict
 from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 
@@ -129,3 +130,11 @@ def test_importing_the_client_does_not_import_torch() -> None:
 
     program = "import sys, orchestrator.client; sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_is_no_model_is_not_pulled(clients: Clients, lanes_without_functions: Deployment) -> None:
+    key = global_key("digits", "r-1")
+    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"\xff" * 99)
+    member = Client("a", model="digits", deployment=lanes_without_functions)
+    with pytest.raises(OrchestratorError, match=r"global model of digits is no safetensors file.*orchestrator verify"):
+        member.pull(round_id="r-1")
