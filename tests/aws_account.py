@@ -17,6 +17,7 @@ from uuid import uuid4
 import boto3
 import click
 
+from lambdas.contract import TREES
 from lambdas.errors import FederationError
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.planner import predict
@@ -35,21 +36,23 @@ _LOGS_AND_TERRAFORM_USD = 0.02
 
 def upper_bound_usd() -> float:
     """What a run costs at most, US dollars: `_ROUNDS` of the largest planned round, and an hour of the rest."""
-    dearest = max(predict(MODEL_BYTES, CLIENTS, shards=shards).predicted_cost_usd for shards in SHARD_COUNTS)
-    standing = 2 * len(SHARD_COUNTS) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
+    rounds = [predict(MODEL_BYTES, CLIENTS, shards=shards) for shards in SHARD_COUNTS]
+    rounds += [predict(MODEL_BYTES, CLIENTS, architecture=tree) for tree in TREES]
+    dearest = max(plan.predicted_cost_usd for plan in rounds)
+    standing = 2 * len(rounds) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
     return _ROUNDS * dearest + standing + _LOGS_AND_TERRAFORM_USD
 
 
 def announcement(environment: str, prefix: str, data_dir: Path) -> str:
     """What will be created, what it may cost, and how to remove it by hand."""
-    lanes = ", ".join(f"{prefix}-shards-{shards}" for shards in SHARD_COUNTS)
+    lanes = [*(f"{prefix}-shards-{shards}" for shards in SHARD_COUNTS), *(f"{prefix}-{tree}" for tree in TREES)]
     return f"""\
 The end-to-end tests will run on the AWS account of your credentials, with environments/{environment}.
 
 They create, in the Terraform workspace {prefix} of that environment's backend:
   1 bucket, {prefix}-bucket, with models of {MODEL_BYTES / 1e6:.0f} MB;
-  {len(SHARD_COUNTS)} lanes, {lanes}:
-    each a queue, its dead-letter queue, a function, a log group, a role and two alarms;
+  {len(lanes)} lanes, each a queue, its dead-letter queue, a function, a log group, a role and two alarms:
+    {f"{chr(10)}    ".join(lanes)}
   1 result queue; IAM policies {prefix}-*.
 environments/{environment}/terraform.tfvars counts, but for names and sizes.
 

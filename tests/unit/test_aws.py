@@ -7,7 +7,7 @@ import io
 import pytest
 
 from orchestrator import aws
-from orchestrator.aws import Clients, create_large_object
+from orchestrator.aws import Clients, connect, create_large_object, make_client
 from orchestrator.deployment import Deployment
 
 MIB = 1024**2
@@ -21,6 +21,17 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _content(seed: int) -> bytes:
     return bytes([seed]) * (13 * MIB) + b"the end"
+
+
+@pytest.mark.parametrize("url", ["https://localstack.example.com", "http://127.0.0.1:4599"])
+def test_clients_ask_the_deployments_own_endpoint_whatever_the_environment_names(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    connected = connect("eu-west-1", url)
+    for client in (connected.s3, connected.sqs, make_client("lambda", "eu-west-1", url)):
+        assert client.meta.endpoint_url == url
+        assert client.meta.region_name == "eu-west-1"
 
 
 def test_a_large_object_goes_up_in_parts_and_comes_back_as_it_was(
