@@ -11,9 +11,8 @@ import base64
 import binascii
 import hashlib
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -78,23 +77,6 @@ def check_size(manifest: RoundManifest, shard: int) -> int:
     return size
 
 
-# What http.client sends at a time is what it gets at a time, and it asks for 16 KiB.
-_SEND_BYTES = 256 * 1024
-
-
-class _Spool:
-    """The shard as the body of a request: a file that gives more than http.client asks for, to be sent faster."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-        # Where awscrt is installed, botocore's signer reads too: with readinto where there is one, and exact counts.
-        self.readinto: Callable[[memoryview], int] = file.readinto  # type: ignore[attr-defined]
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(max(size, _SEND_BYTES) if size > 0 else size)
-
-
 class ShardSink:
     """Takes one shard's bytes in order; `finish` stores them under the name that manifest and shard index determine.
 
@@ -132,7 +114,6 @@ class ShardSink:
                 f"says {self._expected}."
             )
         self._spool.seek(0)
-        body = cast(IO[bytes], _Spool(self._spool))
         output = self._manifest.output
         # The digest of what was averaged, not of what the spool gives back: S3 compares, and keeps it with the shard.
         # And boto3 sends the file as it is; to append a checksum of its own, it would cut the body into chunks, for
@@ -146,7 +127,7 @@ class ShardSink:
                     Key=output.key,
                     UploadId=output.upload_id,
                     PartNumber=self._shard + 1,
-                    Body=body,
+                    Body=self._spool,
                     ContentLength=self._nbytes,
                     ChecksumSHA256=checksum,
                 )["ETag"]
@@ -155,7 +136,7 @@ class ShardSink:
                 etag = self._s3.put_object(
                     Bucket=self._bucket,
                     Key=key,
-                    Body=body,
+                    Body=self._spool,
                     ContentLength=self._nbytes,
                     ChecksumSHA256=checksum,
                 )["ETag"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -57,19 +56,6 @@ def test_small_shards_become_objects_without_the_file_header(shard) -> None:
     written = stored(s3, m, shard, data)
     assert s3.objects == {shard_key(ROUND, shard, 3): data}
     assert written.nbytes == len(data)
-
-
-def test_who_reads_the_body_into_a_buffer_gets_what_fits_into_it_and_all_of_it_in_the_end() -> None:
-    """As botocore's signer does where awscrt is installed."""
-    data = bytes(range(256)) * 5
-    body = sinks._Spool(io.BytesIO(data))
-    assert not hasattr(body, "readinto1"), "which it would prefer"
-    pieces = []
-    buffer = bytearray(100)
-    while n := body.readinto(memoryview(buffer)):
-        pieces.append(bytes(buffer[:n]))
-    assert b"".join(pieces) == data
-    assert {len(piece) for piece in pieces[:-1]} == {100}
 
 
 def test_storing_twice_leaves_one_part() -> None:
