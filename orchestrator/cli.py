@@ -8,7 +8,7 @@ import sys
 import click
 
 from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, check_name
-from orchestrator import cli_clients, cli_infra, cli_plan, cli_verify, worker
+from orchestrator import cli_clients, cli_compare, cli_infra, cli_plan, cli_verify, worker
 from orchestrator.abort import abort_round
 from orchestrator.cli_options import (
     Answer,
@@ -51,7 +51,13 @@ def main(verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
 
 
-for command in (*cli_clients.COMMANDS, *cli_infra.COMMANDS, cli_plan.plan, cli_verify.verify_command):
+for command in (
+    *cli_clients.COMMANDS,
+    *cli_infra.COMMANDS,
+    cli_plan.plan,
+    cli_compare.compare_command,
+    cli_verify.verify_command,
+):
     main.add_command(command)
 
 

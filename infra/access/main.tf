@@ -36,11 +36,12 @@ resource "aws_iam_policy" "orchestrator" {
           Resource = ["${var.bucket_arn}/rounds/*", "${var.bucket_arn}/models/*"]
         },
         {
-          # Shards that were too small to be parts, once they are assembled. Nothing else is ever deleted.
+          # Shards that were too small to be parts, once they are assembled, and trees' partial sums. Nothing else is ever
+          # deleted.
           Sid      = "DeleteShards"
           Effect   = "Allow"
           Action   = ["s3:DeleteObject"]
-          Resource = ["${var.bucket_arn}/rounds/*/shards/*"]
+          Resource = ["${var.bucket_arn}/rounds/*/shards/*", "${var.bucket_arn}/rounds/*/partials/*"]
         },
         {
           # Creating and completing an upload is s3:PutObject.

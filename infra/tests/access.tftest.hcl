@@ -37,7 +37,7 @@ run "the_orchestrator_may_run_rounds_and_nothing_else" {
   assert {
     condition = { for s in jsondecode(aws_iam_policy.orchestrator.policy).Statement : s.Sid => [s.Action, s.Resource] } == {
       ReadAndWriteObjects   = [["s3:GetObject", "s3:PutObject"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
-      DeleteShards          = [["s3:DeleteObject"], ["arn:aws:s3:::fedagg-test/rounds/*/shards/*"]]
+      DeleteShards          = [["s3:DeleteObject"], ["arn:aws:s3:::fedagg-test/rounds/*/shards/*", "arn:aws:s3:::fedagg-test/rounds/*/partials/*"]]
       WatchAndAbortUploads  = [["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"], ["arn:aws:s3:::fedagg-test/rounds/*", "arn:aws:s3:::fedagg-test/models/*"]]
       ListObjects           = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
       ListUploads           = [["s3:ListBucketMultipartUploads"], ["arn:aws:s3:::fedagg-test"]]
