@@ -23,7 +23,7 @@ from orchestrator.submit import from_file
 @click.option("--clients", type=click.IntRange(1), help="How many synthetic updates.")
 @click.option(
     "--updates",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     help="A directory of updates (*.safetensors, *.pt); a file's name is its client. Default: synthetic ones.",
 )
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count of grads-sharding.")
@@ -87,6 +87,8 @@ def compare_command(
 
 def _from_directory(directory: Path) -> list[ClientUpdate]:
     """The updates in a directory; the weight is an update file's own, else 1."""
+    if not directory.is_dir():
+        raise BadInput(f"There is no directory {directory}. Name one with *.safetensors or *.pt files.")
     paths = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".pt"))
     if not paths:
         raise BadInput(f"{directory} holds no updates: expected *.safetensors or *.pt files. Name another directory.")
