@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from lambdas import shard_average
+from lambdas import shard_average, sinks
 from lambdas.contract import LatestModel, RoundManifest, global_key, latest_key, manifest_key, report_key, shards_prefix
 from lambdas.driver import DriverRecord, Process, driver_key
 from lambdas.shard_average import Worker
@@ -235,6 +235,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, "REQUESTS_AT_ONCE", 1)
     monkeypatch.setattr(publish, "_SHARDS_AT_ONCE", 1)
     monkeypatch.setattr(dispatch, "MIN_PART_BYTES", dispatch.MIN_PART_BYTES)
+    monkeypatch.setattr(sinks, "MIN_PART_BYTES", 1)
     monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(collect, "_GRACE_S", 0.0)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.0)
