@@ -76,10 +76,7 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mappin
                     f"{manifest.round_id}` queues them again."
                 )
             if manifest.output.upload_id is not None:
-                for shard, part in stored.items():
-                    if part.sha256 is not None:
-                        _check_digest(manifest, shard, part.sha256, digests)
-                _complete(s3, bucket, manifest, stored)
+                _complete(s3, bucket, manifest, stored, digests)
             else:
                 try:
                     _assemble(s3, bucket, manifest, digests)
@@ -143,10 +140,17 @@ def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
     return start, offset + manifest.table.byte_at(manifest.bounds[shard + 1])
 
 
-def _complete(s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[int, StoredShard]) -> None:
+def _complete(
+    s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]
+) -> None:
     assert manifest.output.upload_id is not None
-    parts = [completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)]
     for attempt in itertools.count(1):
+        for shard, part in stored.items():
+            if part.sha256 is not None:
+                _check_digest(manifest, shard, part.sha256, digests)
+        parts = [
+            completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)
+        ]
         try:
             # S3 may answer 200 and put an error into the body; boto3 takes that for a 500 and asks again.
             s3.complete_multipart_upload(
@@ -169,6 +173,13 @@ def _complete(s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[i
                     continue
                 if code == "NoSuchUpload":
                     raise upload_gone(manifest) from error
+            if code == "InvalidPart" and attempt < _CONFLICTS:
+                # A job that was delivered twice has stored its part again since the parts were listed. Under a KMS key
+                # equal bytes get another ETag.
+                again = stored_shards(s3, bucket, manifest)
+                if again is not None and len(again) == manifest.shards:
+                    stored = again
+                    continue
             raise
 
 

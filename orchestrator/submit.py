@@ -51,7 +51,7 @@ from lambdas.tensors import (
     serialize_header,
 )
 from orchestrator.aws import create_large_object, error_code, get_bytes, read_object
-from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.record import read_record
 
 if TYPE_CHECKING:
@@ -425,8 +425,17 @@ def latest_table(s3: S3Client, bucket: str, model: str) -> tuple[str, TensorTabl
     if found is None:
         return None
     latest = LatestModel.from_bytes(found[0])
-    raw = read_header(s3, bucket, latest.key, latest.size)
-    return latest.round_id, parse_header(raw, latest.size).table
+    try:
+        raw = read_header(s3, bucket, latest.key, latest.size)
+        return latest.round_id, parse_header(raw, latest.size).table
+    except (InvalidTensorFile, ClientError) as error:
+        if isinstance(error, ClientError) and error_code(error) not in ("NoSuchKey", "InvalidRange"):
+            raise
+        raise OrchestratorError(
+            f"The newest global model of {model}, s3://{bucket}/{latest.key}, is not the one that round "
+            f"{latest.round_id} published ({error}). `orchestrator verify --round {latest.round_id}` says what was "
+            "changed."
+        ) from error
 
 
 def read_header(

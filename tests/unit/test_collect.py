@@ -29,6 +29,7 @@ from orchestrator.pin import list_updates, pin_updates
 from orchestrator.publish import publish, shard_region
 from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.stored import stored_shards
+from tests.support import client_error
 
 from .kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
 
@@ -304,6 +305,24 @@ def test_the_digest_of_every_shard_is_known_also_where_no_result_arrived(
     assert [sha256_hex(body[region]) for region in regions] == [reported[0], reported[1]]
     # The parts and shard objects are gone now: what is missing is read from the global model.
     assert publish(clients.s3, bucket, manifest, {0: reported[0]}).shard_sha256 == (reported[0], reported[1])
+
+
+def test_a_part_that_was_stored_again_meanwhile_is_listed_again(
+    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = averaged(clients, lanes_without_functions, LARGE)
+    complete, asked = clients.s3.complete_multipart_upload, []
+
+    def once(**request: Any) -> Any:
+        asked.append(request)
+        if len(asked) == 1:
+            raise client_error("InvalidPart", "CompleteMultipartUpload")  # an ETag that is no longer the part's
+        return complete(**request)
+
+    monkeypatch.setattr(clients.s3, "complete_multipart_upload", once)
+    publish(clients.s3, lanes_without_functions.bucket, manifest)
+    assert len(asked) == 2
+    assert read_global(clients, lanes_without_functions) == expected(LARGE)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])

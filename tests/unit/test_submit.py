@@ -23,17 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from lambdas.contract import update_key
+from lambdas.contract import LatestModel, global_key, latest_key, round_key, update_key
 from lambdas.errors import InvalidName, TensorTableMismatch
 from lambdas.tensors import header_length, parse_header, parse_update_header
 from orchestrator import submit as submitting
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment
 from orchestrator.dispatch import freeze_round
-from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.pin import list_updates, pin_updates
 from orchestrator.record import RoundRecord, RoundRequest
-from orchestrator.submit import Tensors, from_file, from_state_dict, read_header, submit, write_update
+from orchestrator.submit import Tensors, from_file, from_state_dict, latest_table, read_header, submit, write_update
 
 from .kit import file_bytes, objects, put, submitted_clients, update_bytes, weights
 
@@ -495,7 +495,6 @@ def test_an_update_above_the_limit_goes_up_in_parts_and_is_written_once_as_well(
 def test_a_model_with_other_tensors_than_the_last_global_model_is_refused_at_once(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
-    from lambdas.contract import LatestModel, global_key, latest_key, round_key
     from orchestrator.record import RoundRecord, RoundRequest
 
     bucket, key = lanes_without_functions.bucket, global_key("digits", "r-0")
@@ -514,6 +513,19 @@ def test_a_model_with_other_tensors_than_the_last_global_model_is_refused_at_onc
     assert caught.value.client == "a"
     assert submitted_clients(clients, lanes_without_functions) == []
     assert put(clients, lanes_without_functions, "a", weights(1)).created
+
+
+@pytest.mark.parametrize("body", [None, b"", b"short", b"\xff" * 500])
+def test_a_newest_model_that_is_not_what_its_round_published_is_named(
+    clients: Clients, lanes_without_functions: Deployment, body: bytes | None
+) -> None:
+    bucket, key = lanes_without_functions.bucket, global_key("digits", "r-0")
+    latest = LatestModel("digits", "r-0", key, '"e"', 500, "0" * 64, 1.0, 2.0)
+    clients.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
+    if body is not None:
+        clients.s3.put_object(Bucket=bucket, Key=key, Body=body)
+    with pytest.raises(OrchestratorError, match=r"newest global model of digits, s3://.*is not the one that round r-0"):
+        latest_table(clients.s3, bucket, "digits")
 
 
 # --- reading headers -----------------------------------------------------------------------------------------------
