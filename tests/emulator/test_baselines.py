@@ -28,7 +28,7 @@ def test_a_tree_averages_on_functions_to_the_bytes_of_the_reference(
     key = report["global_model"]["key"]
     assert clients.s3.get_object(Bucket=deployed.bucket, Key=key)["Body"].read() == reference_average(updates)
     assert [row["aggregators"] for row in report["levels"]] == ([2, 1] if tree == "lambda-fl" else [3, 2, 1])
-    assert all(r["worker"].startswith(f"fedagg-local-{tree}/") for r in report["shard_results"])
+    assert all(r["worker"].startswith(f"{deployed.baselines[tree].function_name}/") for r in report["shard_results"])
     assert "Contents" not in clients.s3.list_objects_v2(Bucket=deployed.bucket, Prefix=partials_prefix(f"{tree}-1"))
 
 
