@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
 import io
 import json
 import platform
@@ -44,6 +45,10 @@ def vgg16() -> TensorTable:
     return TensorTable(tuple(sorted(specs, key=lambda t: t.name)))
 
 
+# When anything was stored.
+_STORED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
 class MemoryAws:
     """As much of S3 and SQS as this needs: headers instead of whole updates."""
 
@@ -71,7 +76,12 @@ class MemoryAws:
         keys = sorted(key for key in self.objects if key.startswith(Prefix))
         for i in range(0, len(keys), 1000):
             self._count("ListObjectsV2")
-            yield {"Contents": [{"Key": k, "ETag": '"e"', "Size": self.sizes.get(k, 0)} for k in keys[i : i + 1000]]}
+            yield {
+                "Contents": [
+                    {"Key": k, "ETag": '"e"', "Size": self.sizes.get(k, 0), "LastModified": _STORED}
+                    for k in keys[i : i + 1000]
+                ]
+            }
 
     def get_object(self, *, Key: str, Range: str | None = None, **_: object) -> Any:  # noqa: N803
         from botocore.exceptions import ClientError

@@ -16,19 +16,25 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lambdas.contract import ITEMSIZE, Participant, RoundManifest
-from lambdas.errors import NonFiniteUpdate
+from lambdas.contract import ITEMSIZE, Participant, RoundManifest, shown
+from lambdas.errors import InvalidUpdate, NonFiniteUpdate
 from lambdas.tensors import Run, runs
 
 Float64 = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
+_FLOATING = frozenset(("F64", "F32", "F16", "BF16"))
 _NUMPY: dict[str, str] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|u1",
 }  # fmt: skip
 
+# How many clients at fault an error names.
+_NAMED = 10
+# Values of a dot product: OpenBLAS gives those of more than 10,000 to several threads (interface/dot.c), which for a
+# block in the cache takes many times as long.
+_DOT = 8 * 1024
 # Values that are converted, weighted and added at a time: 32 Ki float64 are 256 KiB, which stays in a core's L2 cache.
 BLOCK = 32 * 1024
 
@@ -104,10 +110,15 @@ class WeightedSum:
         self._count = count
         self._sums[:count] = 0.0
 
-    def add(self, at: int, raw: memoryview, dtype: str, weight: int) -> None:
-        """Add weight * x for the stored values x of `raw`, which belong at index `at` of this sum."""
+    def add(self, at: int, raw: memoryview, dtype: str, weight: int) -> float:
+        """Add weight * x for the stored values x of `raw`, which belong at index `at` of this sum.
+
+        Returns:
+            The sum of the squares of weight * x; 0 for integers and booleans.
+        """
         itemsize = ITEMSIZE[dtype]
         count = len(raw) // itemsize
+        squares = 0.0
         for first in range(0, count, BLOCK):
             n = min(BLOCK, count - first)
             scratch = self._scratch[:n]
@@ -116,6 +127,11 @@ class WeightedSum:
                 np.multiply(scratch, float(weight), out=scratch)
             target = self._sums[at + first : at + first + n]
             np.add(target, scratch, out=target)
+            if dtype in _FLOATING:
+                for part in range(0, n, _DOT):
+                    values = scratch[part : part + _DOT]
+                    squares += float(np.dot(values, values))
+        return squares
 
     def first_non_finite(self) -> int | None:
         """Index of the first sum that is NaN or infinite, None where all are finite."""
@@ -183,25 +199,33 @@ class Pacing:
 
 def average_shard(
     manifest: RoundManifest, shard: int, open_stream: OpenStream, write: Callable[[memoryview], object], pacing: Pacing
-) -> None:
+) -> Float64:
     """Average one shard and write its bytes, in order, piece by piece.
+
+    Returns:
+        Per participant the sum of the squares of its floating-point values in this shard, float64, shape (N,). It
+        depends on how the model is cut, in the last digits; the average does not.
 
     Raises:
         NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
-        Whatever `open_stream`, the streams and `write` raise.
+        InvalidUpdate: what the streams find wrong with an update.
+        Whatever else `open_stream`, the streams and `write` raise.
+        Of several clients at fault, those that the same piece shows are named together (`each`).
     """
     start, stop = manifest.bounds[shard], manifest.bounds[shard + 1]
     participants = manifest.participants
     groups = [participants[i : i + pacing.max_streams] for i in range(0, len(participants), pacing.max_streams)]
     window = pacing.window_elements if len(groups) > 1 else max(1, stop - start)
     total = WeightedSum(min(pacing.piece_elements, stop - start))
+    squares = np.zeros(len(participants), dtype=np.float64)
     buffer = memoryview(bytearray(pacing.read_bytes))
     # NaN, Inf and overflow are found in the sums and reported by name; numpy's warnings would only repeat it.
     with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
         for first in range(start, stop, window):
             last = min(stop, first + window)
             pieces = [piece for run in runs(manifest, first, last) for piece in _cut(run, pacing.piece_elements)]
-            for group in groups:
+            for number, group in enumerate(groups):
+                of_group = squares[number * pacing.max_streams :][: len(group)]
                 with ExitStack() as stack:
                     streams = _open(manifest, group, first, last, open_stream, stack)
                     for piece in pieces:
@@ -209,14 +233,15 @@ def average_shard(
                             total.reset(piece.stop - piece.start)
                         else:
                             total.unpark(parked, piece.start - first, piece.stop - piece.start)
-                        _add(piece, group, streams, total, buffer)
-                        at = total.first_non_finite()
-                        if at is not None:
-                            raise _blame(manifest, piece, piece.start + at, open_stream)
+                        of_piece = _add(piece, group, streams, total, buffer)
+                        _check_finite(manifest, piece, group, total, of_piece, open_stream)
+                        of_group += of_piece
                         if group is groups[-1]:
                             write(total.mean(manifest.total_examples, piece.dtype).data)
                         else:
                             total.park(parked, piece.start - first)
+        weights = np.array([p.num_examples for p in participants], dtype=np.float64)
+        return squares / weights / weights
 
 
 # --- the whole model in memory: what the aggregators of trees do -----------------------------------------------------
@@ -239,10 +264,8 @@ def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, paci
                 streams = _open(manifest, group, 0, manifest.table.elements, open_stream, stack)
                 for piece in pieces:
                     total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
-                    _add(piece, group, streams, total, buffer)
-                    at = total.first_non_finite()
-                    if at is not None:
-                        raise _blame(manifest, piece, piece.start + at, open_stream)
+                    squares = _add(piece, group, streams, total, buffer)
+                    _check_finite(manifest, piece, group, total, squares, open_stream)
 
 
 def write_mean(manifest: RoundManifest, sums: Float64, write: Callable[[memoryview], object], pacing: Pacing) -> None:
@@ -282,40 +305,84 @@ def _open(
 
 def _add(
     piece: Run, group: Sequence[Participant], streams: Sequence[Stream], total: WeightedSum, buffer: memoryview
-) -> None:
+) -> list[float]:
+    """Add a piece of every client of a group; the sums of squares of their weighted values."""
     count = piece.stop - piece.start
+    squares, wrong = [], []
     for participant, stream in zip(group, streams, strict=True):
         dtype = piece.stored[participant.layout]
         itemsize = ITEMSIZE[dtype]
         step = len(buffer) // itemsize
-        for at in range(0, count, step):
-            view = buffer[: min(step, count - at) * itemsize]
-            stream.readinto(view)
-            total.add(at, view, dtype, participant.num_examples)
+        of_client = 0.0
+        try:
+            for at in range(0, count, step):
+                view = buffer[: min(step, count - at) * itemsize]
+                stream.readinto(view)
+                of_client += total.add(at, view, dtype, participant.num_examples)
+        except InvalidUpdate as error:
+            if error.client is None:
+                raise
+            wrong.append(error)
+        squares.append(of_client)
+    if wrong:
+        raise InvalidUpdate.of_several(wrong)
+    return squares
 
 
-def _blame(manifest: RoundManifest, piece: Run, element: int, open_stream: OpenStream) -> NonFiniteUpdate:
-    """Read the one value again from every client and name those that are not finite."""
-    tensor = manifest.table.tensors[manifest.table.tensor_at(element)].name
-    culprits = []
-    value: Float64 = np.empty(1, dtype=np.float64)
-    for participant in manifest.participants:
+def _check_finite(
+    manifest: RoundManifest,
+    piece: Run,
+    group: Sequence[Participant],
+    total: WeightedSum,
+    squares: Sequence[float],
+    open_stream: OpenStream,
+) -> None:
+    at = total.first_non_finite()
+    if at is not None:
+        suspects = [p for p, of_client in zip(group, squares, strict=True) if not np.isfinite(of_client)]
+        raise _blame(manifest, piece, piece.start + at, suspects, open_stream)
+
+
+def _blame(
+    manifest: RoundManifest, piece: Run, element: int, suspects: Sequence[Participant], open_stream: OpenStream
+) -> NonFiniteUpdate:
+    """Read the piece again from every suspect, and name those that have values that are not finite, and where."""
+    tensors, tensor_at = manifest.table.tensors, manifest.table.tensor_at
+    by_tensor: dict[str, list[tuple[str, str]]] = {}
+    values: Float64 = np.empty(piece.stop - piece.start, dtype=np.float64)
+    for participant in suspects:
         dtype = piece.stored[participant.layout]
-        raw = bytearray(ITEMSIZE[dtype])
-        at = manifest.layout_tables[participant.layout].byte_at(element)
+        raw = bytearray(len(values) * ITEMSIZE[dtype])
+        at = manifest.layout_tables[participant.layout].byte_at(piece.start)
         stream = open_stream(participant, at, at + len(raw))
         try:
             stream.readinto(memoryview(raw))
         finally:
             stream.close()
-        to_float64(memoryview(raw), dtype, value)
-        if not np.isfinite(value[0]):
-            culprits.append((participant.client, float(value[0])))
-    if not culprits:
-        return NonFiniteUpdate(f"tensor {tensor!r}: the weighted sum leaves the range of float64")
-    named = ", ".join(f"client {client} has {_spell(value)}" for client, value in culprits[:10])
-    more = f" and {len(culprits) - 10} more clients" if len(culprits) > 10 else ""
-    return NonFiniteUpdate(f"tensor {tensor!r}: {named}{more}", client=culprits[0][0])
+        to_float64(memoryview(raw), dtype, values)
+        finite = np.isfinite(values)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            tensor = shown(tensors[tensor_at(piece.start + first)].name)
+            by_tensor.setdefault(tensor, []).append((participant.client, f"has {_spell(values[first])}"))
+    if not by_tensor:
+        tensor = shown(tensors[tensor_at(element)].name)
+        return NonFiniteUpdate(f"tensor {tensor}: the weighted sum leaves the range of float64")
+    each = [
+        NonFiniteUpdate(f"tensor {tensor}: client {client} {has}", client=client)
+        for tensor, culprits in by_tensor.items()
+        for client, has in culprits
+    ]
+    return NonFiniteUpdate(
+        "; ".join(f"tensor {tensor}: {_named(culprits)}" for tensor, culprits in by_tensor.items()),
+        client=each[0].client,
+        each=each,
+    )
+
+
+def _named(culprits: Sequence[tuple[str, str]]) -> str:
+    more = f" and {len(culprits) - _NAMED} more clients" if len(culprits) > _NAMED else ""
+    return ", ".join(f"client {client} {has}" for client, has in culprits[:_NAMED]) + more
 
 
 def _spell(value: Any) -> str:

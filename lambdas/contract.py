@@ -130,9 +130,14 @@ def shards_prefix(round_id: str) -> str:
     return round_prefix(round_id) + "shards/"
 
 
-def shard_key(round_id: str, shard: int, shards: int) -> str:
-    """Key of one shard object; M is part of it, so that a retry with another M never mixes."""
-    return shards_prefix(round_id) + f"{shard:05d}-of-{shards:05d}"
+def shard_key(round_id: str, shard: int, shards: int, revision: int = 0) -> str:
+    """Key of one shard object; M and the manifest's revision are part of it: a round planned anew never mixes."""
+    return shards_prefix(round_id) + f"r{revision}/{shard:05d}-of-{shards:05d}"
+
+
+def norms_key(round_id: str, shard: int, shards: int, revision: int) -> str:
+    """Key of the clients' sums of squares over one shard, where the manifest wants them in S3 (`Norms`)."""
+    return round_prefix(round_id) + f"norms/r{revision}/{shard:05d}-of-{shards:05d}"
 
 
 def partials_prefix(round_id: str) -> str:
@@ -480,6 +485,29 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Exclusion:
+    """A client whose update is in none of the round's shards.
+
+    Attributes:
+        kind: the class of the error, such as `NonFiniteUpdate`.
+        reason: what is wrong with the update, a sentence.
+    """
+
+    client: str
+    kind: str
+    reason: str
+
+    @classmethod
+    def from_fields(cls, f: Fields) -> Exclusion:
+        return cls(f.name("client", "client id"), f.text("kind"), f.text("reason"))
+
+
+# Where workers leave the clients' sums of squares: in their result messages, or in an object per shard that is there
+# before the shard is (where the round depends on them, or a message would be too long).
+NORMS = ("results", "objects")
+
+
+@dataclass(frozen=True)
 class RoundManifest:
     """`rounds/R/manifest.json`: the frozen round. Its SHA-256 is in every job.
 
@@ -489,6 +517,9 @@ class RoundManifest:
         layouts: per distinct storage layout, one dtype per tensor; the updates refer to them by index.
         bounds: the shard table (see `shard_bounds`); a tree's has one shard, the whole model.
         architecture: one of ARCHITECTURES.
+        revision: how often the round was planned anew, without clients whose updates turned out to be bad.
+        excluded: those clients, and those that were left out when the round closed, in ascending client id.
+        norms: one of NORMS.
     """
 
     round_id: str
@@ -500,6 +531,13 @@ class RoundManifest:
     output: Output
     created_at: float
     architecture: str = GRADS_SHARDING
+    revision: int = 0
+    excluded: tuple[Exclusion, ...] = ()
+    norms: str = "results"
+
+    def shard_key(self, shard: int) -> str:
+        """Key of one shard's object, where shards are objects."""
+        return shard_key(self.round_id, shard, self.shards, self.revision)
 
     @property
     def shards(self) -> int:
@@ -534,6 +572,9 @@ class RoundManifest:
                 "output": asdict(self.output),
                 "created_at": self.created_at,
                 "architecture": self.architecture,
+                "revision": self.revision,
+                "excluded": [asdict(e) for e in self.excluded],
+                "norms": self.norms,
             }
         )
 
@@ -581,6 +622,9 @@ class RoundManifest:
             output=output,
             created_at=f.number("created_at"),
             architecture=f.choice("architecture", ARCHITECTURES),
+            revision=f.integer("revision", 0, MAX_CLIENTS),
+            excluded=tuple(Exclusion.from_fields(e) for e in f.objects("excluded")),
+            norms=f.choice("norms", NORMS),
         )
         manifest._check(what)
         return manifest
@@ -592,6 +636,9 @@ class RoundManifest:
         if any(a >= b for a, b in itertools.pairwise(clients)):
             raise InvalidContract(f"{what}: the participants are not in ascending client id.")
         sizes = [t.nbytes for t in self.layout_tables]
+        left_out = [e.client for e in self.excluded]
+        if any(a >= b for a, b in itertools.pairwise(left_out)) or not set(left_out).isdisjoint(clients):
+            raise InvalidContract(f"{what}: the excluded clients are not in ascending id, or take part.")
         for p in self.participants:
             if p.size != p.data_offset + sizes[p.layout]:
                 raise InvalidContract(
@@ -681,6 +728,9 @@ class ShardResult:
         worker: who ran it (function name and request id, or host and process).
         level, aggregator: in a tree, whose result it is; None for a shard's.
         segment: the shared memory that holds an aggregator's partial sum; None where it is in S3.
+        bad: with `failed`, the clients whose updates cannot be averaged, as far as this worker has seen.
+        norms: per participant the sum of the squares of its floating-point values in this shard, float64,
+            little-endian, in base64; None where they are in S3 (the manifest's `norms`), or not known.
         missing: which aggregators of the level below left partial sums that this one cannot read.
     """
 
@@ -701,6 +751,8 @@ class ShardResult:
     aggregator: int | None = None
     segment: str | None = None
     missing: tuple[int, ...] = ()
+    bad: tuple[Exclusion, ...] = ()
+    norms: str | None = None
 
     def to_json(self) -> str:
         return canonical_json({"schema": SCHEMA, **asdict(self)}).decode()
@@ -739,6 +791,8 @@ class ShardResult:
             aggregator=f.optional_integer("aggregator", 0, MAX_CLIENTS),
             segment=f.optional_text("segment"),
             missing=f.integers("missing"),
+            bad=tuple(Exclusion.from_fields(e) for e in f.objects("bad")),
+            norms=f.optional_text("norms"),
         )
 
 

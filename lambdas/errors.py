@@ -18,6 +18,8 @@ The command line adds its own branch, orchestrator.errors.OrchestratorError, wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FederationError(Exception):
     """Base of every error that the kit raises on purpose; `str(error)` is the sentence a user needs."""
@@ -35,12 +37,29 @@ class InvalidUpdate(FederationError):
     """An update that cannot be averaged, whoever tries and however often.
 
     Attributes:
-        client: the client's id, or None where the file is not yet a client's.
+        client: the client's id, or None where the file is not yet a client's; the first, where several are at fault.
     """
 
-    def __init__(self, message: str, *, client: str | None = None) -> None:
+    def __init__(self, message: str, *, client: str | None = None, each: Sequence[InvalidUpdate] = ()) -> None:
         super().__init__(message)
         self.client = client
+        self._each = tuple(each)
+
+    @property
+    def each(self) -> tuple[InvalidUpdate, ...]:
+        """One error per client where several are at fault, else this one."""
+        return self._each or (self,)
+
+    @classmethod
+    def of_several(cls, errors: Sequence[InvalidUpdate]) -> InvalidUpdate:
+        """One error for all of them."""
+        if len(errors) == 1:
+            return errors[0]
+        named = "; ".join(str(error) for error in errors[:10])
+        more = f"; and {len(errors) - 10} more clients" if len(errors) > 10 else ""
+        kinds = {type(error) for error in errors}
+        kind = kinds.pop() if len(kinds) == 1 else cls
+        return kind(named + more, client=errors[0].client, each=errors)
 
 
 class InvalidTensorFile(InvalidUpdate):

@@ -7,6 +7,7 @@ queue, which delivers it again and, after the last try, moves it to the dead-let
 
 from __future__ import annotations
 
+import base64
 import gc
 import logging
 import os
@@ -26,11 +27,13 @@ from lambdas.average import Pacing, average_shard
 from lambdas.connections import tls_context
 from lambdas.contract import (
     GRADS_SHARDING,
+    Exclusion,
     RoundManifest,
     ShardJob,
     ShardResult,
     ShardStats,
     manifest_key,
+    norms_key,
     sha256_hex,
 )
 from lambdas.deliveries import beside, retry_soon, time_limit
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AnyJob = ShardJob | TreeJob
+
+# How many clients at fault a result names, and how long a reason may be: a message has its limits. Who is left out is
+# found the next time.
+_MOST_NAMED, _REASON_CHARS = 200, 500
 
 
 def client_config() -> Config:
@@ -112,8 +119,10 @@ class Worker:
             log.info("%s: dropped: %s", what, error)
             return True
         except (InvalidUpdate, InvalidContract) as error:
-            client = error.client if isinstance(error, InvalidUpdate) else None
-            result = replace(result, status="failed", error_kind=type(error).__name__, error=f"{error}", client=client)
+            client, bad = _at_fault(error)
+            result = replace(
+                result, status="failed", error_kind=type(error).__name__, error=f"{error}", client=client, bad=bad
+            )
         except Exception as error:
             # Whatever it is, a later delivery may succeed; the dead-letter queue keeps the job if none does.
             level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
@@ -160,10 +169,16 @@ class Worker:
         if written is None:
             sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
             try:
-                average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
+                squares = average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
                 write_began = time.perf_counter()
+                norms = squares.astype("<f8").tobytes()
+                if manifest.norms == "objects":
+                    # Before the shard: who sees the shard can read them.
+                    self._put_norms(manifest, job.shard, norms)
+                else:
+                    result = replace(result, norms=base64.b64encode(norms).decode())
                 written = sink.finish()
-                write_s, puts = time.perf_counter() - write_began, 1
+                write_s, puts = time.perf_counter() - write_began, 1 + (manifest.norms == "objects")
             finally:
                 sink.close()
                 reader.close()
@@ -173,6 +188,13 @@ class Worker:
             sha256=written.sha256,
             stats=stats_of(began, cpu_began, reader.counts, write_s=write_s, puts=puts, written=written.nbytes),
         )
+
+    def _put_norms(self, manifest: RoundManifest, shard: int, norms: bytes) -> None:
+        key = norms_key(manifest.round_id, shard, manifest.shards, manifest.revision)
+        try:
+            self.s3.put_object(Bucket=self.bucket, Key=key, Body=norms)
+        except (ClientError, BotoCoreError) as error:
+            raise StorageUnavailable(f"Storing {key}: {error}") from error
 
     # -- shared --
 
@@ -229,6 +251,14 @@ def stats_of(
         puts=puts,
         retries=counts.retries,
     )
+
+
+def _at_fault(error: InvalidUpdate | InvalidContract) -> tuple[str | None, tuple[Exclusion, ...]]:
+    """The (first) client at fault, and all of them with what is wrong with their updates."""
+    if isinstance(error, InvalidContract):
+        return None, ()
+    bad = [(e.client, e) for e in error.each[:_MOST_NAMED]]
+    return error.client, tuple(Exclusion(c, type(e).__name__, f"{e}"[:_REASON_CHARS]) for c, e in bad if c is not None)
 
 
 def _sentence(error: Exception) -> str:

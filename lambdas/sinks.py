@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.contract import MAX_PART_BYTES, MIN_PART_BYTES, RoundManifest, shard_key
+from lambdas.contract import MAX_PART_BYTES, MIN_PART_BYTES, RoundManifest
 from lambdas.errors import FederationError, InvalidContract, StorageUnavailable, Superseded
 from lambdas.tensors import global_header
 
@@ -132,7 +132,7 @@ class ShardSink:
                     ChecksumSHA256=checksum,
                 )["ETag"]
             else:
-                key = shard_key(self._manifest.round_id, self._shard, self._manifest.shards)
+                key = self._manifest.shard_key(self._shard)
                 etag = self._s3.put_object(
                     Bucket=self._bucket,
                     Key=key,
@@ -170,9 +170,7 @@ def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -
             if part is None or part["Size"] != expected:
                 return None
             return Written(part["ETag"], from_s3_checksum(part.get("ChecksumSHA256")), expected)
-        head = s3.head_object(
-            Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards), ChecksumMode="ENABLED"
-        )
+        head = s3.head_object(Bucket=bucket, Key=manifest.shard_key(shard), ChecksumMode="ENABLED")
         if head["ContentLength"] != expected:
             return None
         return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)

@@ -138,9 +138,10 @@ class TreeWorker(Worker):
             add_up(inputs, sums, opener(place, job.inputs, self.shared, reader.open), self.pacing)
         except UpdateChanged as error:
             # Nobody replaces or deletes partial sums while their round runs, but somebody did: they can be made again.
-            gone = int(error.client or 0)
+            gone = tuple(int(e.client or 0) for e in error.each)
+            named = ", ".join(map(str, gone))
             raise PartialsMissing(
-                f"partial sum {gone} of level {place.level - 1} is no longer in S3", (gone,)
+                f"partial sums {named} of level {place.level - 1} are no longer in S3", gone
             ) from error
 
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, check_name
+from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, MAX_EXAMPLES, check_name
 from orchestrator import cli_clients, cli_compare, cli_infra, cli_plan, cli_verify, worker
 from orchestrator.abort import abort_round
 from orchestrator.cli_options import (
@@ -22,7 +22,7 @@ from orchestrator.cli_options import (
     output_option,
 )
 from orchestrator.narration import StderrNarration
-from orchestrator.record import ON_DEADLINE, RoundRequest
+from orchestrator.record import ON_DEADLINE, ON_INVALID, RoundRequest
 from orchestrator.rounds import resume_round, start_round
 from orchestrator.status import list_rounds, round_status
 
@@ -107,6 +107,26 @@ for command in (
 @click.option("--extend", type=Duration(), help="By how much to extend the deadline at a time. Default: as long again.")
 @click.option("--max-extensions", type=int, default=3, show_default=True, help="How often to extend it.")
 @click.option(
+    "--on-invalid",
+    type=click.Choice(ON_INVALID),
+    default="fail",
+    show_default=True,
+    help="With an update that cannot be averaged: fail the round (status 5), or exclude the client from all of it.",
+)
+@click.option("--max-norm", type=float, help="The largest L2 norm of an update; a larger one is invalid. Default: any.")
+@click.option(
+    "--max-examples",
+    type=int,
+    default=MAX_EXAMPLES,
+    show_default=True,
+    help="The largest example count that is believed; a larger one is invalid.",
+)
+@click.option(
+    "--late-from",
+    metavar="ROUND",
+    help="Take over the late updates of this earlier round, of clients who submit nothing newer.",
+)
+@click.option(
     "--timeout", type=Duration(), help="How long to wait without any shard finishing. Default: while the queue tries."
 )
 @click.option(
@@ -128,6 +148,10 @@ def start_round_command(
     on_deadline: str,
     extend: float | None,
     max_extensions: int,
+    on_invalid: str,
+    max_norm: float | None,
+    max_examples: int,
+    late_from: str | None,
     timeout: float | None,
     replace_options: bool,
 ) -> Answer:
@@ -137,7 +161,7 @@ def start_round_command(
       orchestrator start-round --model digits --round r-1 --shards 4 --min-clients 8 --deadline 30m
       orchestrator start-round --env prod --model vgg --round 2026-11-23 --min-clients 15 --expect 20 --deadline 1h
       orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h
-        --on-deadline extend --extend 15m
+        --on-deadline extend --extend 15m --on-invalid exclude --max-norm 1000 --late-from r-1
       orchestrator start-round --model digits --round r-3 --architecture lifl
     """
     request = RoundRequest(
@@ -153,6 +177,10 @@ def start_round_command(
         on_deadline=on_deadline,
         extend_s=extend,
         max_extensions=max_extensions,
+        on_invalid=on_invalid,
+        max_norm=max_norm,
+        max_examples=max_examples,
+        late_from=late_from,
         timeout_s=timeout,
     )
     deployment, clients = connect_to(env)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from lambdas.contract import RoundManifest, ShardJob, ShardResult, sha256_hex
+from lambdas.contract import Exclusion, RoundManifest, ShardJob, ShardResult, sha256_hex
 from lambdas.trees import TreeJob
 from orchestrator.aws import Clients
 from orchestrator.deployment import Deployment, Lane
@@ -30,11 +30,17 @@ _NAMED = 5
 
 
 class BadShard(RoundFailed):
-    """A job that no delivery can do, because of an update: the round is over."""
+    """A job that no delivery can do, because of an update.
 
-    def __init__(self, message: str, result: ShardResult) -> None:
+    Attributes:
+        result: what its worker reported; None where all shards together show it.
+        bad: the clients at fault, those of other shards among them, in ascending id.
+    """
+
+    def __init__(self, message: str, result: ShardResult | None, bad: Sequence[Exclusion] = ()) -> None:
         super().__init__(message)
         self.result = result
+        self.bad = tuple(bad)
 
 
 @dataclass
@@ -115,6 +121,7 @@ def await_shards(
     timeout_s: float,
     progress: Callable[[int], object] = lambda count: None,
     still_mine: Callable[[], object] = lambda: None,
+    verdicts_s: float = 0.0,
 ) -> None:
     """Wait until every shard is stored, filling `collection`; as `await_step`."""
     await_step(
@@ -127,6 +134,7 @@ def await_shards(
         timeout_s=timeout_s,
         progress=progress,
         still_mine=still_mine,
+        verdicts_s=verdicts_s,
     )
 
 
@@ -141,6 +149,7 @@ def await_step(
     timeout_s: float,
     progress: Callable[[int], object] = lambda count: None,
     still_mine: Callable[[], object] = lambda: None,
+    verdicts_s: float = 0.0,
 ) -> None:
     """Wait until every job of a step is done, filling `collection`.
 
@@ -148,6 +157,7 @@ def await_step(
         timeout_s: how long to wait without any job being finished.
         progress: called with the number of jobs that are newly finished.
         still_mine: called again and again; raises where this process is no longer to wait.
+        verdicts_s: after the first bad update, how long to wait for what other jobs find wrong with others, seconds.
 
     Raises:
         BadShard: an update cannot be averaged; names client, tensor and reason.
@@ -156,6 +166,7 @@ def await_step(
     digest = sha256_hex(manifest.to_bytes())
     results = Results(clients, deployment, manifest.round_id, digest)
     done = set(collection.stored)
+    verdicts = _Verdicts(step.wanted, verdicts_s)
     looked = moved = time.monotonic()
     # Until the queue has been empty once, a job's last try may be one that an earlier run of this round gave up on.
     earlier = True
@@ -169,9 +180,8 @@ def await_step(
                 collection.others.append(result)
                 continue
             if result.status == "failed":
-                raise BadShard(
-                    f"Round {manifest.round_id}: {step.name(number)}: {result.error}. Nothing was published.", result
-                )
+                verdicts.add(number, result)
+                continue
             if result.status == "retrying":
                 collection.retries.append(result)
                 log.warning(
@@ -189,6 +199,8 @@ def await_step(
                 done.add(number)
                 moved = time.monotonic()
                 progress(1)
+        if verdicts.are_in(done):
+            raise verdicts.error(manifest, step)
         now = time.monotonic()
         if now - looked < _LOOK_EVERY_S:
             continue
@@ -222,6 +234,36 @@ def _await_messages(results: Results, step: Step, collection: Collection) -> Non
             number = step.number_of(result)
             if result.status == "done" and number is not None and number in step.wanted:
                 collection.results[number] = result
+
+
+class _Verdicts:
+    """What jobs have found wrong with updates."""
+
+    def __init__(self, wanted: Set[int], wait_s: float) -> None:
+        self._wanted = wanted
+        self._wait_s = wait_s
+        self._until = 0.0
+        self._failed: dict[int, ShardResult] = {}
+
+    def add(self, number: int, result: ShardResult) -> None:
+        """Note a job that no delivery can do."""
+        if not self._failed:
+            self._until = time.monotonic() + self._wait_s
+        self._failed.setdefault(number, result)
+
+    def are_in(self, done: Set[int]) -> bool:
+        """Whether there are any, and no others are to be waited for."""
+        return bool(self._failed) and (time.monotonic() >= self._until or self._wanted <= done | set(self._failed))
+
+    def error(self, manifest: RoundManifest, step: Step) -> BadShard:
+        """The first one, and all clients at fault."""
+        number, result = next(iter(self._failed.items()))
+        bad = {e.client: e for failed in reversed(self._failed.values()) for e in failed.bad}
+        return BadShard(
+            f"Round {manifest.round_id}: {step.name(number)}: {result.error}. Nothing was published.",
+            result,
+            [bad[client] for client in sorted(bad)],
+        )
 
 
 def dead_jobs(clients: Clients, lane: Lane, step: Step, digest: str) -> Set[int]:

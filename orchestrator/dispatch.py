@@ -25,6 +25,7 @@ from lambdas.tensors import global_header
 from lambdas.trees import TreeJob
 from orchestrator.aws import REQUESTS_AT_ONCE, Clients, create_object, read_object
 from orchestrator.errors import BadInput, OrchestratorError, RoundFailed
+from orchestrator.norms import MOST_IN_MESSAGES
 from orchestrator.pin import Pinned
 from orchestrator.record import RoundRecord
 
@@ -71,14 +72,10 @@ def freeze_round(
         BadInput: the shard count does not suit the model.
     """
     bounds = shard_bounds(pinned.table, shards)
-    key = global_key(record.model, record.round_id)
-    kind = sink_for(pinned.table, bounds)
-    upload_id = None
-    if kind == "multipart":
-        # Workers send the SHA-256 of what they averaged; S3 compares each part, and ListParts gives it back.
-        upload_id = s3.create_multipart_upload(
-            Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="SHA256"
-        )["UploadId"]
+    output = create_output(
+        s3, bucket, sink_for(pinned.table, bounds), global_key(record.model, record.round_id)
+    )  # fmt: skip
+    in_objects = record.request.max_norm is not None or len(pinned.participants) > MOST_IN_MESSAGES
     manifest = RoundManifest(
         round_id=record.round_id,
         model=record.model,
@@ -86,20 +83,33 @@ def freeze_round(
         table=pinned.table,
         layouts=pinned.layouts,
         bounds=bounds,
-        output=Output(kind, key, upload_id),
+        output=output,
         created_at=time.time(),
         architecture=architecture,
+        excluded=pinned.excluded,
+        norms="objects" if in_objects else "results",
     )
     if create_object(s3, bucket, manifest_key(record.round_id), manifest.to_bytes()):
         return manifest
-    if upload_id is not None:
-        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    if output.upload_id is not None:
+        s3.abort_multipart_upload(Bucket=bucket, Key=output.key, UploadId=output.upload_id)
     found = read_manifest(s3, bucket, record.round_id)
     if found is None:
         raise RoundFailed(
             f"Round {record.round_id}: its manifest was written and deleted by someone else. Start again."
         )
     return found
+
+
+def create_output(s3: S3Client, bucket: str, kind: str, key: str) -> Output:
+    """Where averaged shards go: with `multipart`, a new upload to `key`."""
+    if kind != "multipart":
+        return Output(kind, key)
+    # Workers send the SHA-256 of what they averaged; S3 compares each part, and ListParts gives it back.
+    upload = s3.create_multipart_upload(
+        Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="SHA256"
+    )
+    return Output(kind, key, upload["UploadId"])
 
 
 def read_manifest(s3: S3Client, bucket: str, round_id: str) -> RoundManifest | None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from lambdas.contract import GRADS_SHARDING, RoundManifest, global_key, report_key, sha256_hex
 from lambdas.trees import tree_of
 from orchestrator import report as reports
 from orchestrator.abort import clean_up
 from orchestrator.aws import Clients, create_object, exists, read_object
+from orchestrator.closing import gather
 from orchestrator.collect import BadShard, Collection, ShardStep, await_shards, gave_up
 from orchestrator.deployment import Deployment, Lane
 from orchestrator.dispatch import freeze_round, queue_jobs, read_manifest
-from orchestrator.errors import RoundConflict
+from orchestrator.errors import OrchestratorError, QuorumMissed, RoundConflict, RoundFailed
+from orchestrator.exclusion import describe, exclude
+from orchestrator.late import late_updates
 from orchestrator.lease import Lease
 from orchestrator.messages import dead_letters, delete_dead_letters
 from orchestrator.narration import Narration
-from orchestrator.pin import pin_updates
+from orchestrator.norms import Norms, read_norms, too_large
 from orchestrator.planner import choose_lane
 from orchestrator.publish import publish, upload_gone
-from orchestrator.quorum import await_updates
 from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.report import Report
 from orchestrator.stored import stored_shards
 from orchestrator.trees import TreeRun, check_fits, delete_partials, drive_tree
+
+# After the first bad update, how long to wait for what other shards find wrong with others, seconds.
+VERDICTS_S = 5.0
 
 
 def drive(
@@ -57,37 +60,47 @@ def drive(
         narration.say(f"Round {request.round_id} is already pinned; continuing with {_work(manifest)}.")
     lane = deployment.lane_for(manifest.architecture, manifest.shards)
     tree: TreeRun | None = None
-    if not (again and exists(s3, bucket, manifest.output.key)):
+    norms: Norms | None = None
+    while not (again and exists(s3, bucket, manifest.output.key)):
         lease.check()
-        patience = _patience(lane, request)
-        if manifest.architecture != GRADS_SHARDING:
-            tree = TreeRun()
-            clock.mark("queueing")
-            with _reported(clients, bucket, manifest, lease):
+        try:
+            if manifest.architecture != GRADS_SHARDING:
+                tree = TreeRun()
+                clock.mark("queueing")
                 drive_tree(
-                    clients, deployment, lane, manifest, tree,
-                    resumed=again, redrive=redrive, timeout_s=patience, narration=narration, still_mine=lease.check,
+                    clients, deployment, lane, manifest, tree, resumed=again, redrive=redrive,
+                    timeout_s=_patience(lane, request), narration=narration, still_mine=lease.check,
                 )  # fmt: skip
-            collection = tree.collection()
-        else:
-            missing = (
-                _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
-            )
-            queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
-            narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
-            clock.mark("queueing")
-            with _reported(clients, bucket, manifest, lease):
-                _await(clients, deployment, lane, manifest, collection, patience, lease, narration)
-        clock.mark("averaging")
+                collection = tree.collection()
+            else:
+                missing = (
+                    _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
+                )
+                queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
+                narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
+                clock.mark("queueing")
+                _await(clients, deployment, lane, manifest, collection, request, lease, narration)
+                norms = _norms(clients, bucket, request, manifest, collection)
+            break
+        except BadShard as error:
+            manifest = _exclude_or_end(clients, bucket, request, manifest, error, lease, narration)
+            # A revision of its own: all of it again, for the first time.
+            again, collection = False, Collection(retries=collection.retries)
+        finally:
+            clock.mark("averaging")
     lease.begin_publishing()
     done = publish(s3, bucket, manifest, tree.digests(tree_of(manifest)) if tree else collection.digests())
     if manifest.architecture != GRADS_SHARDING:
         delete_partials(s3, bucket, manifest.round_id)
-    if lease.record.earlier:  # somebody may have died between creating an upload and writing it down
+    if lease.record.earlier or manifest.revision:
+        # Somebody may have died between creating an upload and writing it down, or averages by an older revision.
         clean_up(s3, bucket, manifest.round_id, manifest.model)
     clock.mark("publishing")
-    levels = tree.levels(tree_of(manifest)) if tree else None
-    report = reports.published(bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers, levels)
+    report = reports.published(
+        bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers,
+        tree.levels(tree_of(manifest)) if tree else None,
+        request=request, norms=norms, late=late_updates(s3, bucket, manifest),
+    )  # fmt: skip
     return _write(clients, bucket, report)
 
 
@@ -134,16 +147,14 @@ def _close_round(
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
-    updates = await_updates(s3, bucket, record, narration, lease.check)
-    clock.mark("waiting")
-    with narration.bar("checking updates", len(updates)) as progress:
-        pinned = pin_updates(s3, bucket, request.round_id, request.model, updates, progress)
+    pinned = gather(s3, bucket, record, narration, lease.check, lambda: clock.mark("waiting"))
     shards = request.shards
     if request.architecture != GRADS_SHARDING:
         shards = 1
-        check_fits(pinned.table, len(updates), request.architecture, deployment.lane_for(request.architecture, 1))
+        lane = deployment.lane_for(request.architecture, 1)
+        check_fits(pinned.table, len(pinned.participants), request.architecture, lane)
     elif shards is None:
-        shards = choose_lane(pinned.table.nbytes, len(updates), list(deployment.lanes.values())).shards
+        shards = choose_lane(pinned.table.nbytes, len(pinned.participants), list(deployment.lanes.values())).shards
     manifest = freeze_round(s3, bucket, record, pinned, shards, request.architecture)
     narration.say(
         f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; {_work(manifest)}."
@@ -158,7 +169,7 @@ def _await(
     lane: Lane,
     manifest: RoundManifest,
     collection: Collection,
-    timeout_s: float,
+    request: RoundRequest,
     lease: Lease,
     narration: Narration,
 ) -> None:
@@ -170,9 +181,10 @@ def _await(
             lane,
             manifest,
             collection=collection,
-            timeout_s=timeout_s,
+            timeout_s=_patience(lane, request),
             progress=progress,
             still_mine=lease.check,
+            verdicts_s=VERDICTS_S if request.on_invalid == "exclude" else 0.0,
         )
 
 
@@ -181,16 +193,51 @@ def _patience(lane: Lane, request: RoundRequest) -> float:
     return request.timeout_s or 6.0 * lane.timeout_s * lane.max_receive_count + 60
 
 
-@contextmanager
-def _reported(clients: Clients, bucket: str, manifest: RoundManifest, lease: Lease) -> Iterator[None]:
-    """What an update that cannot be averaged means for the round: it is over, and its report says so."""
-    try:
-        yield
-    except BadShard as error:
-        _write(clients, bucket, reports.failed(bucket, manifest, error, lease.drivers))
-        clean_up(clients.s3, bucket, manifest.round_id, manifest.model)
-        lease.end("failed")
-        raise
+def _norms(
+    clients: Clients, bucket: str, request: RoundRequest, manifest: RoundManifest, collection: Collection
+) -> Norms | None:
+    """The clients' norms; None where they are not known and the round does not depend on them.
+
+    Raises:
+        BadShard: some are above the round's largest.
+    """
+    norms = read_norms(clients.s3, bucket, manifest, collection.results)
+    if request.max_norm is None:
+        return norms
+    if norms is None:
+        raise RoundFailed(
+            f"Round {manifest.round_id}: the sums of squares of some shards are missing, so that the norms are not "
+            "known. Somebody has deleted them; start another round."
+        )
+    bad = too_large(norms, request.max_norm)
+    if bad:
+        raise BadShard(f"Round {manifest.round_id}: {describe(bad)}. Nothing was published.", None, bad)
+    return norms
+
+
+def _exclude_or_end(
+    clients: Clients,
+    bucket: str,
+    request: RoundRequest,
+    manifest: RoundManifest,
+    error: BadShard,
+    lease: Lease,
+    narration: Narration,
+) -> RoundManifest:
+    """Plan the round anew without the clients at fault; or, where that is not asked for or not possible, end it."""
+    ended: OrchestratorError = error
+    if request.on_invalid == "exclude" and error.bad:
+        lease.check()
+        try:
+            planned = exclude(clients.s3, bucket, request, manifest, error.bad)
+            narration.say(f"Excluded: {describe(error.bad)}. Averaging again, without them.")
+            return planned
+        except (QuorumMissed, RoundFailed) as failure:
+            ended = failure
+    _write(clients, bucket, reports.failed(bucket, manifest, ended, error, lease.drivers, request))
+    clean_up(clients.s3, bucket, manifest.round_id, manifest.model)
+    lease.end("failed")
+    raise ended
 
 
 def _work(manifest: RoundManifest) -> str:
@@ -212,7 +259,7 @@ class _Clock:
 
     def mark(self, step: str) -> None:
         now = time.monotonic()
-        self._steps[step] = now - self._last
+        self._steps[step] = self._steps.get(step, 0.0) + now - self._last
         self._last = now
 
     def seconds(self) -> dict[str, float]:

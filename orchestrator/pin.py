@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import MAX_CLIENTS, Participant, TensorTable, client_of, updates_prefix
+from lambdas.contract import MAX_CLIENTS, MAX_EXAMPLES, Exclusion, Participant, TensorTable, client_of, updates_prefix
 from lambdas.errors import FederationError, InvalidName, InvalidUpdate, UpdateChanged
 from lambdas.tensors import UpdateHeader, check_same_table, parse_update_header
 from orchestrator.aws import REQUESTS_AT_ONCE, error_code, list_objects
@@ -20,28 +21,30 @@ from orchestrator.submit import latest_table, read_header
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_ERRORS_SHOWN = 10
+_ERRORS_SHOWN, _REASON_CHARS = 10, 500
 # A header's JSON may take twenty times its length; a client that sends the longest there is costs that once at a time.
 _PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Update:
-    """An update as S3 lists it."""
+    """An update as S3 lists it; `arrived_at` in seconds since the epoch, by S3's clock."""
 
     client: str
     key: str
     etag: str
     size: int
+    arrived_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """The checked updates of a round, in ascending client id, and the tensors they share."""
+    """The checked updates of a round, in ascending client id, the tensors they share, and who is left out and why."""
 
     participants: tuple[Participant, ...]
     table: TensorTable
     layouts: tuple[tuple[str, ...], ...]
+    excluded: tuple[Exclusion, ...] = ()
 
 
 def list_updates(s3: S3Client, bucket: str, round_id: str) -> list[Update]:
@@ -53,7 +56,8 @@ def list_updates(s3: S3Client, bucket: str, round_id: str) -> list[Update]:
     updates = []
     for item in list_objects(s3, bucket, updates_prefix(round_id)):
         try:
-            updates.append(Update(client_of(item["Key"]), item["Key"], item["ETag"], item["Size"]))
+            client, arrived_at = client_of(item["Key"]), item["LastModified"].timestamp()
+            updates.append(Update(client, item["Key"], item["ETag"], item["Size"], arrived_at))
         except InvalidName as error:
             raise RoundFailed(f"Round {round_id}: {error} Delete the object s3://{bucket}/{item['Key']}.") from error
     return sorted(updates, key=lambda update: update.client)
@@ -66,13 +70,19 @@ def pin_updates(
     model: str,
     updates: Sequence[Update],
     progress: Callable[[int], object] = lambda count: None,
+    *,
+    exclude: bool = False,
+    max_examples: int = MAX_EXAMPLES,
 ) -> Pinned:
     """Read every update's header, one GET each, and check it against the round's tensor table.
 
-    The round's table is that of the model's last global model; in a model's first round, that of the first client.
+    The round's table is that of the model's last global model; in a model's first round, the one that most clients
+    have (of several, the first client's).
 
     Args:
         progress: called with 1 for every header read.
+        exclude: leave out the clients whose updates cannot be averaged; otherwise they fail the round.
+        max_examples: a larger example count is not believed.
 
     Raises:
         RoundFailed: names each unusable update (the first ten) with the reason and the next step.
@@ -93,14 +103,18 @@ def pin_updates(
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         headers = list(pool.map(read, updates))
     expected, source = _expected_table(s3, bucket, model, updates, headers)
-    participants, layouts, problems = [], dict[tuple[str, ...], int](), []
+    participants, layouts, problems = [], dict[tuple[str, ...], int](), list[Exclusion]()
     for update, header in zip(updates, headers, strict=True):
         try:
             if isinstance(header, FederationError):
                 raise header
             check_same_table(header.table, expected, source=source)
+            if header.num_examples > max_examples:
+                raise InvalidUpdate(
+                    f"an example count of {header.num_examples} is above the largest of {max_examples} of this round"
+                )
         except InvalidUpdate as error:
-            problems.append(f"client {update.client}: {error}")
+            problems.append(Exclusion(update.client, type(error).__name__, str(error)[:_REASON_CHARS]))
             continue
         participants.append(
             Participant(
@@ -115,16 +129,16 @@ def pin_updates(
                 layout=layouts.setdefault(header.dtypes, len(layouts)),
             )
         )
-    if problems:
+    if problems and not exclude:
         more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise RoundFailed(
             f"Round {round_id}: {len(problems)} of {len(updates)} updates cannot be averaged; nothing was queued:\n  "
-            + "\n  ".join(problems[:_ERRORS_SHOWN])
+            + "\n  ".join(f"client {p.client}: {p.reason}" for p in problems[:_ERRORS_SHOWN])
             + more
             + f"\nDelete what is wrong under s3://{bucket}/{updates_prefix(round_id)}, have those clients submit "
-            "again, and start the round again."
+            "again, and start the round again; or start it with --on-invalid exclude."
         )
-    return Pinned(tuple(participants), expected, tuple(layouts))
+    return Pinned(tuple(participants), expected, tuple(layouts), tuple(problems))
 
 
 def _expected_table(
@@ -133,10 +147,17 @@ def _expected_table(
     latest = latest_table(s3, bucket, model)
     if latest is not None:
         return latest[1], f"global model {model} of round {latest[0]}"
-    for update, header in zip(updates, headers, strict=True):
-        if isinstance(header, UpdateHeader) and header.table.elements > 0:
-            return header.table, f"client {update.client}'s update"
-    return TensorTable(()), "any update"
+    tables = [
+        (header.table, update.client)
+        for update, header in zip(updates, headers, strict=True)
+        if isinstance(header, UpdateHeader)
+    ]
+    if not tables:
+        return TensorTable(()), "any update"
+    # One client with another model must not make all others the odd ones out. max() keeps the first of several.
+    counts = Counter(table.sha256 for table, _ in tables)
+    table, client = max(tables, key=lambda item: counts[item[0].sha256])
+    return table, f"client {client}'s update"
 
 
 def _read_update_header(s3: S3Client, bucket: str, update: Update) -> UpdateHeader:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import LatestModel, RoundManifest, latest_key, sha256_hex, shard_key
+from lambdas.contract import LatestModel, RoundManifest, latest_key, sha256_hex
 from lambdas.sinks import head_of_shard, to_s3_checksum
 from lambdas.tensors import global_header
 from orchestrator.aws import (
@@ -115,7 +115,7 @@ def _check_digest(manifest: RoundManifest, shard: int, found: str, digests: dict
         where = (
             f"part {shard + 1} of the multipart upload to {manifest.output.key}"
             if manifest.output.upload_id is not None
-            else shard_key(manifest.round_id, shard, manifest.shards)
+            else manifest.shard_key(shard)
         )
         raise RoundFailed(
             f"Round {manifest.round_id}: shard {shard} of {manifest.shards} was changed after its worker had stored "
@@ -200,7 +200,7 @@ def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[
     size = len(global_header(manifest.table)) + manifest.table.nbytes
 
     def read(shard: int) -> bytes:
-        return get_bytes(s3, Bucket=bucket, Key=shard_key(manifest.round_id, shard, manifest.shards))[0]
+        return get_bytes(s3, Bucket=bucket, Key=manifest.shard_key(shard))[0]
 
     with tempfile.TemporaryFile(prefix="global-") as file:
         file.write(global_header(manifest.table))
@@ -221,7 +221,7 @@ def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[
 
 
 def _delete_shard_objects(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
-    delete_objects(s3, bucket, [shard_key(manifest.round_id, m, manifest.shards) for m in range(manifest.shards)])
+    delete_objects(s3, bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
 
 
 def _move_latest(s3: S3Client, bucket: str, latest: LatestModel) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import QuorumMissed
@@ -45,12 +45,22 @@ class Window:
 
 
 def await_updates(
-    s3: S3Client, bucket: str, record: RoundRecord, narration: Narration, still_mine: Callable[[], object]
+    s3: S3Client,
+    bucket: str,
+    record: RoundRecord,
+    narration: Narration,
+    still_mine: Callable[[], object],
+    *,
+    without: Set[tuple[str, str]] = frozenset(),
+    late: Set[str] = frozenset(),
 ) -> list[Update]:
     """Wait until the expected updates (or, without an expectation, the quorum) are in, or the deadline has passed.
 
     Args:
         still_mine: called now and then; raises where another process drives the round.
+        without: updates that do not count, as client and ETag: they cannot be averaged.
+        late: clients who have a late update of an earlier round to take over. They count for the quorum, but nobody
+            stops waiting for a newer one because of them.
 
     Returns:
         The updates of clients whom the round expects, in ascending client id.
@@ -66,12 +76,17 @@ def await_updates(
     with narration.bar("waiting for updates", enough) as progress:
         while True:
             still_mine()
-            updates = [u for u in list_updates(s3, bucket, request.round_id) if not named or u.client in named]
+            there = [u for u in list_updates(s3, bucket, request.round_id) if not named or u.client in named]
+            updates = [u for u in there if (u.client, u.etag) not in without]
+            count = len(updates) + len(late - {u.client for u in there})
             now = time.time()
             left = window.left(now)
-            wanted = enough if window.is_first(now) else request.quorum
-            if request.deadline_s == 0 or len(updates) >= wanted or left <= 0:
+            first = window.is_first(now)
+            if request.deadline_s == 0 or left <= 0:
                 break
+            if len(updates) >= enough or (count >= request.quorum and not (first and request.expected)):
+                break
+            wanted = enough if first else request.quorum
             extension = window.extension(now)
             if (len(updates), extension) != told:
                 extended = f" (extension {extension} of {request.max_extensions})" if extension else ""
@@ -80,9 +95,9 @@ def await_updates(
                 told, pause = (len(updates), extension), _POLL_S[0]
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_S[1])
-    if len(updates) < request.quorum:
+    if count < request.quorum:
         raise QuorumMissed(
-            f"Round {request.round_id} {_had(request, len(updates))}. It stays open: let clients "
+            f"Round {request.round_id} {_had(request, count)}. It stays open: let clients "
             "`orchestrator submit` and start it again, or change what it waits for with --replace-options."
         )
     return updates

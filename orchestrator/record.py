@@ -134,6 +134,8 @@ class RoundRequest:
             raise BadInput(f"Round {self.round_id} cannot take over its own late updates. Name an earlier round.")
         if self.architecture not in ARCHITECTURES:
             raise BadInput(f"Unknown architecture {self.architecture!r}; expected {', '.join(ARCHITECTURES)}.")
+        if self.max_norm is not None and self.architecture != GRADS_SHARDING:
+            raise BadInput(f"{self.architecture} does not tell the norms of updates; only {GRADS_SHARDING} has them.")
         if self.architecture != GRADS_SHARDING and self.shards not in (None, 1):
             raise BadInput(f"{self.architecture} averages whole models, not {self.shards} shards. Leave --shards out.")
 

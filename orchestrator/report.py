@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,10 +12,13 @@ from lambdas.contract import MAX_SHARDS, Fields, RoundManifest, ShardResult, can
 from lambdas.driver import DriverRecord, Process
 from orchestrator.collect import BadShard, Collection
 from orchestrator.deployment import Lane
+from orchestrator.errors import OrchestratorError
 from orchestrator.messages import log_group
+from orchestrator.norms import Norms
+from orchestrator.pin import Update
 from orchestrator.planner import predict
 from orchestrator.publish import Published
-from orchestrator.record import RoundRecord
+from orchestrator.record import RoundRecord, RoundRequest
 
 SCHEMA = 1
 STATUSES = ("published", "failed", "aborted")
@@ -90,6 +94,10 @@ def published(
     seconds: Mapping[str, float],
     drivers: Sequence[Process],
     levels: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    request: RoundRequest,
+    norms: Norms | None,
+    late: Sequence[Update],
 ) -> Report:
     """The report of a round that has published its global model; `levels` of a tree, as `TreeRun.levels` tells them."""
     results = [collection.results[shard] for shard in sorted(collection.results)]
@@ -105,7 +113,10 @@ def published(
     return Report(
         {
             **head_of(bucket, manifest, "published"),
+            "options": asdict(request),
             "drivers": _drivers(drivers),
+            "norms": _norms(norms),
+            "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
             "lane": {
                 "function_name": lane.function_name,
                 "memory_mb": lane.memory_mb,
@@ -134,17 +145,32 @@ def published(
     )
 
 
-def failed(bucket: str, manifest: RoundManifest, error: BadShard, drivers: Sequence[Process]) -> Report:
-    """The report of a round that cannot publish."""
+def failed(
+    bucket: str,
+    manifest: RoundManifest,
+    error: OrchestratorError,
+    cause: BadShard,
+    drivers: Sequence[Process],
+    request: RoundRequest,
+) -> Report:
+    """The report of a round that cannot publish: `error` because of `cause`."""
     return Report(
         {
             **head_of(bucket, manifest, "failed"),
+            "options": asdict(request),
             "drivers": _drivers(drivers),
             "error": str(error),
-            "client": error.result.client,
-            "shard": error.result.shard,
+            "exit_status": error.exit_status,
+            "client": cause.bad[0].client if cause.bad else cause.result.client if cause.result else None,
+            "shard": cause.result.shard if cause.result else None,
+            "bad": [asdict(exclusion) for exclusion in cause.bad],
         }
     )
+
+
+def _norms(norms: Norms | None) -> dict[str, float | None] | None:
+    """JSON has no infinity: a norm beyond float64 is null, as one that is not known."""
+    return None if norms is None else {c: norm if math.isfinite(norm) else None for c, norm in norms.items()}
 
 
 def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, driver: DriverRecord) -> Report:
@@ -205,6 +231,8 @@ def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]
             }
             for p in manifest.participants
         ],
+        "excluded": [asdict(exclusion) for exclusion in manifest.excluded],
+        "revision": manifest.revision,
         "total_examples": manifest.total_examples,
         "wire_loss": _wire_loss(manifest),
     }
@@ -236,5 +264,6 @@ def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
 
 def _result(result: ShardResult) -> dict[str, Any]:
     document = asdict(result)
-    del document["round_id"], document["manifest_sha256"], document["missing"]
+    for name in ("round_id", "manifest_sha256", "missing", "bad", "norms"):
+        del document[name]
     return {name: value for name, value in document.items() if value is not None}

@@ -167,5 +167,7 @@ def _ended(clients: Clients, deployment: Deployment, round_id: str) -> Report | 
     if report.document["status"] == "published":
         return report
     clean_up(clients.s3, deployment.bucket, round_id, report.document["model"])
-    ended = RoundAborted if report.document["status"] == "aborted" else RoundFailed
+    ended: type[OrchestratorError] = RoundAborted if report.document["status"] == "aborted" else RoundFailed
+    if report.document.get("exit_status") == QuorumMissed.exit_status:
+        ended = QuorumMissed
     raise ended(f"{report.document['error']} The round has ended; start one with another id.")

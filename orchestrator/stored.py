@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import RoundManifest, shard_key, shards_prefix
+from lambdas.contract import RoundManifest, shards_prefix
 from lambdas.sinks import from_s3_checksum, shard_size
 from orchestrator.aws import error_code, exists, list_objects, list_parts
 
@@ -40,7 +40,7 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
         }
     else:
         objects = {item["Key"]: item for item in list_objects(s3, bucket, shards_prefix(manifest.round_id))}
-        keys = {shard: shard_key(manifest.round_id, shard, manifest.shards) for shard in range(manifest.shards)}
+        keys = {shard: manifest.shard_key(shard) for shard in range(manifest.shards)}
         found = {
             shard: StoredShard(objects[key]["ETag"], objects[key]["Size"])
             for shard, key in keys.items()

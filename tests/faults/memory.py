@@ -7,6 +7,7 @@ its n-th call, and nothing that it calls afterwards arrives.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import itertools
@@ -18,6 +19,9 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
 from tests.support import BUCKET, RangeServer
+
+# When anything was stored.
+_STORED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 class Killed(BaseException):
@@ -133,7 +137,11 @@ class MemoryS3:
 
     def _list_objects_v2(self, *, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         found = sorted((key, value) for key, value in self.objects.items() if key.startswith(Prefix))
-        return {"Contents": [{"Key": key, "ETag": etag, "Size": len(body)} for key, (body, etag) in found]}
+        return {
+            "Contents": [
+                {"Key": key, "ETag": etag, "Size": len(body), "LastModified": _STORED} for key, (body, etag) in found
+            ]
+        }
 
     def _list_multipart_uploads(self, *, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         return {"Uploads": [{"Key": key, "UploadId": i} for i, (key, _) in self.uploads.items() if key == Prefix]}

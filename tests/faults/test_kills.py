@@ -81,9 +81,9 @@ class CountingWorker:
         """Let so many shards be averaged in all."""
         self._allowed = jobs
 
-    def average(self, manifest: RoundManifest, shard: int, *arguments: Any) -> None:
+    def average(self, manifest: RoundManifest, shard: int, *arguments: Any) -> Any:
         self.averaged[shard] += 1
-        AVERAGE(manifest, shard, *arguments)
+        return AVERAGE(manifest, shard, *arguments)
 
     def _work(self) -> None:
         sqs, url = self._clients.sqs, self._lane.queue_url

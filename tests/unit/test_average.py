@@ -261,6 +261,44 @@ def test_many_culprits_are_counted_not_listed() -> None:
         averaged(manifest_of(table_of(("F32", 1)), updates), MemoryStreams(updates))
 
 
+def test_clients_with_bad_values_in_different_tensors_of_a_piece_are_named_together() -> None:
+    good, nan = struct.pack("<2f", 1.0, 2.0), math.nan
+    bodies = [good + good, struct.pack("<4f", 1, 2, nan, 4), struct.pack("<4f", 1, math.inf, 3, 4), good + good]
+    updates = [Update(body) for body in bodies]
+    streams = MemoryStreams(updates)
+    with pytest.raises(NonFiniteUpdate) as caught:
+        averaged(manifest_of(table_of(("F32", 2), ("F32", 2)), updates), streams)
+    assert str(caught.value) == "tensor 't1': client c-00001 has NaN; tensor 't0': client c-00002 has Inf"
+    assert [(e.client, str(e)) for e in caught.value.each] == [
+        ("c-00001", "tensor 't1': client c-00001 has NaN"),
+        ("c-00002", "tensor 't0': client c-00002 has Inf"),
+    ]
+    assert streams.open == 0
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([1, 2, 64]), st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_sums_of_squares_add_up_over_shards_to_each_clients_norm(
+    clients: int, shards: int, max_streams: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    updates, norms = [], []
+    for _ in range(clients):
+        values = (generator.standard_normal(5000) * generator.choice([1e-3, 1.0, 1e6])).astype("<f4")
+        halves = generator.standard_normal(7).astype("<f2")
+        counter = generator.integers(0, 10**9, 3).astype("<i8")
+        updates.append(
+            Update(values.tobytes() + halves.tobytes() + counter.tobytes(), int(generator.integers(1, 10**9)))
+        )
+        norms.append(np.sum(values.astype("f8") ** 2) + np.sum(halves.astype("f8") ** 2))
+    manifest = manifest_of(table_of(("F32", 5000), ("F16", 7), ("I64", 3)), updates, shards=shards)
+    pacing = Pacing(max_streams=max_streams, piece_elements=1000, window_elements=2000, read_bytes=4096)
+    found = sum(
+        average_shard(manifest, shard, MemoryStreams(updates), lambda _: None, pacing) for shard in range(shards)
+    )
+    np.testing.assert_allclose(found, norms, rtol=1e-12)
+
+
 def test_a_sum_beyond_float64_is_an_error_not_an_infinity(recwarn) -> None:
     updates = [Update(struct.pack("<d", 1.7e308), 2)]
     with pytest.raises(NonFiniteUpdate, match="leaves the range of float64"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lambdas.contract import (
     ITEMSIZE,
     MAX_SHARDS,
+    Exclusion,
     LatestModel,
     Output,
     Participant,
@@ -57,6 +58,9 @@ def a_manifest(**changes: Any) -> RoundManifest:
         "bounds": (0, 5, 12),
         "output": Output("multipart", "models/digits/r-1/global.safetensors", "upload-7"),
         "created_at": 1767225600.5,
+        "revision": 1,
+        "excluded": (Exclusion("c", "NonFiniteUpdate", "has NaN"),),
+        "norms": "objects",
         **changes,
     }
     return RoundManifest(**values)
@@ -70,7 +74,7 @@ def test_keys_are_pinned_literally() -> None:
     assert update_key("r-1", "hospital-7") == "rounds/r-1/updates/hospital-7.safetensors"
     assert manifest_key("r-1") == "rounds/r-1/manifest.json"
     assert report_key("r-1") == "rounds/r-1/report.json"
-    assert shard_key("r-1", 3, 16) == "rounds/r-1/shards/00003-of-00016"
+    assert shard_key("r-1", 3, 16) == "rounds/r-1/shards/r0/00003-of-00016"
     assert global_key("digits", "r-1") == "models/digits/r-1/global.safetensors"
     assert latest_key("digits") == "models/digits/latest.json"
 
@@ -115,14 +119,15 @@ def test_an_object_that_is_no_update_has_no_client(key: str) -> None:
 
 MANIFEST_JSON = (
     '{"architecture":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,'
+    '"excluded":[{"client":"c","kind":"NonFiniteUpdate","reason":"has NaN"}],'
     '"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
-    '"model":"digits","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
+    '"model":"digits","norms":"objects","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
     '"upload_id":"upload-7"},"participants":[{"client":"a","data_offset":100,"data_sha256":"' + "ab" * 32 + '",'
     '"etag":"\\"e1\\"","header_sha256":"' + DIGEST + '","key":"rounds/r-1/updates/a.safetensors","layout":0,'
     '"num_examples":3,"size":142},{"client":"b",'
     '"data_offset":100,"data_sha256":null,"etag":"\\"e2\\"","header_sha256":"' + DIGEST + '",'
     '"key":"rounds/r-1/updates/b.safetensors","layout":1,"num_examples":1,"size":130}],'
-    '"round_id":"r-1","schema":1,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
+    '"revision":1,"round_id":"r-1","schema":1,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
     '"tensors_sha256":"52ff543f280b796d7c39af6c65f86c3947eb9ee2d2e4110e218f9b8511193115"}'
 )
 
@@ -144,9 +149,9 @@ def test_a_results_json_is_pinned_literally() -> None:
         stats=ShardStats(10, 5, 0.5, 0.25, 0.125, 1.0, 0.75, 64.5, 3, 1, 0),
     )  # fmt: skip
     text = (
-        '{"aggregator":null,"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","level":null,'
+        '{"aggregator":null,"bad":[],"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","level":null,'
         '"manifest_sha256":"' + DIGEST + '",'
-        '"memory_mb":256,"missing":[],"receive_count":2,"round_id":"r-1","schema":1,"segment":null,'
+        '"memory_mb":256,"missing":[],"norms":null,"receive_count":2,"round_id":"r-1","schema":1,"segment":null,'
         '"sha256":"' + DIGEST + '","shard":3,"stats":'
         '{"bytes_read":10,"bytes_written":5,"compute_s":0.25,"cpu_s":0.75,"gets":3,"peak_rss_mb":64.5,"puts":1,'
         '"read_s":0.5,"retries":0,"wall_s":1.0,"write_s":0.125},"status":"done","worker":"f/1"}'
@@ -180,6 +185,14 @@ def test_a_job_message_stays_far_below_the_limit_of_a_queue() -> None:
         ({"bounds": [1, 5, 12]}, "do not cover"),
         ({"bounds": [0, 7, 5, 12]}, "do not cover"),
         ({"bounds": [0]}, "0 shards"),
+        ({"revision": -1}, "revision"),
+        ({"norms": "nowhere"}, "norms"),
+        (
+            {"excluded": [{"client": "a", "kind": "k", "reason": "r"}]},
+            "excluded clients are not in ascending id, or take",
+        ),
+        ({"excluded": [{"client": c, "kind": "k", "reason": "r"} for c in "dc"]}, "not in ascending id"),
+        ({"excluded": [{"client": "c", "kind": "k"}]}, "reason"),
         ({"bounds": [0, True, 12]}, "an array of integers"),
         ({"layouts": [["F32", "BF16"], ["F16", "BF16"]]}, "one averaged dtype for each of the tensors"),
         ({"layouts": [["F32", "BF16", ["I64"]], ["F16", "BF16", "I64"]]}, "one averaged dtype for each"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lambdas.contract import LatestModel, latest_key, report_key, round_key, update_key
 from lambdas.errors import InvalidName
-from orchestrator import collect, messages, quorum
+from orchestrator import closing, collect, messages, quorum
 from orchestrator import drive as driving
 from orchestrator import publish as publishing
 from orchestrator.aws import Clients
@@ -434,7 +434,7 @@ def test_a_round_that_was_interrupted_before_pinning_starts_over(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = submit_all(clients, lanes_without_functions)
-    killed_at(monkeypatch, driving, "pin_updates")
+    killed_at(monkeypatch, closing, "pin_updates")
     with pytest.raises(Killed):
         run(clients, lanes_without_functions)
     with working(clients, lanes_without_functions, 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import struct
@@ -9,10 +10,11 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lambdas import shard_average
-from lambdas.contract import Output, ShardJob, ShardResult, global_key, manifest_key, sha256_hex, shard_key
+from lambdas.contract import Output, ShardJob, ShardResult, global_key, manifest_key, norms_key, sha256_hex, shard_key
 from lambdas.driver import DriverRecord, Process, driver_key
 from lambdas.shard_average import Worker
 from lambdas.tensors import global_header
@@ -183,6 +185,40 @@ def test_a_nan_is_reported_with_client_and_tensor(server) -> None:
     assert (scene.result.status, scene.result.error_kind) == ("failed", "NonFiniteUpdate")
     assert (scene.result.client, scene.result.error) == ("c-00001", "tensor 't0': client c-00001 has NaN")
     assert not [k for k in scene.s3.objects if "shards/" in k]
+
+
+def test_all_clients_that_the_first_bad_piece_shows_are_reported_at_once(server) -> None:
+    scene = Scene(server, values=[[1.0, float("inf"), 3.0, 4.0], [float("nan"), 1.0, 1.0, 1.0]])
+    scene.run(scene.job(0))
+    assert [(b.client, b.kind) for b in scene.result.bad] == [
+        ("c-00000", "NonFiniteUpdate"),
+        ("c-00001", "NonFiniteUpdate"),
+    ]
+    scene = Scene(server)
+    for participant in scene.manifest.participants:
+        server.objects[participant.key] = (b"x" * 32, '"other"')
+    scene.run(scene.job(0))
+    assert [(b.client, b.kind) for b in scene.result.bad] == [
+        ("c-00000", "UpdateChanged"),
+        ("c-00001", "UpdateChanged"),
+    ]
+    assert all("was replaced" in b.reason for b in scene.result.bad)
+
+
+def test_sums_of_squares_go_into_the_result(scene) -> None:
+    scene.run(scene.job(1))
+    assert scene.result.norms is not None
+    assert np.frombuffer(base64.b64decode(scene.result.norms), "<f8").tolist() == [9.0 + 16.0, 49.0 + 81.0]
+
+
+def test_where_the_round_depends_on_them_sums_of_squares_are_stored_before_the_shard(scene) -> None:
+    scene.manifest = replace(scene.manifest, norms="objects")
+    scene.store(scene.manifest)
+    scene.run(scene.job(1))
+    assert scene.result.norms is None
+    assert struct.unpack("<2d", scene.s3.objects[norms_key(ROUND, 1, 2, 0)]) == (25.0, 130.0)
+    assert list(scene.s3.objects)[-2:] == [norms_key(ROUND, 1, 2, 0), shard_key(ROUND, 1, 2)]
+    assert scene.result.stats.puts == 2
 
 
 @pytest.mark.parametrize(

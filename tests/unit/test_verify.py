@@ -24,6 +24,7 @@ from lambdas.contract import (
     report_key,
     round_key,
     sha256_hex,
+    shard_key,
     update_key,
 )
 from lambdas.tensors import global_header
@@ -294,7 +295,7 @@ def test_a_changed_part_that_nobody_noticed_before_publishing_names_the_shard(
     manifest = test_collect.averaged(clients, deployment, shape)
     output = manifest.output
     if output.upload_id is None:
-        key = f"rounds/r-1/shards/{1:05d}-of-{SHARDS:05d}"
+        key = shard_key("r-1", 1, SHARDS)
         body = flip(2, 0)(read(clients, deployment, key))
         clients.s3.put_object(Bucket=bucket, Key=key, Body=body)
     else:
