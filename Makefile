@@ -5,8 +5,13 @@ ENV ?= local
 FUZZ_CASES ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
+# A virtual environment of their own: checkov pins releases that others need newer.
+SECURITY := .venv-security
+SECURITY_TOOLS := checkov==3.3.30 bandit==1.9.4 pip-audit==2.10.1
+AUDIT_DATA := https://pypi.org/pypi/pip/json
 
-.PHONY: help demo test lint unit-test fault-test fuzz infra-test e2e-test test-localstack test-aws build deploy destroy \
+.PHONY: help demo test lint unit-test fault-test fuzz infra-test e2e-test test-localstack test-aws \
+        security security-test build deploy destroy \
         up down docs clean
 
 help: ## Say what there is
@@ -21,7 +26,7 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed ## Train a model over federated rounds, on an embedded AWS, from nothing
 	@$(BIN)/python -m orchestrator.demo
 
-test: lint infra-test unit-test fault-test e2e-test ## Run every check and test
+test: lint infra-test unit-test fault-test security-test e2e-test ## Run every check and test
 
 lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
@@ -49,6 +54,27 @@ test-localstack: $(VENV)/installed ## The same on LocalStack 4.14.0 (in Docker, 
 test-aws: $(VENV)/installed ## The same on an AWS account: make test-aws ENV=dev CONFIRM_ACCOUNT=<account id>
 	@$(BIN)/python -m tests.aws_account --env $(ENV)
 
+security-test: $(VENV)/installed ## A round under enforced IAM, with the roles that Terraform renders for prod
+	$(BIN)/pytest tests/security
+
+$(SECURITY)/installed: Makefile
+	@test -x $(SECURITY)/bin/python || $(PYTHON) -m venv $(SECURITY)
+	@$(SECURITY)/bin/python -m pip install --quiet --disable-pip-version-check $(SECURITY_TOOLS)
+	@touch $@
+
+security: $(VENV)/installed $(SECURITY)/installed ## checkov, bandit and pip-audit
+	@echo "checkov: infra, environments"
+	@$(SECURITY)/bin/checkov --directory infra --directory environments --framework terraform --compact --quiet \
+	  --skip-download --skip-path tests
+	@echo "bandit: lambdas, orchestrator"
+	@$(SECURITY)/bin/bandit --quiet --recursive --configfile pyproject.toml lambdas orchestrator
+	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(AUDIT_DATA)', timeout=5)" 2>/dev/null; then \
+	  echo "pip-audit: what is installed in $(VENV)"; \
+	  $(SECURITY)/bin/pip-audit --progress-spinner off --skip-editable --path $(VENV)/lib/python*/site-packages; \
+	else \
+	  echo "pip-audit: SKIPPED. Its data cannot be reached from here ($(AUDIT_DATA)), so no dependency was checked."; \
+	fi
+
 build: $(VENV)/installed ## Build the function zip for ENV
 	@$(BIN)/orchestrator build --env $(ENV)
 
@@ -66,4 +92,4 @@ down: $(VENV)/installed ## Stop the emulator
 	@$(BIN)/orchestrator emulator stop
 
 clean: ## Remove what was built here
-	rm -rf build $(VENV) .venv-localstack .emulator demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build $(VENV) $(SECURITY) .venv-localstack .emulator demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -72,12 +72,16 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
     # Emulators check the signature of presigned URLs, and know these two.
     session = LocalStackSession(
         aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106
+        aws_secret_access_key="test",  # noqa: S106  # nosec B106 - an emulator's well-known word
         region_name=region,
     )
     # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
     session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
     return session.client(service, config=config)
+
+
+# S3's error codes for what one may not do; a HEAD has no body and thus only the status.
+DENIED = ("403", "AccessDenied")
 
 
 def error_code(error: ClientError) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.contract import LatestModel, global_key, latest_key
-from orchestrator.aws import error_code, read_chunks, read_object
+from orchestrator.aws import DENIED, error_code, read_chunks, read_object
 from orchestrator.errors import BadInput, OrchestratorError
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def fetch(
         OrchestratorError: the download ended early.
     """
     if round_id is None:
-        latest = latest_model(s3, bucket, model)
+        try:
+            latest = latest_model(s3, bucket, model)
+        except ClientError as error:
+            raise _not_for_us(error, f"Model {model} has no global model yet") from error
         if latest is None:
             raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
         round_id = latest.round_id
@@ -67,10 +70,17 @@ def fetch(
                 f"Round {round_id} has published no global model of {model}. `orchestrator status --round {round_id}` "
                 "says where it stands."
             ) from error
-        raise
+        raise _not_for_us(error, f"Round {round_id} has published no global model of {model}") from error
     size = head["ContentLength"]
     chunks = read_chunks(s3, bucket, key, 0, size, head["ETag"])
     return store(to, model, round_id, chunks, size, progress=progress)
+
+
+def _not_for_us(error: ClientError, what: str) -> BadInput:
+    """To who may not list the bucket, S3 says the same of what is missing and of what is forbidden; raises the rest."""
+    if error_code(error) not in DENIED:
+        raise error
+    return BadInput(f"{what}, or you may not read it.")
 
 
 def store(

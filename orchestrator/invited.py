@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import IO
-from xml.sax.saxutils import escape
 
 from lambdas.contract import TensorTable, sha256_hex
 from lambdas.errors import TensorTableMismatch
@@ -143,7 +143,7 @@ def _put_parts(parts: Parts, file: IO[bytes], size: int) -> Answer:
             return answer
         etags.append(answer.headers["ETag"])
     listed = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, quote=False)}</ETag></Part>"
         for number, etag in enumerate(etags, 1)
     )
     # S3's API reference, CompleteMultipartUpload.

@@ -50,7 +50,7 @@ from lambdas.tensors import (
     parse_header,
     serialize_header,
 )
-from orchestrator.aws import create_large_object, error_code, get_bytes, read_object
+from orchestrator.aws import DENIED, create_large_object, error_code, get_bytes, read_object
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.record import read_record
 
@@ -388,7 +388,7 @@ def _pinned_clients(s3: S3Client, bucket: str, round_id: str) -> set[str] | None
     try:
         found = read_object(s3, bucket, manifest_key(round_id))
     except ClientError as error:
-        if error_code(error) in ("403", "AccessDenied"):
+        if error_code(error) in DENIED:
             return None
         raise
     return {p.client for p in RoundManifest.from_bytes(found[0]).participants} if found else None
@@ -407,10 +407,14 @@ def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bo
 
 def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
     """An early word to the client; `start-round` checks every update again."""
-    record = read_record(s3, bucket, round_id)
-    if record is None:
-        return
-    expected = latest_table(s3, bucket, record.model)
+    try:
+        record = read_record(s3, bucket, round_id)
+        expected = latest_table(s3, bucket, record.model) if record else None
+    except ClientError as error:
+        # To who may not list the bucket, S3 says the same of what is missing and of what is forbidden.
+        if error_code(error) in DENIED:
+            return
+        raise
     if expected is not None:
         ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
         try:

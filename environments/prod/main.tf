@@ -37,6 +37,7 @@ module "aggregator" {
   bucket_name             = var.bucket_name
   kms_key_arn             = var.kms_key_arn
   force_destroy           = false
+  access_logs             = true
   create_kms_key          = var.kms_key_arn == null
   round_retention_days    = 30
   noncurrent_version_days = 90

@@ -37,6 +37,7 @@ module "aggregator" {
   bucket_name          = var.bucket_name
   kms_key_arn          = var.kms_key_arn
   force_destroy        = false
+  access_logs          = true
   round_retention_days = 7
   log_retention_days   = 30
   log_level            = "INFO"

@@ -51,11 +51,12 @@ resource "aws_iam_policy" "orchestrator" {
           Resource = ["${var.bucket_arn}/rounds/*", "${var.bucket_arn}/models/*"]
         },
         {
-          Sid       = "ListObjects"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = [var.bucket_arn]
-          Condition = { StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }
+          Sid      = "ListObjects"
+          Effect   = "Allow"
+          Action   = ["s3:ListBucket"]
+          Resource = [var.bucket_arn]
+          # IfExists: whether an object is missing or forbidden is decided by this permission too, without a prefix.
+          Condition = { StringLikeIfExists = { "s3:prefix" = ["rounds/*", "models/*"] } }
         },
         {
           # To find the uploads of orchestrators that died before they could write them down. IAM knows no prefix here.
@@ -98,9 +99,9 @@ locals {
   # A policy variable that IAM fills in: the value of the calling role's or user's tag `client`.
   own_update = "rounds/*/updates/$${aws:PrincipalTag/client}.safetensors"
 
-  # What a client reads: whether the round is open and what it is about, whether its own update is there, the models.
-  # Never another client's update; the manifest of a closed round does name the clients and their example counts.
-  client_reads = ["rounds/*/round.json", "rounds/*/manifest.json", local.own_update, "models/*"]
+  # What a client reads: what the round is about, its own update, the models. Never another client's update, nor the
+  # manifest, which names the clients and their example counts. It lists nothing.
+  client_reads = ["rounds/*/round.json", local.own_update, "models/*"]
 
   client_policy = {
     Version = "2012-10-17"
@@ -128,14 +129,6 @@ locals {
           Effect   = "Allow"
           Action   = ["s3:GetObject"]
           Resource = [for key in local.client_reads : "${var.bucket_arn}/${key}"]
-        },
-        {
-          # Not to list: without it S3 answers 403 instead of 404 for an object that does not exist.
-          Sid       = "TellMissingFromForbidden"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = [var.bucket_arn]
-          Condition = { StringLike = { "s3:prefix" = local.client_reads } }
         },
       ],
       local.use_object_key,

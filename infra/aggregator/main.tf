@@ -25,6 +25,7 @@ module "bucket" {
   round_retention_days    = var.round_retention_days
   noncurrent_version_days = var.noncurrent_version_days
   incomplete_upload_days  = var.incomplete_upload_days
+  access_logs             = var.access_logs
 }
 
 # A message per finished shard. They speed a round up and fill its report; what nobody collects within the hour is in S3

@@ -318,3 +318,9 @@ variable "terraform_state" {
   })
   default = null
 }
+
+variable "access_logs" {
+  description = "Whether S3 logs every request for an object, to a second bucket."
+  type        = bool
+  default     = false
+}

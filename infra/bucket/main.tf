@@ -1,4 +1,12 @@
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
 locals {
+  account_root = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root"
+  # Written out, not referenced: the bucket's encryption waits for the key.
+  bucket_arn = "arn:${data.aws_partition.current.partition}:s3:::${var.name}"
+
   kms_key_arn = var.create_kms_key ? one(aws_kms_key.this[*].arn) : var.kms_key_arn
   uses_kms    = var.create_kms_key || var.kms_key_arn != null
 }
@@ -8,7 +16,7 @@ locals {
 ################################################################################
 
 resource "aws_s3_bucket" "this" {
-  #checkov:skip=CKV_AWS_18:Access logs need a second bucket; use CloudTrail data events where an audit asks for them
+  #checkov:skip=CKV_AWS_18:access_logs is the environment's choice; staging and prod have them
   #checkov:skip=CKV_AWS_144:A round is repeated from its clients, not restored from another region
   #checkov:skip=CKV2_AWS_62:Nothing listens to object events; jobs go through the lanes' queues
   #checkov:skip=CKV_AWS_145:SSE-S3 unless a KMS key is asked for
@@ -64,22 +72,34 @@ resource "aws_s3_bucket_policy" "this" {
 
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [{
-      Sid       = "DenyWithoutTLS"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = "s3:*"
-      Resource  = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"]
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+    Statement = [
+      {
+        Sid       = "DenyWithoutTLS"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:*"
+        Resource  = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"]
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      },
+      {
+        # Write-once for everybody, whatever their own policies say. A multipart upload is checked when it is completed;
+        # creating it and uploading its parts is no object creation.
+        Sid       = "DenyReplacingUpdates"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:PutObject"
+        Resource  = ["${aws_s3_bucket.this.arn}/rounds/*/updates/*"]
+        Condition = {
+          Null = { "s3:if-none-match" = "true" }
+          Bool = { "s3:ObjectCreationOperation" = "true" }
+        }
+      },
+    ]
   })
 
   # S3 refuses two of these changes to one bucket at the same moment.
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
-
-data "aws_caller_identity" "current" {}
-data "aws_partition" "current" {}
 
 resource "aws_kms_key" "this" {
   count = var.create_kms_key ? 1 : 0
@@ -88,16 +108,38 @@ resource "aws_kms_key" "this" {
   enable_key_rotation     = true
   deletion_window_in_days = 30
 
-  # The account decides through IAM who may use the key.
+  # The account decides through IAM who may administer the key and who may use it; but using it is only possible through
+  # S3, for objects of this bucket. A key policy is about its own key: Resource is always "*".
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [{
-      Sid       = "AccountThroughIAM"
-      Effect    = "Allow"
-      Principal = { AWS = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root" }
-      Action    = "kms:*"
-      Resource  = "*"
-    }]
+    Statement = [
+      {
+        Sid       = "AdministerThroughIAM"
+        Effect    = "Allow"
+        Principal = { AWS = local.account_root }
+        Action = [
+          "kms:Create*", "kms:Describe*", "kms:Enable*", "kms:List*", "kms:Put*", "kms:Update*", "kms:Revoke*",
+          "kms:Disable*", "kms:Get*", "kms:Delete*", "kms:TagResource", "kms:UntagResource",
+          "kms:ScheduleKeyDeletion", "kms:CancelKeyDeletion", "kms:RotateKeyOnDemand",
+        ]
+        Resource = "*"
+      },
+      {
+        Sid       = "UseThroughThisBucketOnly"
+        Effect    = "Allow"
+        Principal = { AWS = local.account_root }
+        Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+        Resource  = "*"
+        Condition = {
+          StringEquals = {
+            "kms:CallerAccount" = data.aws_caller_identity.current.account_id
+            "kms:ViaService"    = "s3.${data.aws_region.current.name}.amazonaws.com"
+          }
+          # With a bucket key the context is the bucket, without one the object.
+          StringLike = { "kms:EncryptionContext:aws:s3:arn" = [local.bucket_arn, "${local.bucket_arn}/*"] }
+        }
+      },
+    ]
   })
 }
 

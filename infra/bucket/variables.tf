@@ -80,3 +80,24 @@ variable "incomplete_upload_days" {
     error_message = "incomplete_upload_days must be a whole number from 1 to 365."
   }
 }
+
+################################################################################
+# Access logs
+################################################################################
+
+variable "access_logs" {
+  description = "Whether S3 logs every request for an object, to a second bucket named <name>-logs."
+  type        = bool
+  default     = false
+}
+
+variable "access_log_retention_days" {
+  description = "Days after which access logs are deleted: a whole number from 1."
+  type        = number
+  default     = 90
+
+  validation {
+    condition     = var.access_log_retention_days >= 1 && floor(var.access_log_retention_days) == var.access_log_retention_days
+    error_message = "access_log_retention_days must be a whole number from 1."
+  }
+}

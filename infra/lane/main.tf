@@ -256,7 +256,7 @@ resource "aws_iam_role_policy" "worker" {
           Effect    = "Allow"
           Action    = ["s3:ListBucket"]
           Resource  = [var.bucket.arn]
-          Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
+          Condition = { StringLikeIfExists = { "s3:prefix" = ["rounds/*"] } }
         },
         {
           # A job that failed is made visible again after seconds, not after the queue's visibility timeout.

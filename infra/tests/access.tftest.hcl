@@ -78,7 +78,6 @@ run "a_client_may_write_its_own_update_only_and_only_once" {
       for s in jsondecode(output.client_policy_json).Statement : s.Resource if contains(s.Action, "s3:GetObject")
       ] == [[
         "arn:aws:s3:::fedagg-test/rounds/*/round.json",
-        "arn:aws:s3:::fedagg-test/rounds/*/manifest.json",
         "arn:aws:s3:::fedagg-test/rounds/*/updates/$${aws:PrincipalTag/client}.safetensors",
         "arn:aws:s3:::fedagg-test/models/*",
     ]]

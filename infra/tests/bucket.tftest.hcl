@@ -17,6 +17,10 @@ mock_provider "aws" {
   mock_data "aws_partition" {
     defaults = { partition = "aws" }
   }
+
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
 }
 
 variables {
@@ -50,21 +54,34 @@ run "the_bucket_is_closed_to_the_public_in_every_way" {
   }
 }
 
-run "the_bucket_refuses_everybody_who_comes_without_tls" {
+run "the_bucket_refuses_connections_without_tls_and_updates_that_replace_another" {
   module {
     source = "./bucket"
   }
 
   assert {
-    condition = jsondecode(aws_s3_bucket_policy.this.policy).Statement == [{
-      Sid       = "DenyWithoutTLS"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = "s3:*"
-      Resource  = ["arn:aws:s3:::fedagg-test-bucket", "arn:aws:s3:::fedagg-test-bucket/*"]
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
-    error_message = "The policy must be one denial for requests without TLS, on the bucket and its objects: ${aws_s3_bucket_policy.this.policy}"
+    condition = jsondecode(aws_s3_bucket_policy.this.policy).Statement == [
+      {
+        Sid       = "DenyWithoutTLS"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:*"
+        Resource  = ["arn:aws:s3:::fedagg-test-bucket", "arn:aws:s3:::fedagg-test-bucket/*"]
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      },
+      {
+        Sid       = "DenyReplacingUpdates"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "s3:PutObject"
+        Resource  = ["arn:aws:s3:::fedagg-test-bucket/rounds/*/updates/*"]
+        Condition = {
+          Null = { "s3:if-none-match" = "true" }
+          Bool = { "s3:ObjectCreationOperation" = "true" }
+        }
+      },
+    ]
+    error_message = "The policy must deny requests without TLS and unconditional writes of updates, and allow nothing: ${aws_s3_bucket_policy.this.policy}"
   }
 }
 
@@ -129,6 +146,68 @@ run "a_key_is_made_and_rotated_when_asked_for" {
   assert {
     condition     = one(aws_s3_bucket_server_side_encryption_configuration.this.rule).apply_server_side_encryption_by_default[0].kms_master_key_id == "arn:aws:kms:us-east-1:123456789012:key/made-here"
     error_message = "Objects must be encrypted with the key that was made."
+  }
+}
+
+run "the_key_is_used_through_s3_for_this_bucket_only" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(aws_kms_key.this[0].policy).Statement : [s.Principal, s.Condition]
+      if length(setintersection(s.Action, ["kms:*", "kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey", "kms:ReEncrypt*"])) > 0
+      ] == [[
+        { AWS = "arn:aws:iam::123456789012:root" },
+        {
+          StringEquals = { "kms:CallerAccount" = "123456789012", "kms:ViaService" = "s3.us-east-1.amazonaws.com" }
+          StringLike   = { "kms:EncryptionContext:aws:s3:arn" = ["arn:aws:s3:::fedagg-test-bucket", "arn:aws:s3:::fedagg-test-bucket/*"] }
+        },
+    ]]
+    error_message = "The key must not decrypt anything but this bucket's objects: ${aws_kms_key.this[0].policy}"
+  }
+}
+
+run "access_logs_go_to_a_closed_bucket_that_only_s3_writes_to" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    access_logs = true
+  }
+
+  assert {
+    condition     = aws_s3_bucket.logs["fedagg-test-bucket"].bucket == "fedagg-test-bucket-logs" && length(aws_s3_bucket_logging.this) == 1
+    error_message = "Requests must be logged to a second bucket."
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(aws_s3_bucket_policy.logs["fedagg-test-bucket"].policy).Statement : [s.Principal, s.Action] if s.Effect == "Allow"
+    ] == [[{ Service = "logging.s3.amazonaws.com" }, "s3:PutObject"]]
+    error_message = "Nobody but S3's log delivery may write to it."
+  }
+
+  assert {
+    condition     = alltrue([for block in aws_s3_bucket_public_access_block.logs : block.block_public_acls && block.block_public_policy && block.ignore_public_acls && block.restrict_public_buckets])
+    error_message = "The log bucket must be closed to the public."
+  }
+}
+
+run "there_is_no_log_bucket_unless_asked_for" {
+  module {
+    source = "./bucket"
+  }
+
+  assert {
+    condition     = length(aws_s3_bucket.logs) == 0 && length(aws_s3_bucket_logging.this) == 0
+    error_message = "Access logs cost; they must be asked for."
   }
 }
 

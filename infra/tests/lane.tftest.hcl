@@ -281,7 +281,7 @@ run "the_worker_may_do_only_its_job" {
   assert {
     condition = [
       for s in jsondecode(aws_iam_role_policy.worker.policy).Statement : s.Condition if s.Sid == "TellMissingFromForbidden"
-    ] == [{ StringLike = { "s3:prefix" = ["rounds/*"] } }]
+    ] == [{ StringLikeIfExists = { "s3:prefix" = ["rounds/*"] } }]
     error_message = "The worker must not be able to list models."
   }
 

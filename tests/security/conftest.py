@@ -6,9 +6,11 @@ resource policies; a function runs with the credentials of its role.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -63,7 +65,7 @@ class Enforcing:
 
     def client(self, service: str, credentials: dict[str, str] | None = None, url: str | None = None) -> Any:
         """A boto3 client with somebody's credentials; the account's root where none are given."""
-        config = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 0}, signature_version=None)
+        config = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 0})
         return boto3.client(
             service,
             region_name=REGION,
@@ -77,13 +79,9 @@ class Enforcing:
         """The same, as the orchestrator's modules take it."""
         return Clients(self.client("s3", credentials), self.client("sqs", credentials))
 
-    def assume(self, role_arn: str, **tags: str) -> dict[str, str]:
+    def assume(self, role_arn: str) -> dict[str, str]:
         """Credentials of a session of a role."""
-        found = self.client("sts").assume_role(
-            RoleArn=role_arn,
-            RoleSessionName="test",
-            Tags=[{"Key": name, "Value": value} for name, value in tags.items()],
-        )["Credentials"]
+        found = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="test")["Credentials"]
         return {
             "aws_access_key_id": found["AccessKeyId"],
             "aws_secret_access_key": found["SecretAccessKey"],
@@ -107,8 +105,9 @@ def enforcing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Enforcing]:
     log = home / "emulator.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"], env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-        )
+            [sys.executable, "-m", "ministack"], env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
     certificate = home / "ministack-tls" / "server.crt"
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -120,8 +119,11 @@ def enforcing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Enforcing]:
             patch.setenv("AWS_CA_BUNDLE", str(certificate))
             yield Enforcing(url, str(certificate))
     finally:
-        process.terminate()
-        process.wait(20)
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        with contextlib.suppress(ProcessLookupError):  # the functions' processes, which are its group
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _healthy(url: str, certificate: Path) -> bool:
