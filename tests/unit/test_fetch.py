@@ -147,11 +147,32 @@ def test_a_damaged_pointer_is_named(clients: Clients, published: Deployment, tmp
         fetch(clients.s3, published.bucket, "digits", tmp_path / "m")
 
 
-def test_another_refusal_of_s3_is_not_taken_for_a_missing_model(tmp_path: Path) -> None:
-    class Forbidding:
-        def head_object(self, **_: Any) -> Any:
-            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "HeadObject")
+class Refusing:
+    """An S3 that answers every request with one error."""
 
-    s3: Any = Forbidding()
-    with pytest.raises(ClientError, match="AccessDenied"):
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def head_object(self, **_: Any) -> Any:
+        raise ClientError({"Error": {"Code": self.code, "Message": "no"}}, "HeadObject")
+
+    get_object = head_object
+
+
+def test_another_refusal_of_s3_is_not_taken_for_a_missing_model(tmp_path: Path) -> None:
+    s3: Any = Refusing("SlowDown")
+    with pytest.raises(ClientError, match="SlowDown"):
         fetch(s3, "b", "digits", tmp_path / "m", round_id="r-1")
+
+
+@pytest.mark.parametrize(
+    ("round_id", "what"),
+    [(None, "Model digits has no global model yet"), ("r-1", "Round r-1 has published no global model of digits")],
+)
+def test_who_may_not_list_the_bucket_is_told_that_missing_and_forbidden_look_alike(
+    tmp_path: Path, round_id: str | None, what: str
+) -> None:
+    for code in ("AccessDenied", "403"):
+        s3: Any = Refusing(code)
+        with pytest.raises(BadInput, match=f"{what}, or you may not read it"):
+            fetch(s3, "b", "digits", tmp_path / "m", round_id=round_id)
