@@ -72,7 +72,7 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
     # Emulators check the signature of presigned URLs, and know these two.
     session = LocalStackSession(
         aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106  # nosec B106 - an emulator's well-known word
+        aws_secret_access_key="test",  # an emulator's well-known word  # noqa: S106  # nosec B106
         region_name=region,
     )
     # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
