@@ -26,7 +26,7 @@ def prepare(port: int) -> Launch:
             "BIND_HOST": "127.0.0.1",
             "MINISTACK_HOST": "127.0.0.1",
             "LAMBDA_EXECUTOR": "local",
-            "TMPDIR": os.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - the system's default
+            "TMPDIR": os.environ.get("TMPDIR", "/tmp"),  # the system's default  # noqa: S108  # nosec B108
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
         },
