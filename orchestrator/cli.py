@@ -24,7 +24,7 @@ from orchestrator.cli_options import (
 from orchestrator.narration import StderrNarration
 from orchestrator.record import ON_DEADLINE, ON_INVALID, RoundRequest
 from orchestrator.rounds import resume_round, start_round
-from orchestrator.status import list_rounds, round_status
+from orchestrator.status import list_rounds, read_report, round_status
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -225,6 +225,22 @@ def abort_command(env: str, round_id: str) -> Answer:
     deployment, clients = connect_to(env)
     report = abort_round(clients, deployment.bucket, round_id)
     return dict(report.document), report.to_text()
+
+
+@main.command("report")
+@env_option
+@click.option("--round", "round_id", required=True, help="The round's id.")
+@output_option
+def report_command(env: str, round_id: str) -> Answer:
+    """Print the report of a round that has ended: who took part, who was left out and why, what it took.
+
+    \b
+      orchestrator report --round r-1
+      orchestrator report --round r-1 --output json
+    """
+    deployment, clients = connect_to(env)
+    found = read_report(clients, deployment.bucket, check_name("round", round_id))
+    return dict(found.document), found.to_text()
 
 
 @main.command()

@@ -56,6 +56,8 @@ class Report:
         """A readable page."""
         d = self.document
         lines = [f"Round {d['round']} of model {d['model']}: {d['status']}"]
+        lines += [f"  left out      client {e['client']}: {e['reason']}" for e in d.get("excluded", [])]
+        lines += [f"  late          client {u['client']}, {u['bytes']:,} bytes" for u in d.get("late_updates", [])]
         if d["status"] != "published":
             return "\n".join([*lines, f"  reason: {d['error']}"])
         total, cost = d["totals"], d["predicted_on_aws"]

@@ -95,6 +95,21 @@ def _driver(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
     return {"driver": str(record.process)}
 
 
+def read_report(clients: Clients, bucket: str, round_id: str) -> Report:
+    """The report of a round that has ended.
+
+    Raises:
+        BadInput: there is none.
+    """
+    found = read_object(clients.s3, bucket, report_key(round_id))
+    if found is None:
+        raise BadInput(
+            f"Round {round_id} has no report: it has not ended, or has expired. `orchestrator status "
+            f"--round {round_id}` says where it stands."
+        )
+    return Report.from_bytes(found[0])
+
+
 def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
     """The status of every round that has not expired, by round id; of one model where it is given."""
     pages = clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")

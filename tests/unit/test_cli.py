@@ -210,6 +210,8 @@ def test_submit_start_round_and_fetch_make_a_round(clients: Clients, deployed: D
     assert safetensors.numpy.load_file(to)["w"].tolist() == [2.0, 4.0]
     assert "published" in run("status", "--round", "r-1").stdout
     assert "r-1" in run("rounds", "--model", "digits").stdout
+    assert run("report", "--round", "r-1").stdout.startswith("Round r-1 of model digits: published")
+    assert "has no report: it has not ended" in run("report", "--round", "r-9", ok=False).stderr
     assert run("rounds", "--model", "vgg").stdout == "No rounds.\n"
 
 
