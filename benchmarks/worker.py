@@ -3,6 +3,7 @@
     python -m benchmarks.worker                  the paper's VGG-16 shard: 20 clients, shard 1 of 16, 256 MB
     python -m benchmarks.worker --sweep          and: 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
     python -m benchmarks.worker --readers        and: the same worker with other ways to read, which were not kept
+    python -m benchmarks.worker --paper          and: functions of the rounds that the paper measured
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
 
 Every case runs `--repeats` times (the sweep's once), each time in a new process and a new box; the table has the
@@ -31,7 +32,7 @@ import numpy as np
 
 from benchmarks.box import NIC_MBIT
 from benchmarks.run import Measured, measure
-from benchmarks.workload import Workload
+from benchmarks.workload import RESNET18_PARAMETERS, Workload
 
 WORKER, BASELINE, OTHER_READER = "lambdas.shard_average", "benchmarks.baseline", "benchmarks.readers"
 READERS = ("boto3", "urllib3", "http.client")
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs of every case (default: 3)")
     parser.add_argument("--sweep", action="store_true", help="the sizes and client counts of benchmarks/README.md")
     parser.add_argument("--readers", action="store_true", help="the worker with other ways to read the updates")
+    parser.add_argument("--paper", action="store_true", help="functions of the paper's rounds")
     parser.add_argument("--json", type=Path, help="also write what was measured to this file")
     parser.add_argument("--skip-baseline", action="store_true", help="measure this worker only")
     args = parser.parse_args(argv)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
     print(f"{machine()}; {args.network} Mbit/s; medians\n\n{HEAD}")
     measured: dict[Case, list[Measured]] = {}
-    once = sweep(args.memory) if args.sweep else []
+    once = [*(sweep(args.memory) if args.sweep else []), *(paper_functions(args.memory) if args.paper else [])]
     for repeats, group in ((args.repeats, cases), (1, once)):
         for _ in range(repeats):  # in turn, so that what else the machine does hits all alike
             for case in group:
@@ -114,6 +116,19 @@ def sweep(memory_mb: int) -> list[Case]:
     ]
 
 
+def paper_functions(memory_mb: int) -> list[Case]:
+    """First-level functions of the paper's rounds at its memory sizes, and the same shards for this worker."""
+    resnet18, vgg16 = Workload(elements=RESNET18_PARAMETERS, shards=4), Workload(shards=4)
+    return [
+        Case(resnet18, 472, BASELINE),
+        Case(resnet18, memory_mb),
+        Case(vgg16, 835, BASELINE),
+        Case(vgg16, memory_mb),
+        Case(Workload(), 3008, BASELINE),
+        *(Case(Workload(clients=n, shards=1, shard=0), 1987, BASELINE) for n in (5, 3)),  # leaves of lambda-FL, LIFL
+    ]
+
+
 HEAD = """\
 | clients | shard MB | memory MB | handler | runs | wall s | network alone s | CPU s | CPU s/GB | start-up CPU s \
 | peak RSS MB | GETs | PUTs | connections | bytes |
@@ -138,6 +153,8 @@ def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, An
     return {
         "handler": case.name,
         "clients": case.workload.clients,
+        "model_bytes": case.workload.elements * 4,
+        "shards": case.workload.shards,
         "shard_mb": round(case.workload.shard_bytes / 1e6, 3),
         "memory_mb": case.memory_mb,
         "runs": len(runs),

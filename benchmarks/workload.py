@@ -36,6 +36,8 @@ POOL_VALUES = 8 * 1024**2 + 9  # odd, so that no power of two divides the circle
 STRIDE = 104_729
 # The paper's largest model: VGG-16 with a 10-class head, 134,301,514 parameters (arXiv:2604.22072).
 VGG16_PARAMETERS = 134_301_514
+# And its smallest: ResNet-18 with the same head.
+RESNET18_PARAMETERS = 11_181_642
 
 
 @cache
