@@ -238,10 +238,13 @@ resource "aws_iam_role_policy" "worker" {
           Resource = ["${var.bucket.arn}/rounds/*"]
         },
         {
-          Sid      = "WriteShards"
-          Effect   = "Allow"
-          Action   = ["s3:PutObject"]
-          Resource = ["${var.bucket.arn}/models/*", "${var.bucket.arn}/rounds/*/${var.tree == null ? "shards" : "partials"}/*"]
+          Sid    = "WriteShards"
+          Effect = "Allow"
+          Action = ["s3:PutObject"]
+          Resource = concat(
+            ["${var.bucket.arn}/models/*"],
+            [for kind in var.tree == null ? ["shards", "norms"] : ["partials"] : "${var.bucket.arn}/rounds/*/${kind}/*"],
+          )
         },
         {
           # A redelivered job looks whether its part is there already.
