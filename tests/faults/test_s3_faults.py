@@ -110,7 +110,7 @@ ORCHESTRATOR_FAULTS: dict[str, tuple[str, str, str, Fault, int]] = {
     "the model's answer is lost": ("objects", "PUT", r"global\.safetensors", lose, 1),
     "latest's answer is lost": ("objects", "PUT", r"latest\.json", lose, 1),
     "the report's answer is lost": ("objects", "PUT", r"report\.json", lose, 1),
-    "S3 is silent": ("objects", "PUT", r"manifest\.json", hang(3), 1),
+    "S3 is silent": ("objects", "PUT", r"manifest\.json", hang(8), 1),
 }
 
 
@@ -120,7 +120,7 @@ def test_an_orchestrator_gets_through_what_s3_does_to_it(
 ) -> None:
     sink, *rule = ORCHESTRATOR_FAULTS[fault]
     expected = submitted(clients, lanes_without_functions, sink)
-    spoiled = through(proxy, lanes_without_functions, read_timeout_s=1)
+    spoiled = through(proxy, lanes_without_functions, read_timeout_s=5)  # more than SQS long polls for
     proxy.spoil(*rule)
     report = finish(spoiled, lanes_without_functions, clients)
     assert proxy.spoiled == rule[3], "the fault did not happen"
