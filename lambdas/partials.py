@@ -145,7 +145,8 @@ def whole_block(shared: SharedBlocks, place: Place) -> memoryview | None:
     """
     block = shared.find(place.segment)
     header = place.header
-    return block if block is not None and bytes(block[: len(header)]) == header else None
+    # A system may round a block's size up to whole pages.
+    return block[: place.nbytes] if block is not None and bytes(block[: len(header)]) == header else None
 
 
 def zeros(nbytes: int) -> memoryview:

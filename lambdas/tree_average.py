@@ -113,7 +113,8 @@ class TreeWorker(Worker):
             nbytes = len(header) + 8 * place.manifest.table.elements
             if shared is not None and not job.in_s3:
                 block = shared.create(place.segment, nbytes, job.round_id)
-                segment = shared.full_name(place.segment) if block is not None else None
+                if block is not None:
+                    block, segment = block[:nbytes], shared.full_name(place.segment)
             if block is None:
                 block = zeros(nbytes)
             try:

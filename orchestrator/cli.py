@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
 
-from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, MAX_EXAMPLES, check_name
+from lambdas.contract import ARCHITECTURES, GRADS_SHARDING, MAX_EXAMPLES, TREES, check_name
 from orchestrator import cli_clients, cli_compare, cli_infra, cli_plan, cli_verify, worker
 from orchestrator.abort import abort_round
 from orchestrator.cli_options import (
@@ -24,6 +25,7 @@ from orchestrator.cli_options import (
 from orchestrator.narration import StderrNarration
 from orchestrator.record import ON_DEADLINE, ON_INVALID, RoundRequest
 from orchestrator.rounds import resume_round, start_round
+from orchestrator.shared_memory import work_together
 from orchestrator.status import list_rounds, read_report, round_status
 
 
@@ -284,20 +286,40 @@ def rounds(env: str, model: str | None) -> Answer:
 @click.option(
     "--shards", type=int, multiple=True, help="Only the lane for this shard count (repeatable). Default: all."
 )
+@click.option(
+    "--architecture", type=click.Choice(TREES), multiple=True, help="Only this tree's lane (repeatable). Default: all."
+)
+@click.option(
+    "--shared-memory", is_flag=True, help="LIFL's partial sums stay in this machine's memory instead of going to S3."
+)
+@click.option("--processes", type=click.IntRange(1), help="With --shared-memory: how many. Default: one per core.")
 @click.option("--idle-exit", type=Duration(), help="Stop when there was no job for so long, e.g. 30s. Default: never.")
 @output_option
-def worker_command(env: str, shards: tuple[int, ...], idle_exit: float | None) -> Answer:
+def worker_command(
+    env: str,
+    shards: tuple[int, ...],
+    architecture: tuple[str, ...],
+    shared_memory: bool,
+    processes: int | None,
+    idle_exit: float | None,
+) -> Answer:
     """Do the shard jobs on this machine, from the same queues, without Lambda. Start as many as you like.
 
     \b
       orchestrator worker --env dev --shards 4
       orchestrator worker --idle-exit 30s
+      orchestrator worker --architecture lifl --shared-memory --processes 4
     """
     deployment, clients = connect_to(env)
-    lanes = [deployment.lane(m) for m in shards] or list(deployment.lanes.values())
+    lanes = [deployment.lane(m) for m in shards] + [deployment.lane_for(tree, 1) for tree in architecture]
+    lanes = lanes or deployment.all_lanes
     narration = StderrNarration()
     narration.say(f"Polling {len(lanes)} lanes of {env}; Ctrl-C stops.")
     try:
+        if shared_memory:
+            count = processes or os.cpu_count() or 1
+            work_together(clients, deployment, lanes, processes=count, idle_exit_s=idle_exit)
+            return {"processes": count}, f"{count} processes are done."
         finished = worker.work(
             clients,
             deployment,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lambdas.deliveries import retry_soon
+from lambdas.partials import SharedBlocks
 from lambdas.shard_average import Worker
 from lambdas.tree_average import TreeWorker
 from orchestrator.aws import Clients
@@ -25,6 +26,7 @@ def work(
     *,
     idle_exit_s: float | None = None,
     on_job: Callable[[bool], object] = lambda done: None,
+    shared: SharedBlocks | None = None,
 ) -> int:
     """Take jobs from the lanes' queues, one at a time, until stopped.
 
@@ -34,16 +36,13 @@ def work(
     Args:
         idle_exit_s: return when no queue had a job for so many seconds (None: never).
         on_job: called after every job with whether it was dealt with.
+        shared: where LIFL's partial sums stay on this machine (None: they go through S3).
 
     Returns:
         How many jobs were dealt with.
     """
-    workers = {
-        kind: kind(
-            s3=clients.s3, sqs=clients.sqs, bucket=deployment.bucket, result_queue_url=deployment.result_queue_url
-        )
-        for kind in (Worker, TreeWorker)
-    }
+    sharded = Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    trees = TreeWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
     name = f"{socket.gethostname()}/{os.getpid()}"
     finished, idle_since = 0, time.monotonic()
     wait_s = _WAIT_S if len(lanes) == 1 else 1
@@ -51,7 +50,7 @@ def work(
         wait_s = min(wait_s, max(1, int(idle_exit_s)))
     while True:
         for lane in lanes:
-            worker = workers[TreeWorker if lane.tree else Worker]
+            worker = trees if lane.tree else sharded
             # Stay with a queue until it is empty, then go on to the next.
             while messages := _receive(clients, lane, wait_s):
                 for message in messages:
