@@ -8,7 +8,6 @@ that S3 gives up on it.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import tempfile
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def from_s3_checksum(checksum: str | None) -> str | None:
     """The `ChecksumSHA256` that S3 keeps with a part or object, in hexadecimal; None where it keeps none."""
     try:
         digest = base64.b64decode(checksum or "", validate=True)
-    except binascii.Error:  # of an object made of parts: a digest of digests, with their number behind it
+    except ValueError:  # of an object made of parts: a digest of digests, with their number behind it
         return None
     return digest.hex() if len(digest) == 32 else None
 

@@ -8,7 +8,6 @@ booleans do not count. How the model is cut, and the machine, may change its las
 from __future__ import annotations
 
 import base64
-import binascii
 import concurrent.futures
 import math
 from collections.abc import Mapping
@@ -49,14 +48,17 @@ def read_norms(
     for part in parts:
         if part is None or len(part) != total.nbytes:
             return None
-        total += np.frombuffer(part, dtype="<f8")
+        squares = np.frombuffer(part, dtype="<f8")
+        if not (squares >= 0).all():  # no worker sends such a thing
+            return None
+        total += squares
     return {p.client: math.sqrt(squares) for p, squares in zip(manifest.participants, total.tolist(), strict=True)}
 
 
 def _decoded(text: str | None) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True) if text is not None else None
-    except binascii.Error:
+    except ValueError:  # no base64, or no ASCII at all
         return None
 
 

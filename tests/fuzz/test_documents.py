@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -28,6 +31,7 @@ from lambdas.driver import DriverRecord, Process
 from lambdas.trees import Partial, TreeJob, parse_job
 from orchestrator.deployment import parse_deployment
 from orchestrator.invitation import Invitation, Parts, expired, load_invitation, parse_invitation
+from orchestrator.norms import read_norms
 from orchestrator.record import RoundRecord, RoundRequest
 from orchestrator.report import Report
 from tests.support import MODEL, ROUND, Update, manifest_of, table_of
@@ -181,6 +185,24 @@ def test_a_hostile_invitation_is_refused_in_a_sentence_also_with_a_digest_that_f
     for document in documents:
         parse_invitation(json.dumps(document))
     survives("invitation", lambda: load_invitation("no\0file"))
+
+
+def test_hostile_norms_are_unknown_norms() -> None:
+    good = ShardResult("r-1", DIGEST, 0, "done", norms=base64.b64encode(struct.pack("<2d", 4.0, 9.0)).decode())
+    whole = replace(MANIFEST, bounds=(0, TABLE.elements))
+    squares = st.lists(st.floats() | st.sampled_from([-1.0, math.inf, math.nan]), max_size=3)
+    texts = squares.map(lambda values: base64.b64encode(struct.pack(f"<{len(values)}d", *values)).decode())
+
+    def read(result: ShardResult) -> Any:
+        return read_norms(None, "bucket", whole, {0: result})  # type: ignore[arg-type]
+
+    @given(texts | st.text(max_size=40) | changed_bytes(str(good.norms).encode()).map(lambda b: b.decode("latin-1")))
+    def run(text: str) -> None:
+        norms = survives("norms", lambda: read(replace(good, norms=text)))
+        assert norms is None or all(norm >= 0 for norm in norms.values())
+
+    run()
+    assert list(read(good).values()) == [2.0, 3.0]
 
 
 def test_a_hostile_name_never_becomes_part_of_a_key() -> None:
