@@ -52,7 +52,7 @@ def finish(clients: Clients, deployment: Deployment, through_worker: Clients) ->
     """Run the round with a worker beside it."""
     lane = deployment.lane(2)
     threading.Thread(
-        target=worker.work, args=(through_worker, deployment, [lane]), kwargs={"idle_exit_s": 4}, daemon=True
+        target=worker.work, args=(through_worker, deployment, [lane]), kwargs={"idle_exit_s": 25}, daemon=True
     ).start()
     request = RoundRequest("digits", "r-1", 2, min_clients=2, timeout_s=40)
     return dict(start_round(clients, deployment, request).document)
