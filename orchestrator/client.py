@@ -113,23 +113,13 @@ class Client:
             NotDeployed: the environment is not deployed.
             OrchestratorError: what is stored is no model.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         with tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
             path = Path(directory) / "global.safetensors"
             if invite is not None:
                 fetch_invited(self._invitation(invite), path, round_id=round_id)
             else:
                 fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
-            try:
-                result: dict[str, Any] = load_file(path)
-            except SafetensorError as error:
-                raise OrchestratorError(
-                    f"What is stored as the global model of {self.model} is no safetensors file ({error}). Somebody "
-                    "else wrote it: `orchestrator verify` says what was changed."
-                ) from error
-            return {name: tensor.clone() for name, tensor in result.items()}
+            return load_tensors(path, self.model)
 
     def _invitation(self, invite: Invite) -> Invitation:
         invitation = load_invitation(invite)
@@ -140,3 +130,22 @@ class Client:
         """Id of the round that published the newest global model; None before the first."""
         latest = latest_model(self._clients.s3, self._deployment.bucket, self.model)
         return latest.round_id if latest else None
+
+
+def load_tensors(path: Path, model: str) -> dict[str, Any]:
+    """The tensors of a fetched global model, whose file may be deleted afterwards: name to torch.Tensor on the CPU.
+
+    Raises:
+        OrchestratorError: what is stored is no model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except SafetensorError as error:
+        raise OrchestratorError(
+            f"What is stored as the global model of {model} is no safetensors file ({error}). Somebody else wrote it: "
+            "`orchestrator verify` says what was changed."
+        ) from error
+    return {name: tensor.clone() for name, tensor in tensors.items()}
