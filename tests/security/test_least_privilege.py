@@ -18,10 +18,12 @@ from botocore.exceptions import ClientError
 from lambdas.contract import global_key, manifest_key, update_key
 from orchestrator import worker
 from orchestrator.client import Client
+from orchestrator.errors import BadInput
 from orchestrator.invite import invite, prepare
 from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 from orchestrator.submit import from_state_dict, submit
+from orchestrator.verify import verify
 
 from .conftest import ACCOUNT, BRANCH, REPOSITORY, SHARD_COUNTS, Enforcing, Prod
 
@@ -136,6 +138,16 @@ def test_a_whole_round_needs_no_more_than_the_rendered_policies(
     data = enforcing.client("s3").get_object(Bucket=prod.deployment.bucket, Key=global_key(MODEL, ROUND))["Body"].read()
     expected = sum((n + 1) * weights(n)["w"].astype(np.float64) for n in range(3)) / 6
     assert data.endswith(np.asarray(expected, np.float32).tobytes())
+
+
+def test_the_orchestrators_role_verifies_a_round(
+    enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials], published: dict[str, Any]
+) -> None:
+    orchestrator = enforcing.clients(roles["orchestrator"])
+    found = verify(orchestrator.s3, prod.deployment.bucket, ROUND)
+    assert (found.data_sections, found.shards) == (3, [0, 1, 2, 3])
+    with pytest.raises(BadInput, match="no round r-unknown"):
+        verify(orchestrator.s3, prod.deployment.bucket, "r-unknown")
 
 
 def test_small_shards_and_orchestrator_worker_need_no_more_either(
