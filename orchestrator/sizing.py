@@ -106,7 +106,7 @@ def _pieces_mb(clients: int) -> Fraction:
 
 
 def storage_mb(output_bytes: int) -> int:
-    """Ephemeral storage that a function needs to spool `output_bytes`, MB; may exceed what Lambda has."""
+    """Ephemeral storage that a function needs to spool `output_bytes` and to park sums, MB; may exceed Lambda's."""
     sizing = load_sizing()
     return max(
         sizing.ephemeral_storage_min_mb, math.ceil(Fraction(output_bytes, 2**20)) + sizing.ephemeral_storage_spare_mb

@@ -45,7 +45,8 @@ locals {
     max(local.sizing.timeout_min_s, ceil(local.sizing.timeout_safety * local.expected_s)),
   )
 
-  # The averaged shard is spooled to /tmp before it is sent.
+  # The averaged shard is spooled to /tmp before it is sent; beside it lie the sums that are parked between two groups of
+  # clients.
   ephemeral_storage_mb = max(
     local.sizing.ephemeral_storage_min_mb,
     ceil(local.shard_bytes / 1048576) + local.sizing.ephemeral_storage_spare_mb,

@@ -323,7 +323,7 @@ run "the_deployment_output_says_what_was_deployed" {
       function_name         = "fedagg-test-shards-4"
       memory_mb             = 256
       timeout_s             = 840
-      ephemeral_storage_mb  = 780
+      ephemeral_storage_mb  = 988
       architecture          = "arm64"
       maximum_concurrency   = 4
       max_receive_count     = 5

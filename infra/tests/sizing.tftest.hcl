@@ -377,7 +377,7 @@ run "the_least_room_is_lambdas" {
   }
 }
 
-run "a_shard_of_448_mib_just_fits_the_least_room" {
+run "a_shard_of_240_mib_just_fits_the_least_room" {
   command = plan
 
   module {
@@ -385,7 +385,7 @@ run "a_shard_of_448_mib_just_fits_the_least_room" {
   }
 
   variables {
-    model_bytes = 469762048
+    model_bytes = 251658240
   }
 
   assert {
@@ -402,12 +402,32 @@ run "a_byte_more_takes_a_megabyte_more" {
   }
 
   variables {
-    model_bytes = 469762049
+    model_bytes = 251658241
   }
 
   assert {
     condition     = aws_lambda_function.worker.ephemeral_storage[0].size == 513
     error_message = "Expected 513 MB of /tmp, got ${aws_lambda_function.worker.ephemeral_storage[0].size}."
+  }
+}
+
+run "sums_of_a_hundred_clients_are_parked_beside_the_shard" {
+  command = plan
+
+  module {
+    source = "./lane"
+  }
+
+  variables {
+    model_bytes = 5000000000
+    shards      = 8
+    clients     = 100
+  }
+
+  # 597 MiB of the shard and 192 MiB of sums
+  assert {
+    condition     = aws_lambda_function.worker.ephemeral_storage[0].size >= 597 + 192
+    error_message = "Expected at least 789 MB of /tmp, got ${aws_lambda_function.worker.ephemeral_storage[0].size}."
   }
 }
 
@@ -419,11 +439,11 @@ run "a_shard_of_almost_ten_gigabytes_still_fits" {
   }
 
   variables {
-    model_bytes = 10670309376
+    model_bytes = 10452205568
     clients     = 1
   }
 
-  # 10176 MiB + 64
+  # 9968 MiB + 272
   assert {
     condition     = aws_lambda_function.worker.ephemeral_storage[0].size == 10240
     error_message = "Expected 10240 MB of /tmp, got ${aws_lambda_function.worker.ephemeral_storage[0].size}."
@@ -438,7 +458,7 @@ run "a_shard_larger_than_tmp_is_refused" {
   }
 
   variables {
-    model_bytes = 10670309377
+    model_bytes = 10452205569
     clients     = 1
   }
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lambdas.average import Pacing
 from orchestrator import pricing
 from orchestrator.aws import MULTIPART_ABOVE, create_large_object
 from orchestrator.errors import PlanningError
@@ -457,8 +458,14 @@ def test_a_lane_with_little_memory_is_bound_by_its_cpu_share() -> None:
 
 
 def test_a_lane_for_large_shards_has_storage_for_its_output() -> None:
-    assert size_lane(4 * GIB, 1, 1).ephemeral_storage_mb == 4096 + 64
-    assert size_lane(4 * GIB + 1, 1, 1).ephemeral_storage_mb == 4097 + 64
+    assert size_lane(4 * GIB, 1, 1).ephemeral_storage_mb == 4096 + 272
+    assert size_lane(4 * GIB + 1, 1, 1).ephemeral_storage_mb == 4097 + 272
+
+
+def test_a_lane_has_storage_for_the_sums_that_a_worker_parks_beside_its_shard() -> None:
+    parked = Pacing().window_elements * 8
+    for model_bytes, clients in ((5 * 10**9, 100), (8 * 10**9, 66)):
+        assert size_lane(model_bytes, clients, 8).ephemeral_storage_mb * 2**20 > model_bytes // 8 + parked
 
 
 def test_the_timeout_stays_between_a_minute_and_lambdas_limit() -> None:
@@ -470,7 +477,7 @@ def test_the_timeout_stays_between_a_minute_and_lambdas_limit() -> None:
     ("arguments", "expected"),
     [
         ({"model_bytes": 5 * GIB}, "takes a function 1,504 s at 75 MB/s, Lambda stops it after 900 s: use more shards"),
-        ({"model_bytes": 10 * GIB, "clients": 1}, "needs 10,304 MB of ephemeral storage, Lambda has 10,240 MB"),
+        ({"model_bytes": 10 * GIB, "clients": 1}, "needs 10,512 MB of ephemeral storage, Lambda has 10,240 MB"),
         ({"clients": 100_000, "memory_cap_mb": 512}, "need functions of 640 MB, the cap is 512 MB. Raise the cap"),
         ({"memory_mb_override": 4096}, "need functions of 4,096 MB, the cap is 3,008 MB"),
         ({"shards": 0}, "shards is 0"),
