@@ -33,6 +33,7 @@ module "aggregator" {
   function_memory_cap_mb = var.function_memory_cap_mb
   memory_mb_override     = var.memory_mb_override
   functions_enabled      = var.functions_enabled
+  maximum_concurrency    = var.maximum_concurrency
 
   bucket_name             = var.bucket_name
   kms_key_arn             = var.kms_key_arn

@@ -126,6 +126,17 @@ variable "functions_enabled" {
   default     = true
 }
 
+variable "maximum_concurrency" {
+  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range. Less than the account's quota, which is 10 in new accounts."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.maximum_concurrency == null ? true : var.maximum_concurrency >= 2 && var.maximum_concurrency <= 1000 && floor(var.maximum_concurrency) == var.maximum_concurrency
+    error_message = "maximum_concurrency must be null or a whole number from 2 to 1000."
+  }
+}
+
 variable "memory_mb_override" {
   description = "Memory of every lane's function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
   type        = number
