@@ -84,11 +84,14 @@ resource "aws_s3_bucket_policy" "this" {
       {
         # Write-once for everybody, whatever their own policies say. A multipart upload is checked when it is completed;
         # creating it and uploading its parts is no object creation.
-        Sid       = "DenyReplacingUpdates"
+        Sid       = "DenyReplacingUpdatesAndModels"
         Effect    = "Deny"
         Principal = "*"
         Action    = "s3:PutObject"
-        Resource  = ["${aws_s3_bucket.this.arn}/rounds/*/updates/*"]
+        Resource = [
+          "${aws_s3_bucket.this.arn}/rounds/*/updates/*",
+          "${aws_s3_bucket.this.arn}/models/*/global.safetensors",
+        ]
         Condition = {
           Null = { "s3:if-none-match" = "true" }
           Bool = { "s3:ObjectCreationOperation" = "true" }

@@ -243,7 +243,7 @@ resource "aws_iam_role_policy" "worker" {
           Effect = "Allow"
           Action = ["s3:PutObject"]
           Resource = concat(
-            ["${var.bucket.arn}/models/*"],
+            ["${var.bucket.arn}/models/*/global.safetensors"],
             [for kind in var.tree == null ? ["shards", "norms"] : ["partials"] : "${var.bucket.arn}/rounds/*/${kind}/*"],
           )
         },
@@ -252,15 +252,16 @@ resource "aws_iam_role_policy" "worker" {
           Sid      = "FindParts"
           Effect   = "Allow"
           Action   = ["s3:ListMultipartUploadParts"]
-          Resource = ["${var.bucket.arn}/models/*"]
+          Resource = ["${var.bucket.arn}/models/*/global.safetensors"]
         },
         {
-          # Not to list: without it S3 answers 403 instead of 404 for an object that does not exist.
+          # Without it S3 answers 403 instead of 404 for an object that does not exist. The key is the prefix then; a
+          # worker could list rounds/, all of which it may read, and nothing else.
           Sid       = "TellMissingFromForbidden"
           Effect    = "Allow"
           Action    = ["s3:ListBucket"]
           Resource  = [var.bucket.arn]
-          Condition = { StringLikeIfExists = { "s3:prefix" = ["rounds/*"] } }
+          Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
         },
         {
           # A job that failed is made visible again after seconds, not after the queue's visibility timeout.

@@ -54,7 +54,7 @@ run "the_bucket_is_closed_to_the_public_in_every_way" {
   }
 }
 
-run "the_bucket_refuses_connections_without_tls_and_updates_that_replace_another" {
+run "the_bucket_refuses_connections_without_tls_and_updates_and_models_that_replace_another" {
   module {
     source = "./bucket"
   }
@@ -70,18 +70,21 @@ run "the_bucket_refuses_connections_without_tls_and_updates_that_replace_another
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
       {
-        Sid       = "DenyReplacingUpdates"
+        Sid       = "DenyReplacingUpdatesAndModels"
         Effect    = "Deny"
         Principal = "*"
         Action    = "s3:PutObject"
-        Resource  = ["arn:aws:s3:::fedagg-test-bucket/rounds/*/updates/*"]
+        Resource = [
+          "arn:aws:s3:::fedagg-test-bucket/rounds/*/updates/*",
+          "arn:aws:s3:::fedagg-test-bucket/models/*/global.safetensors",
+        ]
         Condition = {
           Null = { "s3:if-none-match" = "true" }
           Bool = { "s3:ObjectCreationOperation" = "true" }
         }
       },
     ]
-    error_message = "The policy must deny requests without TLS and unconditional writes of updates, and allow nothing: ${aws_s3_bucket_policy.this.policy}"
+    error_message = "The policy must deny requests without TLS and unconditional writes of updates and models, and allow nothing: ${aws_s3_bucket_policy.this.policy}"
   }
 }
 

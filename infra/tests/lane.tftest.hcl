@@ -268,8 +268,8 @@ run "the_worker_may_do_only_its_job" {
   assert {
     condition = { for s in jsondecode(aws_iam_role_policy.worker.policy).Statement : s.Sid => [s.Action, s.Resource] } == {
       ReadRounds               = [["s3:GetObject"], ["arn:aws:s3:::fedagg-test/rounds/*"]]
-      WriteShards              = [["s3:PutObject"], ["arn:aws:s3:::fedagg-test/models/*", "arn:aws:s3:::fedagg-test/rounds/*/shards/*", "arn:aws:s3:::fedagg-test/rounds/*/norms/*"]]
-      FindParts                = [["s3:ListMultipartUploadParts"], ["arn:aws:s3:::fedagg-test/models/*"]]
+      WriteShards              = [["s3:PutObject"], ["arn:aws:s3:::fedagg-test/models/*/global.safetensors", "arn:aws:s3:::fedagg-test/rounds/*/shards/*", "arn:aws:s3:::fedagg-test/rounds/*/norms/*"]]
+      FindParts                = [["s3:ListMultipartUploadParts"], ["arn:aws:s3:::fedagg-test/models/*/global.safetensors"]]
       TellMissingFromForbidden = [["s3:ListBucket"], ["arn:aws:s3:::fedagg-test"]]
       TakeJobs                 = [["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], ["arn:aws:sqs:us-east-1:123456789012:fedagg-test-shards-4"]]
       SendResults              = [["sqs:SendMessage"], ["arn:aws:sqs:us-east-1:123456789012:results"]]
@@ -281,8 +281,8 @@ run "the_worker_may_do_only_its_job" {
   assert {
     condition = [
       for s in jsondecode(aws_iam_role_policy.worker.policy).Statement : s.Condition if s.Sid == "TellMissingFromForbidden"
-    ] == [{ StringLikeIfExists = { "s3:prefix" = ["rounds/*"] } }]
-    error_message = "The worker must not be able to list models."
+    ] == [{ StringLike = { "s3:prefix" = ["rounds/*"] } }]
+    error_message = "The worker must be able to list neither models nor the whole bucket."
   }
 
   assert {
