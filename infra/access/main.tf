@@ -55,8 +55,8 @@ resource "aws_iam_policy" "orchestrator" {
           Effect   = "Allow"
           Action   = ["s3:ListBucket"]
           Resource = [var.bucket_arn]
-          # IfExists: whether an object is missing or forbidden is decided by this permission too, without a prefix.
-          Condition = { StringLikeIfExists = { "s3:prefix" = ["rounds/*", "models/*"] } }
+          # Whether an object is missing or forbidden is decided by this permission too; its key is the prefix then.
+          Condition = { StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }
         },
         {
           # To find the uploads of orchestrators that died before they could write them down. IAM knows no prefix here.
@@ -161,7 +161,7 @@ resource "aws_iam_role" "ci" {
 
   name                 = "${var.name_prefix}-ci"
   description          = "GitHub Actions of ${each.key}, branch ${var.github_branch}"
-  max_session_duration = 3600
+  max_session_duration = 7200 # as long as the job in docs/examples/round.yml may last
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
@@ -209,7 +209,7 @@ resource "aws_iam_role_policy" "ci_ship" {
           Sid    = "ReadOwnResources"
           Effect = "Allow"
           Action = [
-            "s3:GetBucket*", "s3:GetAccelerateConfiguration", "s3:GetEncryptionConfiguration",
+            "s3:GetBucket*", "s3:ListBucket", "s3:GetAccelerateConfiguration", "s3:GetEncryptionConfiguration",
             "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration",
             "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ListQueueTags",
             "lambda:GetFunction", "lambda:GetFunctionCodeSigningConfig", "lambda:ListVersionsByFunction",
@@ -219,7 +219,10 @@ resource "aws_iam_role_policy" "ci_ship" {
             "sns:GetTopicAttributes", "sns:ListTagsForResource",
           ]
           Resource = [
+            # With the bucket of the access logs, which infra/bucket names so. Asking whether a bucket is there is
+            # s3:ListBucket without a prefix.
             var.bucket_arn,
+            "${var.bucket_arn}-logs",
             "arn:${local.partition}:sqs:${local.region}:${local.account}:${var.name_prefix}-*",
             "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name_prefix}-*",
             "arn:${local.partition}:iam::${local.account}:role/${var.name_prefix}-*",

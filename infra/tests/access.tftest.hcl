@@ -49,6 +49,19 @@ run "the_orchestrator_may_run_rounds_and_nothing_else" {
   }
 }
 
+run "the_orchestrator_lists_rounds_and_models_not_the_whole_bucket" {
+  module {
+    source = "./access"
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(aws_iam_policy.orchestrator.policy).Statement : s.Condition if s.Sid == "ListObjects"
+    ] == [{ StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }]
+    error_message = "A listing must name its prefix: ${aws_iam_policy.orchestrator.policy}"
+  }
+}
+
 run "a_client_may_write_its_own_update_only_and_only_once" {
   module {
     source = "./access"
@@ -152,6 +165,44 @@ run "ci_can_change_code_and_nothing_that_grants_rights" {
       LockState         = ["arn:aws:s3:::states/fedagg/test/terraform.tfstate.tflock"]
     }
     error_message = "CI must be held to this environment's functions and state: ${aws_iam_role_policy.ci_ship["example/federation"].policy}"
+  }
+}
+
+run "ci_can_plan_the_bucket_of_the_access_logs_too" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_repository = "example/federation"
+  }
+
+  assert {
+    condition = anytrue([
+      for s in jsondecode(aws_iam_role_policy.ci_ship["example/federation"].policy).Statement :
+      alltrue([for action in ["s3:GetBucket*", "s3:ListBucket"] : contains(s.Action, action)]) &&
+      alltrue([for name in ["fedagg-test", "fedagg-test-logs"] : contains(s.Resource, "arn:aws:s3:::${name}")]) &&
+      !contains(keys(s), "Condition")
+    ])
+    error_message = "terraform plan reads both buckets: ${aws_iam_role_policy.ci_ship["example/federation"].policy}"
+  }
+}
+
+run "the_ci_role_lasts_as_long_as_the_sample_job" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    github_repository = "example/federation"
+  }
+
+  assert {
+    condition = (
+      length(regexall("role-duration-seconds: ${aws_iam_role.ci["example/federation"].max_session_duration}\\b", file("../docs/examples/round.yml"))) == 1 &&
+      length(regexall("timeout-minutes: ${aws_iam_role.ci["example/federation"].max_session_duration / 60}\\b", file("../docs/examples/round.yml"))) == 1
+    )
+    error_message = "docs/examples/round.yml asks for another time than the ${aws_iam_role.ci["example/federation"].max_session_duration} s that the role gives."
   }
 }
 

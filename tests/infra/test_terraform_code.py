@@ -37,6 +37,14 @@ def test_terraforms_own_tests_pass(tmp_path: Path) -> None:
     assert " 0 passed" not in out
 
 
+def test_a_round_that_fails_fails_the_sample_workflow() -> None:
+    """GitHub's shell is `bash -e` unless a step names bash: then a pipe fails with its first command."""
+    steps = (ROOT / "docs/examples/round.yml").read_text().split("      - ")
+    piped = [step for step in steps if " | tee " in step]
+    assert len(piped) == 1
+    assert all("        shell: bash" in step for step in piped)
+
+
 def test_every_environment_has_the_same_shape() -> None:
     for directory in ROOTS[1:]:
         files = {path.name for path in directory.glob("*.tf")}

@@ -40,8 +40,6 @@ _START_TIMEOUT_S = 60
 # What an emulator needs of the provider; everything else is the environment's own.
 _OVERRIDE = """
 provider "aws" {
-  access_key                  = "test"
-  secret_key                  = "test"
   skip_credentials_validation = true
   skip_metadata_api_check     = true
   skip_requesting_account_id  = true
@@ -143,6 +141,7 @@ class Prod:
     access: dict[str, Any]
     kms_key_arn: str
     resources: list[dict[str, Any]]
+    directory: Path
 
     def arns(self, type_: str) -> list[str]:
         return [r["values"]["arn"] for r in self.resources if r["type"] == type_]
@@ -164,10 +163,13 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
         "package_path": str(package.build(target)), "runtime": target.runtime, "architecture": target.architecture,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
-        "terraform_state_bucket": STATE["bucket"], "alarm_email": "someone@example.com",
+        "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",
     }  # fmt: skip
     (directory / "terraform.tfvars.json").write_text(json.dumps(variables))
-    endpoint = {"AWS_ENDPOINT_URL": enforcing.url, "AWS_CA_BUNDLE": enforcing.ca_bundle}
+    endpoint = {
+        "AWS_ENDPOINT_URL": enforcing.url, "AWS_CA_BUNDLE": enforcing.ca_bundle,
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+    }  # fmt: skip
     for arguments in (["init", "-input=false"], ["apply", "-input=false", "-auto-approve", "-parallelism=40"]):
         result = run_terraform([*arguments, "-no-color"], directory, **endpoint)
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr
@@ -178,6 +180,7 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
         access=shown["outputs"]["access"]["value"],
         kms_key_arn=deployment["kms_key_arn"],
         resources=list(_resources(shown["root_module"])),
+        directory=directory,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
-from lambdas.contract import global_key, manifest_key, update_key
+from lambdas.contract import global_key, latest_key, manifest_key, update_key
 from orchestrator import worker
 from orchestrator.client import Client
 from orchestrator.errors import BadInput
@@ -23,6 +23,7 @@ from orchestrator.invite import invite, prepare
 from orchestrator.record import RoundRequest
 from orchestrator.rounds import start_round
 from orchestrator.submit import from_state_dict, submit
+from orchestrator.terraform import run_terraform
 from orchestrator.verify import verify
 
 from .conftest import ACCOUNT, BRANCH, REPOSITORY, SHARD_COUNTS, Enforcing, Prod
@@ -210,6 +211,9 @@ def test_a_worker_writes_no_update_sends_no_job_and_deletes_nothing(
     s3, sqs, bucket = of("s3", "worker"), of("sqs", "worker"), prod.deployment.bucket
     denied(s3.put_object, Bucket=bucket, Key=update_key("r-9", "a"), Body=b"x", IfNoneMatch="*")
     denied(s3.put_object, Bucket=bucket, Key=manifest_key("r-9"), Body=b"x")
+    denied(s3.put_object, Bucket=bucket, Key=latest_key(MODEL), Body=b"x")
+    denied(s3.list_objects_v2, Bucket=bucket)
+    denied(s3.list_objects_v2, Bucket=bucket, Prefix="models/")
     denied(s3.delete_object, Bucket=bucket, Key=update_key(ROUND, "a"))
     denied(s3.delete_object, Bucket=bucket, Key=global_key(MODEL, ROUND))
     lane, other = prod.deployment.lane(1), prod.deployment.lane(4)
@@ -227,6 +231,7 @@ def test_the_orchestrator_deletes_no_update_takes_no_job_and_ships_no_code(
     denied(s3.delete_object, Bucket=bucket, Key=update_key(ROUND, "a"))
     denied(s3.delete_object, Bucket=bucket, Key=global_key(MODEL, ROUND))
     denied(s3.put_bucket_policy, Bucket=bucket, Policy="{}")
+    denied(s3.list_objects_v2, Bucket=bucket)
     denied(sqs.receive_message, QueueUrl=prod.deployment.lane(1).queue_url)
     denied(of("lambda", "orchestrator").update_function_code, FunctionName="fedagg-prod-shards-1", ZipFile=b"x")
     denied(of("iam", "orchestrator").put_role_policy, RoleName="x", PolicyName="x", PolicyDocument="{}")
@@ -241,6 +246,27 @@ def test_ci_grants_itself_nothing(of: Callable[[str, str], Any], prod: Prod) -> 
     denied(of("lambda", "ci").update_function_configuration, FunctionName="fedagg-prod-shards-1", Role=ci_role)
     denied(of("s3", "ci").put_bucket_policy, Bucket=prod.deployment.bucket, Policy="{}")
     denied(of("kms", "ci").put_key_policy, KeyId=prod.kms_key_arn, PolicyName="default", Policy="{}")
+
+
+def test_ci_plans_the_bucket_its_access_logs_and_the_function(
+    enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials]
+) -> None:
+    """With the CI role only. Not the event source mappings and the alarms' topic, for which the emulator asks for other
+    actions, or resources, than AWS."""
+    targets = ["bucket", 'lane["4"].aws_lambda_function.worker', 'lane["4"].aws_sqs_queue.jobs']
+    found = run_terraform(
+        ["plan", "-no-color", "-input=false", *(f"-target=module.aggregator.module.{t}" for t in targets)],
+        prod.directory,
+        AWS_ENDPOINT_URL=enforcing.url, AWS_CA_BUNDLE=enforcing.ca_bundle,
+        **{name.upper(): value for name, value in roles["ci"].items()},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
+    assert "bucket.aws_s3_bucket.logs[" in found.stdout
+
+
+def test_functions_at_once_can_be_held_below_the_accounts_quota(enforcing: Enforcing, prod: Prod) -> None:
+    mappings = [r["values"] for r in prod.resources if r["type"] == "aws_lambda_event_source_mapping"]
+    assert [m["scaling_config"] for m in mappings] == [[{"maximum_concurrency": 3}]] * len(SHARD_COUNTS)
 
 
 @pytest.mark.parametrize(
