@@ -144,7 +144,7 @@ run "aggregators_write_partial_sums_and_models_and_nothing_else" {
   assert {
     condition = (
       aws_lambda_function.worker.handler == "lambdas.tree_average.handler"
-      && toset(one([for s in jsondecode(aws_iam_role_policy.worker.policy).Statement : s.Resource if s.Sid == "WriteShards"])) == toset(["arn:aws:s3:::fedagg-test/models/*", "arn:aws:s3:::fedagg-test/rounds/*/partials/*"])
+      && toset(one([for s in jsondecode(aws_iam_role_policy.worker.policy).Statement : s.Resource if s.Sid == "WriteShards"])) == toset(["arn:aws:s3:::fedagg-test/models/*/global.safetensors", "arn:aws:s3:::fedagg-test/rounds/*/partials/*"])
     )
     error_message = "Expected the trees' handler, writing partials and models: ${aws_iam_role_policy.worker.policy}"
   }
