@@ -19,6 +19,7 @@ from orchestrator.pin import Update
 from orchestrator.planner import predict
 from orchestrator.publish import Published
 from orchestrator.record import RoundRecord, RoundRequest
+from orchestrator.report_page import render
 
 SCHEMA = 1
 STATUSES = ("published", "failed", "aborted")
@@ -54,37 +55,7 @@ class Report:
 
     def to_text(self) -> str:
         """A readable page."""
-        d = self.document
-        lines = [f"Round {d['round']} of model {d['model']}: {d['status']}"]
-        lines += [f"  left out      client {e['client']}: {e['reason']}" for e in d.get("excluded", [])]
-        lines += [f"  late          client {u['client']}, {u['bytes']:,} bytes" for u in d.get("late_updates", [])]
-        if d["status"] != "published":
-            return "\n".join([*lines, f"  reason: {d['error']}"])
-        total, cost = d["totals"], d["predicted_on_aws"]
-        lines += [
-            f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
-            f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
-            f"  architecture  {d['architecture']}",
-            f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
-            f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
-                f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"
-            ),
-            f"  functions     {total['wall_s']:.2f} s, {total['cpu_s']:.2f} CPU s, peak {total['peak_rss_mb']:.0f} MB, "
-            f"{total['gets']} GETs, {total['puts']} PUTs, {total['retries']} retried reads, {len(d['redelivered'])} "
-            "failed tries",
-            *(
-                f"  level {row['level']}       {row['aggregators']} aggregators, {row['seconds']:.2f} s; partial sums: "
-                f"{row['in_shared_memory']} in shared memory, {row['in_s3']} in S3"
-                for row in d.get("levels", [])[:-1]
-            ),
-            f"  on AWS        about {cost['seconds']:.1f} s and ${cost['usd']:.6f} (prediction, all-in)",
-        ]  # fmt: skip
-        lines += [
-            f"  wire          {loss['clients']} clients ({loss['share_of_weight']:.0%} of the weight) sent "
-            f"{loss['stored']}: their values are off by at most {loss['relative_error_bound']:.2%} of themselves"
-            for loss in d["wire_loss"]
-        ]
-        return "\n".join(lines)
+        return render(self.document)
 
 
 def published(

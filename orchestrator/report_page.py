@@ -1,0 +1,69 @@
+"""A round's report as a page of text, from nothing but its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Participants that the page lists; the JSON has them all.
+_LISTED = 100
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page. Whatever clients could choose (tensor names in reasons) is shown without control characters."""
+    lines = [f"Round {document['round']} of model {document['model']}: {document['status']}"]
+    lines += _who(document)
+    if document["status"] == "published":
+        lines += _published(document)
+    else:
+        lines.append(f"  reason: {document['error']}")
+    # What a terminal would obey, and a line break that would begin a line of the client's making.
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def _who(d: Mapping[str, Any]) -> Iterator[str]:
+    norms = d.get("norms") or {}
+    for p in d["participants"][:_LISTED]:
+        norm = norms.get(p["client"])
+        yield f"  client        {p['client']}, {p['num_examples']:,} examples" + (
+            "" if norm is None else f", L2 norm {norm:.6g}"
+        )
+    if len(d["participants"]) > _LISTED:
+        yield f"  client        and {len(d['participants']) - _LISTED:,} more (--output json lists all)"
+    for e in d.get("excluded", []):
+        yield f"  left out      client {e['client']}: {e['reason']}"
+    for u in d.get("late_updates", []):
+        yield f"  late          client {u['client']}, {u['bytes']:,} bytes"
+    for r in d.get("redelivered", []):
+        yield f"  failed try    shard {r['shard']}, delivery {r['receive_count']}: {r.get('error', 'no cause told')}"
+    for s in d.get("silent_tries", []):
+        yield f"  silent tries  shard {s['shard']}: {s['tries']} without a result; their log is {s['log_group']}"
+    for p in d.get("drivers", []):
+        yield f"  driven by     {p['host']}, process {p['pid']}, since {p['since']}"
+
+
+def _published(d: Mapping[str, Any]) -> Iterator[str]:
+    total, cost = d["totals"], d["predicted_on_aws"]
+    yield from [
+        f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
+        f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
+        f"  architecture  {d['architecture']}",
+        f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
+        f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"
+        ),
+        f"  functions     {total['wall_s']:.2f} s, {total['cpu_s']:.2f} CPU s, peak {total['peak_rss_mb']:.0f} MB, "
+        f"{total['gets']} GETs, {total['puts']} PUTs, {total['retries']} retried reads, {len(d['redelivered'])} "
+        "failed tries",
+        *(
+            f"  level {row['level']}       {row['aggregators']} aggregators, {row['seconds']:.2f} s; partial sums: "
+            f"{row['in_shared_memory']} in shared memory, {row['in_s3']} in S3"
+            for row in d.get("levels", [])[:-1]
+        ),
+        f"  on AWS        about {cost['seconds']:.1f} s and ${cost['usd']:.6f} (prediction, all-in)",
+    ]  # fmt: skip
+    yield from [
+        f"  wire          {loss['clients']} clients ({loss['share_of_weight']:.0%} of the weight) sent "
+        f"{loss['stored']}: their values are off by at most {loss['relative_error_bound']:.2%} of themselves"
+        for loss in d["wire_loss"]
+    ]
