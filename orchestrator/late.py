@@ -57,6 +57,8 @@ def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
     """Copy an object within S3, in parts, unless the key is taken; whether it was copied.
 
     In parts whatever its size: completing an upload is conditional everywhere, and a single copy ends at 5 GiB.
+    The bucket's policy lets it through: S3 exempts UploadPartCopy by s3:ObjectCreationOperation, and the condition is
+    on the completion (S3 user guide, "Enforce conditional writes").
     """
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     source: Any = {"Bucket": bucket, "Key": update.key}
