@@ -35,7 +35,7 @@ def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
     ended = read_object(s3, bucket, report_key(round_id))
     if ended is None:
         # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.
-        driver = lease.forbid(s3, bucket, round_id)
+        driver = lease.forbid(s3, bucket, round_id, record.model)
         report = reports.aborted(bucket, record, read_manifest(s3, bucket, round_id), driver)
         create_object(s3, bucket, report_key(round_id), report.to_bytes())
     else:

@@ -6,6 +6,7 @@ Tests replace AWS here, with an emulator's endpoint or with in-memory clients.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import random
 import time
@@ -201,11 +202,24 @@ def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
 
 
 def delete_objects(s3: S3Client, bucket: str, keys: Sequence[str]) -> None:
-    """Delete objects, a thousand to a request; those that are not there are no error."""
+    """Delete objects, a thousand to a request; those that are not there are no error.
+
+    Raises:
+        OrchestratorError: S3 refused some of them, twice.
+    """
     for i in range(0, len(keys), 1000):
-        s3.delete_objects(
-            Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys[i : i + 1000]], "Quiet": True}
-        )
+        left = list(keys[i : i + 1000])
+        for _ in range(2):  # S3 refuses single keys in an answer of status 200, which boto3 does not repeat
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in left], "Quiet": True})
+            errors = answer.get("Errors", [])
+            left = [error["Key"] for error in errors]
+            if not left:
+                break
+        else:
+            raise OrchestratorError(
+                f"S3 did not delete {len(left)} objects, s3://{bucket}/{left[0]} first "
+                f"({errors[0].get('Code', 'no reason given')}). Do it again, or look at the role's permissions."
+            )
 
 
 def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int, Any]:
@@ -257,7 +271,11 @@ def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size:
         s3.complete_multipart_upload(
             Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
         )
-    except BaseException:
-        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except BaseException as error:
+        if isinstance(error, ClientError) and error_code(error) == "NoSuchUpload":
+            # The answer was lost, and boto3 asked again. The caller looks what is there.
+            return False
+        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket's lifecycle rule clears it away
+            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
         raise
     return True

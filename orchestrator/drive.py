@@ -125,7 +125,7 @@ def _continue(
     collection.stored = stored
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
     step = ShardStep(clients.s3, bucket, manifest)
-    letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes()))
+    letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes()), keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:
         raise gave_up(manifest, lane, step, dead, collection)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lambdas.contract import global_key
 from lambdas.driver import DriverRecord, Process, driver_key
 from lambdas.errors import FederationError
-from orchestrator.aws import read_object, swap_object
+from orchestrator.aws import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
 from orchestrator.processes import is_gone, this_process
 
@@ -83,11 +84,11 @@ def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = 
             return Lease(s3, bucket, record, etag)
 
 
-def forbid(s3: S3Client, bucket: str, round_id: str) -> DriverRecord:
+def forbid(s3: S3Client, bucket: str, round_id: str, model: str) -> DriverRecord:
     """Take the lease from whoever holds it and mark the round as aborted: no driver can publish it any more.
 
     Raises:
-        RoundConflict: it is being published.
+        RoundConflict: it is being published, or its global model is there already.
     """
     while True:
         held = read_driver(s3, bucket, round_id)
@@ -101,6 +102,12 @@ def forbid(s3: S3Client, bucket: str, round_id: str) -> DriverRecord:
                 f"`orchestrator resume --round {round_id}` finishes it should that process be gone."
             )
         else:
+            # A driver that stopped while it published may have stored the model; clients may have it.
+            if exists(s3, bucket, global_key(model, round_id)):
+                raise RoundConflict(
+                    f"Round {round_id} has stored its global model already; it cannot be aborted any more. "
+                    f"`orchestrator resume --round {round_id}` finishes it."
+                )
             record = held.record.succeeded_by(this_process(), uuid.uuid4().hex, LEASE_S)
             record = replace(record, state="aborted")
         if swap_object(s3, bucket, driver_key(round_id), record.to_bytes(), held.etag if held else None):

@@ -20,6 +20,8 @@ _WAIT_S = 5
 _FOREIGN_HIDDEN_S = 2
 # The dead-letter queue keeps the letters of other rounds for days.
 _LETTERS_LOOKED_AT = 1000
+# While they are looked at: longer than looking takes, so that none is seen twice.
+_LETTERS_HIDDEN_S = 30
 
 
 class Results:
@@ -66,8 +68,13 @@ class Results:
         return self._ended[round_id]
 
 
-def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJob | TreeJob]:
-    """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at."""
+def dead_letters(clients: Clients, lane: Lane, digest: str, *, keep: bool = False) -> dict[str, ShardJob | TreeJob]:
+    """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at.
+
+    Args:
+        keep: leave this manifest's letters hidden for a while, for the one who is going to delete them: a receipt
+            handle deletes nothing once somebody else has received the letter.
+    """
     found: dict[str, ShardJob | TreeJob] = {}
     seen = []
     for _ in range(_LETTERS_LOOKED_AT // 10):
@@ -75,8 +82,9 @@ def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJo
         messages = clients.sqs.receive_message(
             QueueUrl=lane.dead_letter_queue_url,
             MaxNumberOfMessages=10,
-            VisibilityTimeout=_FOREIGN_HIDDEN_S,
-            WaitTimeSeconds=0,
+            VisibilityTimeout=_LETTERS_HIDDEN_S,
+            # Not 0: SQS then asks some of its servers only, and may answer that an occupied queue is empty.
+            WaitTimeSeconds=1,
         ).get("Messages", [])
         if not messages:
             break
@@ -88,6 +96,7 @@ def dead_letters(clients: Clients, lane: Lane, digest: str) -> dict[str, ShardJo
                 continue
             if job.manifest_sha256 == digest:
                 found[message["ReceiptHandle"]] = job
+    seen = [handle for handle in seen if not (keep and handle in found)]
     for i in range(0, len(seen), 10):  # put back for the next one who looks
         entries: list[Any] = [
             {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0} for n, handle in enumerate(seen[i : i + 10])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +12,17 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import MAX_CLIENTS, MAX_EXAMPLES, Exclusion, Participant, TensorTable, client_of, updates_prefix
+from lambdas.contract import (
+    MAX_CLIENTS,
+    MAX_EXAMPLES,
+    Exclusion,
+    Participant,
+    TensorTable,
+    client_of,
+    shown,
+    update_key,
+    updates_prefix,
+)
 from lambdas.errors import FederationError, InvalidName, InvalidUpdate, UpdateChanged
 from lambdas.tensors import UpdateHeader, check_same_table, parse_update_header
 from orchestrator.aws import REQUESTS_AT_ONCE, error_code, list_objects
@@ -20,6 +31,8 @@ from orchestrator.submit import latest_table, read_header
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
 
 _ERRORS_SHOWN, _REASON_CHARS = 10, 500
 # A header's JSON may take twenty times its length; a client that sends the longest there is costs that once at a time.
@@ -50,16 +63,20 @@ class Pinned:
 def list_updates(s3: S3Client, bucket: str, round_id: str) -> list[Update]:
     """The updates that are there now, in ascending client id; one LIST request per 1,000.
 
-    Raises:
-        RoundFailed: an object that is no update lies among them.
+    Whatever else lies among them is passed over with a warning: nobody stops a round by storing an odd object, and
+    nobody takes part twice by storing one a folder further down.
     """
     updates = []
     for item in list_objects(s3, bucket, updates_prefix(round_id)):
+        key = item["Key"]
         try:
-            client, arrived_at = client_of(item["Key"]), item["LastModified"].timestamp()
-            updates.append(Update(client, item["Key"], item["ETag"], item["Size"], arrived_at))
-        except InvalidName as error:
-            raise RoundFailed(f"Round {round_id}: {error} Delete the object s3://{bucket}/{item['Key']}.") from error
+            client = client_of(key)
+        except InvalidName:
+            client = None
+        if client is None or key != update_key(round_id, client):
+            log.warning("Round %s: s3://%s/%s is no update, and is passed over.", round_id, bucket, shown(key))
+            continue
+        updates.append(Update(client, key, item["ETag"], item["Size"], item["LastModified"].timestamp()))
     return sorted(updates, key=lambda update: update.client)
 
 

@@ -120,7 +120,7 @@ def drive_tree(
         if stored_shards(s3, bucket, manifest) is None:
             return  # published or aborted: publish() finds out
         if redrive:
-            delete_dead_letters(clients, lane, dead_letters(clients, lane, digest))
+            delete_dead_letters(clients, lane, dead_letters(clients, lane, digest, keep=True))
     attempts: dict[Node, int] = {}
     with narration.bar(f"{manifest.architecture} aggregators", sum(tree.widths)) as progress:
         progress(len(run.partials))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from orchestrator import aws
-from orchestrator.aws import Clients, connect, create_large_object, make_client
+from orchestrator.aws import Clients, connect, create_large_object, delete_objects, make_client
 from orchestrator.deployment import Deployment
+from orchestrator.errors import OrchestratorError
 
 MIB = 1024**2
 
@@ -66,3 +69,41 @@ def test_an_upload_that_breaks_leaves_nothing_behind(clients: Clients, lanes_wit
         create_large_object(clients.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)))
     assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
     assert "Contents" not in clients.s3.list_objects_v2(Bucket=bucket)
+
+
+def test_an_upload_in_parts_whose_answer_was_lost_is_for_the_caller_to_look_at(
+    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, content = lanes_without_functions.bucket, _content(1)
+    complete = clients.s3.complete_multipart_upload
+
+    def twice(**arguments: Any) -> Any:
+        """What boto3 does where the answer of the first request is lost."""
+        complete(**arguments)
+        raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "CompleteMultipartUpload")
+
+    monkeypatch.setattr(clients.s3, "complete_multipart_upload", twice)
+    assert not create_large_object(clients.s3, bucket, "lost", io.BytesIO(content), len(content))
+    assert clients.s3.get_object(Bucket=bucket, Key="lost")["Body"].read() == content
+
+
+class RefusingS3:
+    """Answers DeleteObjects with status 200 and an error per key, as S3 does; `times` requests long."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.deleted = times, set[str]()
+
+    def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: N803 - boto3's names
+        keys = [item["Key"] for item in Delete["Objects"]]
+        refused = keys[-1:] if self.times > 0 else []
+        self.times -= 1
+        self.deleted |= set(keys) - set(refused)
+        return {"Errors": [{"Key": key, "Code": "SlowDown"} for key in refused]}
+
+
+def test_objects_that_were_not_deleted_are_deleted_again_or_named() -> None:
+    patient = RefusingS3(times=1)
+    delete_objects(patient, "bucket", ["a", "b"])  # type: ignore[arg-type]
+    assert patient.deleted == {"a", "b"}
+    with pytest.raises(OrchestratorError, match=r"did not delete 1 objects, s3://bucket/b first \(SlowDown\)"):
+        delete_objects(RefusingS3(times=2), "bucket", ["a", "b"])  # type: ignore[arg-type]

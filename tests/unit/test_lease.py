@@ -271,6 +271,18 @@ def test_an_open_round_can_be_aborted_before_anything_is_pinned(clients: Clients
     assert round_status(clients, bucket, "r-1")["state"] == "aborted"
 
 
+def test_a_round_whose_driver_stopped_after_storing_the_model_is_not_aborted(
+    clients: Clients, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_round(clients.s3, bucket, RoundRequest("digits", "r-1"))
+    clients.s3.put_object(Bucket=bucket, Key="models/digits/r-1/global.safetensors", Body=b"a model")
+    stopped = DriverRecord("r-1", "token", this_process(), 30.0, state="stopped")
+    clients.s3.put_object(Bucket=bucket, Key=driver_key("r-1"), Body=stopped.to_bytes())
+    with pytest.raises(RoundConflict, match="has stored its global model already"):
+        abort_round(clients, bucket, "r-1")
+    assert lease.read_driver(clients.s3, bucket, "r-1").record == stopped  # type: ignore[union-attr]
+
+
 def test_a_round_that_is_published_or_being_published_is_not_aborted(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,15 +191,18 @@ def test_only_the_first_ten_of_many_bad_updates_are_spelled_out(
     assert "and 3 more" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "sub/a.safetensors.bak", "a b.safetensors", ".safetensors"])
-def test_an_object_among_the_updates_that_is_none_is_named_with_how_to_go_on(
-    clients: Clients, lanes_without_functions: Deployment, name: str
+@pytest.mark.parametrize(
+    "name", ["", "notes.txt", "sub/a.safetensors.bak", "a b.safetensors", ".safetensors", "sub/updates/b.safetensors"]
+)
+def test_an_object_among_the_updates_that_is_none_is_passed_over_with_a_warning(
+    clients: Clients, lanes_without_functions: Deployment, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(clients, lanes_without_functions, "a", weights(1))
+    put(clients, lanes_without_functions, "b", weights(2))
     key = f"rounds/r-1/updates/{name}"
     clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"x")
-    with pytest.raises(RoundFailed, match=f"Delete the object s3://{lanes_without_functions.bucket}/{key}"):
-        pinned(clients, lanes_without_functions)
+    assert [p.client for p in pinned(clients, lanes_without_functions).participants] == ["a", "b"]
+    assert "is no update, and is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
