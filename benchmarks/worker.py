@@ -125,7 +125,6 @@ def paper_functions(memory_mb: int) -> list[Case]:
         Case(vgg16, 835, BASELINE),
         Case(vgg16, memory_mb),
         Case(Workload(), 3008, BASELINE),
-        *(Case(Workload(clients=n, shards=1, shard=0), 1987, BASELINE) for n in (5, 3)),  # leaves of lambda-FL, LIFL
     ]
 
 

@@ -67,13 +67,13 @@ FIRST_BYTE_S = 0.03
 
 # --- CPU and start-up of this kit's worker (profile "streaming") -----------------------------------------------------
 
-# CPU seconds per GB averaged and GB stored: sizing.json. The rest was measured on one core with lambdas/ as it is,
-# and rounded up by about half, since a Lambda vCPU is a hyperthread: presigning and sending a GET over a new
-# connection; parsing one client's entry of the manifest; making the two boto3 clients and the TLS contexts.
-REQUEST_CPU_S = 0.002
+# CPU seconds per GB averaged and GB stored: sizing.json. All measured in benchmarks.worker's box (benchmarks/README.md):
+# presigning and sending a GET over a new connection; parsing one client's entry of the manifest; manifest, driver's
+# record and result message. boto3's clients are made in INIT.
+REQUEST_CPU_S = 0.003
 MANIFEST_CPU_S_PER_CLIENT = 15e-6
 MANIFEST_BYTES_PER_CLIENT = 175
-START_CPU_S = 0.25
+START_CPU_S = 0.04
 # INIT of a Python function that imports numpy and boto3, about 0.4 s of CPU, billed. Lambda gives INIT more CPU than
 # the memory setting says, so this does not depend on memory. Assumed, not measured by us.
 INIT_S = 1.0

@@ -1,6 +1,6 @@
 # The sizing rule at points worked out by hand from the constants in orchestrator/sizing.json: a worker needs 96 MB and
 # 4 MB per 1000 clients, a quarter more is kept free, memory comes in steps of 64 MB from 256 MB; it reads 75 MB/s, or
-# what its CPU share allows at 1.2 CPU seconds per GB; the timeout is four times the expected time, 60 to 900 s.
+# what its CPU share allows at 1.7 CPU seconds per GB; the timeout is four times the expected time, 60 to 900 s.
 
 mock_provider "aws" {
   mock_resource "aws_iam_role" {
@@ -283,10 +283,10 @@ run "a_slow_cpu_lengthens_the_timeout" {
     memory_mb_override = 128
   }
 
-  # 128 MB are 0.0724 vCPU: 60.3 MB/s instead of 75 MB/s
+  # 128 MB are 0.0724 vCPU: 42.6 MB/s instead of 75 MB/s
   assert {
-    condition     = aws_lambda_function.worker.timeout == 200
-    error_message = "Expected 200 s of timeout, got ${aws_lambda_function.worker.timeout}."
+    condition     = aws_lambda_function.worker.timeout == 282
+    error_message = "Expected 282 s of timeout, got ${aws_lambda_function.worker.timeout}."
   }
 }
 

@@ -126,7 +126,7 @@ def test_streaming_seconds_and_requests_by_hand() -> None:
     plan = predict(75_000_000, 10, shards=1, memory_mb=1769, cpu="arm64")
     reading = 1 + (750e6 + 10 * 175 - 290e6) / 75e6
     writing = 75 / 290
-    function_s = 0.25 + 10 * 15e-6 + reading + writing + 3 * 0.03
+    function_s = 0.04 + 10 * 15e-6 + reading + writing + 3 * 0.03
     assert plan.predicted_seconds == pytest.approx((10 / 32 + 12) * 0.05 + 2 * 0.2 + 1.0 + function_s, rel=1e-5)
     assert plan.cost_breakdown.compute_usd == pytest.approx((1.0 + function_s) * 1769 / 1024 * 0.0000133334, rel=1e-5)
     # GETs: 10 headers, 7 of the orchestrator, 10 ranges, manifest and driver's record. PUTs: 8, 1 part, LIST of updates
@@ -138,10 +138,10 @@ def test_streaming_seconds_and_requests_by_hand() -> None:
 
 
 def test_streaming_is_bound_by_the_cpu_share_in_small_functions() -> None:
-    # 128 MB are 0.0724 vCPU, 60 MB/s at 1.2 CPU seconds per GB: slower than the network's 75 MB/s.
+    # 128 MB are 0.0724 vCPU, 43 MB/s at 1.7 CPU seconds per GB: slower than the network's 75 MB/s.
     small = predict(10**9, 20, shards=4, memory_mb=128)
-    assert small.predicted_seconds > 5e9 / 60.3e6
-    assert predict(10**9, 20, shards=4, memory_mb=512).predicted_seconds < 5e9 / 60.3e6
+    assert small.predicted_seconds > 5e9 / 42.6e6
+    assert predict(10**9, 20, shards=4, memory_mb=512).predicted_seconds < 5e9 / 42.6e6
 
 
 def test_beyond_64_clients_a_get_reads_a_window_of_96_mib_of_one_client() -> None:
@@ -451,10 +451,10 @@ def test_a_lane_for_many_clients_has_memory_for_the_manifest() -> None:
 
 
 def test_a_lane_with_little_memory_is_bound_by_its_cpu_share() -> None:
-    # 128 x 0.000565291 vCPU / 1.2 s per GB = 60,297,707 bytes/s; 2.1 GB take 34.83 s.
+    # 128 x 0.000565291 vCPU / 1.7 s per GB = 42,563,087 bytes/s; 2.1 GB take 49.34 s.
     lane = size_lane(400_000_000, 20, 4, memory_mb_override=128)
-    assert (lane.memory_mb, lane.timeout_s) == (128, 140)
-    assert lane.expected_s == pytest.approx(34.827, abs=1e-3)
+    assert (lane.memory_mb, lane.timeout_s) == (128, 198)
+    assert lane.expected_s == pytest.approx(49.339, abs=1e-3)
 
 
 def test_a_lane_for_large_shards_has_storage_for_its_output() -> None:
