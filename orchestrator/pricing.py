@@ -67,7 +67,7 @@ FIRST_BYTE_S = 0.03
 
 # --- CPU and start-up of this kit's worker (profile "streaming") -----------------------------------------------------
 
-# CPU seconds per GB averaged and stored: sizing.json. All measured in the box of benchmarks.worker (benchmarks/README.md):
+# CPU seconds per GB averaged and stored: sizing.json. All measured in the box of benchmarks.worker, see its README:
 # presigning and sending a GET over a new connection; parsing one client's entry of the manifest; manifest, driver's
 # record and result message. boto3's clients are made in INIT.
 REQUEST_CPU_S = 0.003
