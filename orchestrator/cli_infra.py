@@ -96,6 +96,11 @@ def _deployment_text(deployment: Deployment) -> str:
         f"{lane.function_name}"
         for lane in deployment.lanes.values()
     ]
+    lanes += [
+        f"  {tree:>12}  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.architecture:<7} {lane.function_name}"
+        for tree, lane in deployment.baselines.items()
+    ]
+    lanes += [f"  no lane for {tree}: {why}" for tree, why in deployment.baselines_refused.items()]
     return "\n".join([f"{deployment.environment} is deployed: s3://{deployment.bucket}, lanes:", *lanes])
 
 

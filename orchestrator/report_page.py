@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ def _who(d: Mapping[str, Any]) -> Iterator[str]:
     for s in d.get("silent_tries", []):
         yield f"  silent tries  shard {s['shard']}: {s['tries']} without a result; their log is {s['log_group']}"
     for p in d.get("drivers", []):
-        yield f"  driven by     {p['host']}, process {p['pid']}, since {p['since']}"
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(p["since"]))
+        yield f"  driven by     {p['host']}, process {p['pid']}, since {since}"
 
 
 def _published(d: Mapping[str, Any]) -> Iterator[str]:

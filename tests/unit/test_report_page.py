@@ -37,8 +37,8 @@ def test_participants_have_their_examples_and_the_norms_that_are_known() -> None
             "  silent tries  shard 0: 2 without a result; their log is /aws/lambda/x",
         ),
         (
-            {"drivers": [{"host": "ci", "pid": 7, "since": "2026-01-01T00:00:00Z"}]},
-            "  driven by     ci, process 7, since 2026-01-01T00:00:00Z",
+            {"drivers": [{"host": "ci", "pid": 7, "since": 1767225600.5}]},
+            "  driven by     ci, process 7, since 2026-01-01 00:00:00 UTC",
         ),
     ],
 )
