@@ -49,12 +49,12 @@ def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
     return report
 
 
-def clean_up(s3: S3Client, bucket: str, round_id: str, model: str, *, keep: str | None = None) -> None:
-    """Abort the round's unfinished multipart uploads, but for `keep`, and delete its shard objects and partial sums."""
+def clean_up(s3: S3Client, bucket: str, round_id: str, model: str) -> None:
+    """Abort the round's unfinished multipart uploads and delete its shard objects and partial sums."""
     key = global_key(model, round_id)
     pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
     for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-        if upload["Key"] == key and upload["UploadId"] != keep:
+        if upload["Key"] == key:
             abort_upload(s3, bucket, key, upload["UploadId"])
     for prefix in (shards_prefix(round_id), partials_prefix(round_id)):
         delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, prefix)])

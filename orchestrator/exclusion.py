@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambdas.contract import Exclusion, RoundManifest, manifest_key
-from orchestrator.abort import abort_upload, clean_up
+from orchestrator.abort import abort_upload
 from orchestrator.aws import read_object, swap_object
 from orchestrator.dispatch import create_output
 from orchestrator.errors import QuorumMissed, RoundFailed
@@ -66,9 +66,17 @@ def exclude(
             abort_upload(s3, bucket, output.key, output.upload_id)
         found = read_object(s3, bucket, key) or found
         return RoundManifest.from_bytes(found[0])
-    # The old revision's upload and shards.
-    clean_up(s3, bucket, manifest.round_id, manifest.model, keep=planned.output.upload_id)
+    _retire(s3, bucket, manifest)
     return planned
+
+
+def _retire(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
+    """Abort an old revision's upload, and no other: a driver that was held up here must do no harm to a newer plan.
+
+    What else the revision stored is cleaned up when the round ends.
+    """
+    if manifest.output.upload_id is not None:
+        abort_upload(s3, bucket, manifest.output.key, manifest.output.upload_id)
 
 
 def describe(excluded: Sequence[Exclusion]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lambdas.contract import GRADS_SHARDING, check_name, report_key
 from orchestrator import lease
@@ -18,14 +18,20 @@ from orchestrator.abort import clean_up
 from orchestrator.aws import Clients, read_object
 from orchestrator.deployment import Deployment
 from orchestrator.drive import drive
-from orchestrator.errors import BadInput, OrchestratorError, QuorumMissed, RoundAborted, RoundConflict, RoundFailed
+from orchestrator.errors import (
+    BadInput,
+    NotDeployed,
+    OrchestratorError,
+    PlanningError,
+    QuorumMissed,
+    RoundAborted,
+    RoundConflict,
+    RoundFailed,
+)
 from orchestrator.lease import Held, Lease, LeaseLost, Watch
 from orchestrator.narration import Narration
 from orchestrator.record import RoundRecord, RoundRequest, open_round, read_record
 from orchestrator.report import Report
-
-if TYPE_CHECKING:
-    pass
 
 
 def start_round(
@@ -150,7 +156,8 @@ def _raise_alike(error: Mapping[str, Any]) -> None:
     """Raise what stopped the driver, unless this process may judge otherwise."""
     if error["exit_status"] == QuorumMissed.exit_status:
         return  # it may have been asked to wait longer, or for fewer
-    kinds = {kind.exit_status: kind for kind in OrchestratorError.__subclasses__()}
+    told = (BadInput, NotDeployed, RoundFailed, RoundConflict, PlanningError, RoundAborted)
+    kinds = {kind.exit_status: kind for kind in told}
     raise kinds.get(error["exit_status"], OrchestratorError)(error["message"])
 
 

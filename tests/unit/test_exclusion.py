@@ -293,7 +293,7 @@ class Killed(BaseException):
 KILLED_AT = {
     "a bad update is known, nothing is planned": lambda m: killed(m, driving, "exclude"),
     "the new upload is there, the manifest is not": lambda m: killed(m, driving.exclude.__globals__, "swap_object"),
-    "the new manifest is there, the old upload is too": lambda m: killed(m, driving.exclude.__globals__, "clean_up"),
+    "the new manifest is there, the old upload is too": lambda m: killed(m, driving.exclude.__globals__, "_retire"),
     "all is planned, nothing is queued": lambda m: killed(m, driving, "exclude", after=True),
 }
 
