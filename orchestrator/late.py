@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from lambdas.contract import RoundManifest, update_key
+from orchestrator.abort import abort_upload
 from orchestrator.aws import REQUESTS_AT_ONCE, completed_part, error_code
 from orchestrator.dispatch import read_manifest
 from orchestrator.errors import BadInput
@@ -60,6 +61,8 @@ def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
     The bucket's policy lets it through: S3 exempts UploadPartCopy by s3:ObjectCreationOperation, and the condition is
     on the completion (S3 user guide, "Enforce conditional writes").
     """
+    if update.size == 0:
+        return False  # no update, and an upload has at least one part
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     source: Any = {"Bucket": bucket, "Key": update.key}
     try:
@@ -80,7 +83,7 @@ def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
             Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
         )
     except BaseException as error:
-        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        abort_upload(s3, bucket, key, upload_id)
         # Taken: the client has submitted something newer. Not there, or another one: it was deleted or replaced.
         if isinstance(error, ClientError) and error_code(error) in (
             "PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"

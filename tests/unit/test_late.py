@@ -22,6 +22,7 @@ def test_late_updates_are_copied_once_and_never_over_a_newer_one(
 
     for client in "ab":
         put("r-1", client, b"late " + client.encode())
+    put("r-1", "empty", b"")
     put("r-2", "b", b"newer b")
     late = list_updates(s3, bucket, "r-1")
     assert take_over(s3, bucket, "r-2", late) == ["a"]
