@@ -7,10 +7,10 @@
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
 
 Every case runs `--repeats` times (the sweep's once), each time in a new process and a new box; the table has the
-medians, peak memory excepted. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's
-INIT) stands apart. The averaged bytes are compared with a reference that is computed apart. Exit status 1 where they
-differ. As root on Linux the box limits CPU, memory and network; otherwise the narration on standard error says what it
-could not limit.
+medians, peak memory excepted, and of the CPU time per GB the least too: other machines on the same host can only add
+to it. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's INIT) stands apart. The
+averaged bytes are compared with a reference that is computed apart. Exit status 1 where they differ. As root on Linux
+the box limits CPU, memory and network; otherwise the narration on standard error says what it could not limit.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def paper_functions(memory_mb: int) -> list[Case]:
 
 
 HEAD = """\
-| clients | shard MB | memory MB | handler | runs | wall s | network alone s | CPU s | CPU s/GB | start-up CPU s \
-| peak RSS MB | GETs | PUTs | connections | bytes |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+| clients | shard MB | memory MB | handler | runs | wall s | network alone s | CPU s | CPU s/GB | least | \
+start-up CPU s | peak RSS MB | GETs | PUTs | connections | bytes |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def row(case: Case, runs: Sequence[Measured], nic_mbit: int) -> str:
@@ -140,8 +140,8 @@ def row(case: Case, runs: Sequence[Measured], nic_mbit: int) -> str:
     cells = [
         f"{f['clients']:,}", f"{f['shard_mb']:.1f}", f"{f['memory_mb']}", f"{f['handler']}", f"{f['runs']}",
         f"{f['wall_s']:.2f}", f"{f['network_alone_s']:.2f}", f"{f['cpu_s']:.2f}", f"{f['cpu_s_per_gb']:.2f}",
-        f"{f['start_up_cpu_s']:.2f}", f"{f['peak_rss_mb']:.1f}", f"{f['gets']:,}", f"{f['puts']}",
-        f"{f['connections']:,}", f"{f['bytes']}",
+        f"{f['least_cpu_s_per_gb']:.2f}", f"{f['start_up_cpu_s']:.2f}", f"{f['peak_rss_mb']:.1f}",
+        f"{f['gets']:,}", f"{f['puts']}", f"{f['connections']:,}", f"{f['bytes']}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -158,6 +158,7 @@ def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, An
         "memory_mb": case.memory_mb,
         "runs": len(runs),
         **{name: round(median(runs, name), 3) for name in ("wall_s", "cpu_s", "cpu_s_per_gb")},
+        "least_cpu_s_per_gb": round(min(run.cpu_s_per_gb for run in runs), 3),
         "start_up_cpu_s": round(median(runs, "init_cpu_s"), 3),
         "network_alone_s": round(network_alone_s(case.workload, nic_mbit), 3),
         "peak_rss_mb": round(max(run.rss_mb for run in runs), 1),
@@ -179,6 +180,7 @@ def ratios(ours: Sequence[Measured], paper: Sequence[Measured]) -> str:
     """This worker's share of what the paper's function takes."""
     shares = {
         "CPU seconds per GB": median(ours, "cpu_s_per_gb") / median(paper, "cpu_s_per_gb"),
+        "the least of them": min(run.cpu_s_per_gb for run in ours) / min(run.cpu_s_per_gb for run in paper),
         "peak RSS": median(ours, "rss_mb") / median(paper, "rss_mb"),
         "wall time": median(ours, "wall_s") / median(paper, "wall_s"),
         "requests": (ours[0].gets + ours[0].puts) / (paper[0].gets + paper[0].puts),

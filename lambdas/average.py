@@ -32,11 +32,12 @@ _NUMPY: dict[str, str] = {
 
 # How many clients at fault an error names.
 _NAMED = 10
-# Values of a dot product: OpenBLAS gives those of more than 10,000 to several threads (interface/dot.c), which for a
-# block in the cache takes many times as long.
+# Values of a dot product: OpenBLAS gives those of more than 10,000 to several threads (interface/dot.c), which takes
+# many times as long where a function has a fraction of a core.
 _DOT = 8 * 1024
-# Values that are converted, weighted and added at a time: 32 Ki float64 are 256 KiB, which stays in a core's L2 cache.
-BLOCK = 32 * 1024
+# Values that are converted, weighted and added at a time. Larger than fits a core's L2 cache: the few calls that each
+# block takes cost more than what the cache saves.
+BLOCK = 128 * 1024
 
 
 def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
@@ -93,6 +94,13 @@ def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
     return (bits >> 16).astype("<u2")
 
 
+def _squares(values: Float64) -> float:
+    """The sum of the squares of float64 values, shape (n,)."""
+    even = len(values) - len(values) % _DOT
+    parts, rest = values[:even].reshape(-1, _DOT), values[even:]
+    return float(np.vecdot(parts, parts).sum() + np.dot(rest, rest))
+
+
 class WeightedSum:
     """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients.
 
@@ -128,9 +136,7 @@ class WeightedSum:
             target = self._sums[at + first : at + first + n]
             np.add(target, scratch, out=target)
             if dtype in _FLOATING:
-                for part in range(0, n, _DOT):
-                    values = scratch[part : part + _DOT]
-                    squares += float(np.dot(values, values))
+                squares += _squares(scratch)
         return squares
 
     def first_non_finite(self) -> int | None:
@@ -183,13 +189,14 @@ class Pacing:
         piece_elements: values averaged at a time.
         window_elements: values whose sums are parked at a time (8 bytes each); with up to `max_streams` clients
             nothing is parked, and each client's part of the shard is one request. Otherwise each window is.
-        read_bytes: size of the read buffer.
+        read_bytes: size of the read buffer: what is taken from one client before the next one has its turn. Small
+            reads cost a change of connection, and the caches' contents, each.
     """
 
     max_streams: int = 64
-    piece_elements: int = 64 * 1024
+    piece_elements: int = 256 * 1024
     window_elements: int = 24 * 1024 * 1024
-    read_bytes: int = 256 * 1024
+    read_bytes: int = 1024 * 1024
 
     @property
     def ahead(self) -> int:
