@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambdas.average import Pacing, WeightedSum, average_shard, from_float64, to_float64
+from lambdas.average import BLOCK, Pacing, WeightedSum, average_shard, from_float64, to_float64
 from lambdas.contract import ITEMSIZE
 from lambdas.errors import NonFiniteUpdate
 from tests.support import MemoryStreams, Update, client_name, manifest_of, table_of
@@ -210,9 +210,12 @@ def test_the_accumulator_is_float64() -> None:
     assert struct.unpack("<f", result)[0] == 2.0**-31
 
 
-@pytest.mark.parametrize("clients", [1, 5, 64, 65, 200])
-def test_pieces_longer_than_a_block_and_many_groups(clients: int) -> None:
-    elements = 70_001
+@pytest.mark.parametrize(
+    ("clients", "elements"), [(1, 700_001), (5, 700_001), (64, 70_001), (65, 700_001), (200, 70_001)]
+)
+def test_pieces_longer_than_a_block_and_many_groups(clients: int, elements: int) -> None:
+    if elements > 100_000:  # for each shard: several pieces, of several blocks, and a rest of both
+        assert elements // 2 > Pacing().piece_elements > BLOCK
     rng = np.random.default_rng(clients)
     arrays = [rng.standard_normal(elements).astype("<f4") for _ in range(clients)]
     updates = [Update(a.tobytes(), int(rng.integers(1, 1000))) for a in arrays]
@@ -274,6 +277,14 @@ def test_clients_with_bad_values_in_different_tensors_of_a_piece_are_named_toget
         ("c-00002", "tensor 't0': client c-00002 has Inf"),
     ]
     assert streams.open == 0
+
+
+def test_the_norm_of_a_shard_of_several_pieces_counts_every_value_once() -> None:
+    values = np.random.default_rng(3).standard_normal(700_001).astype("<f4")
+    updates = [Update(values.tobytes(), 7), Update(bytes(values.nbytes), 2)]
+    manifest = manifest_of(table_of(("F32", len(values))), updates)
+    found = average_shard(manifest, 0, MemoryStreams(updates), lambda _: None, Pacing())
+    np.testing.assert_allclose(found, [np.sum(values.astype("f8") ** 2), 0.0], rtol=1e-12)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([1, 2, 64]), st.integers(0, 2**32))
