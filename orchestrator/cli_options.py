@@ -20,7 +20,7 @@ from lambdas.errors import FederationError, InvalidName, InvalidUpdate
 from orchestrator import terraform
 from orchestrator.aws import Clients, connect, explain
 from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.errors import BadInput, VerificationFailed
+from orchestrator.errors import BadInput, PlanningError, VerificationFailed
 
 # What a command returns: the JSON document, and the text for people.
 Answer = tuple[Any, str]
@@ -182,7 +182,7 @@ def fail(error: FederationError | ClientError | BotoCoreError, output: str) -> N
         document: dict[str, Any] = {
             "error": {"kind": type(error).__name__, "message": str(error), "exit_status": status}
         }
-        if isinstance(error, VerificationFailed):
+        if isinstance(error, PlanningError | VerificationFailed):
             document |= error.details
         click.echo(json.dumps(document, indent=2))
     sys.exit(status)

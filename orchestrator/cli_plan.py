@@ -68,7 +68,12 @@ def plan(
         account_concurrency=account_concurrency,
     )
     if not any(p.feasible for p in plans):
-        raise PlanningError(f"Nothing is feasible. The first reason: {plans[0].reason}")
+        fastest = min(plans, key=lambda p: p.predicted_seconds)
+        raise PlanningError(
+            f"Nothing is feasible. The fastest is {fastest.architecture}, {fastest.shards} shards, {fastest.memory_mb} "
+            f"MB: {fastest.reason} `--output json` lists all with their reasons.",
+            {"plans": [p.to_json() for p in plans]},
+        )
     if chart is not None:
         write_chart(plans, chart)
     return [p.to_json() for p in plans], format_table(plans, best_only=not show_all)

@@ -18,6 +18,7 @@ class Lane:
 
     Attributes:
         tree: the tree whose aggregators the function is sized for instead (it holds the whole model); None for shards.
+        ephemeral_storage_mb: size of the function's /tmp, MB; by default the least that Lambda gives.
     """
 
     shards: int
@@ -29,6 +30,7 @@ class Lane:
     architecture: str
     max_receive_count: int
     tree: str | None = None
+    ephemeral_storage_mb: int = 512
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def _lane(f: Fields, tree: str | None = None) -> Lane:
         architecture=f.choice("architecture", ("arm64", "x86_64")),
         max_receive_count=f.integer("max_receive_count", 1, 1000),
         tree=tree,
+        ephemeral_storage_mb=f.integer("ephemeral_storage_mb", 512, 10240),
     )
 
 

@@ -57,9 +57,17 @@ class RoundConflict(OrchestratorError):
 
 
 class PlanningError(OrchestratorError):
-    """No configuration can do what was asked, or the question makes no sense."""
+    """No configuration can do what was asked, or the question makes no sense.
+
+    Attributes:
+        details: what was looked at, as `--output json` prints it beside the error; may be empty.
+    """
 
     exit_status = 7
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
 
 
 class RoundAborted(OrchestratorError):

@@ -190,7 +190,7 @@ def _memories(by_rule: Plan, asked: Sequence[int] | None, memory_cap_mb: int) ->
 class DeployedLane(Protocol):
     """A lane as deployed: what orchestrator.deployment.Lane has. `architecture` is the CPU's, arm64 or x86_64.
 
-    A lane may also have `timeout_s` and `ephemeral_storage_mb`, which then have to be enough.
+    A lane that also has `timeout_s` and `ephemeral_storage_mb`, as deployed ones do, must have enough of them.
     """
 
     @property

@@ -208,7 +208,7 @@ def _worker_s(read: int, inputs: int, requests: int, write: int, clients: int, m
     manifest = p.MANIFEST_BYTES_PER_CLIENT * clients
     reading = max(
         transfer_s(total + manifest, p.BURST_BYTES_PER_S, sizing.network),
-        (cpu_per_byte * total + p.REQUEST_CPU_S * requests) / share,
+        (cpu_per_byte * total + float(sizing.cpu_seconds_per_get) * requests) / share,
         p.FIRST_BYTE_S * requests / _PACING.ahead if inputs > _PACING.max_streams else p.FIRST_BYTE_S,
     )
     writing = max(transfer_s(write, p.BURST_BYTES_PER_S, sizing.network), cpu_per_byte * write / share)

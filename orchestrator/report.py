@@ -24,8 +24,9 @@ from orchestrator.report_page import render
 SCHEMA = 1
 STATUSES = ("published", "failed", "aborted")
 
-# Significant bits of the wire dtypes: rounding to nearest errs by at most 2**-bits of the value.
-_SIGNIFICANT_BITS = {"BF16": 8, "F16": 11}
+# Wire dtypes: rounding to nearest errs by at most 2**-p of a value, p the significant bits; below the smallest normal
+# number by half the distance of two subnormal ones, whatever the value.
+_ERROR_BOUNDS = {"BF16": (2.0**-8, 2.0**-134), "F16": (2.0**-11, 2.0**-25)}
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,10 @@ def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]
 
 def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
     """What updates stored in a smaller dtype cost in accuracy, per dtype: how much of the weight came that way, and by
-    how much such a client's value may be off before it is averaged, relative to itself (in the dtype's normal range).
+    how much such a client's value may be off before it is averaged: relative to itself or, where that is more, at all.
     """
     losses = []
-    for dtype, bits in _SIGNIFICANT_BITS.items():
+    for dtype, (relative, absolute) in _ERROR_BOUNDS.items():
         layouts = {
             i
             for i, layout in enumerate(manifest.layouts)
@@ -229,7 +230,8 @@ def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
                     "stored": dtype,
                     "clients": len(weights),
                     "share_of_weight": sum(weights) / manifest.total_examples,
-                    "relative_error_bound": 2.0**-bits,
+                    "relative_error_bound": relative,
+                    "absolute_error_bound": absolute,
                 }
             )
     return losses

@@ -66,6 +66,7 @@ def _published(d: Mapping[str, Any]) -> Iterator[str]:
     ]  # fmt: skip
     yield from [
         f"  wire          {loss['clients']} clients ({loss['share_of_weight']:.0%} of the weight) sent "
-        f"{loss['stored']}: their values are off by at most {loss['relative_error_bound']:.2%} of themselves"
+        f"{loss['stored']}: their values are off by at most {loss['relative_error_bound']:.2%} of themselves "
+        f"or, where that is more, {loss['absolute_error_bound']:.0e}"
         for loss in d["wire_loss"]
     ]

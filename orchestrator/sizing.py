@@ -31,6 +31,7 @@ class Sizing:
     tree_sum_factor: int
     vcpu_per_mb: Fraction
     cpu_seconds_per_gb: Fraction
+    cpu_seconds_per_get: Fraction
     network_bytes_per_s: int
     timeout_safety: int
     timeout_min_s: int
@@ -164,7 +165,9 @@ def size_lane(
         )
     rate = min(Fraction(sizing.network_bytes_per_s), 10**9 * memory_mb * sizing.vcpu_per_mb / sizing.cpu_seconds_per_gb)
     # A tree's busiest aggregator reads and writes float64 sums.
-    expected_s = (fan_in(architecture, clients) + 1) * sum_bytes / rate if tree else (clients + 1) * shard_bytes / rate
+    inputs, moved_bytes = (fan_in(architecture, clients), sum_bytes) if tree else (clients, shard_bytes)
+    requests_s = inputs * sizing.cpu_seconds_per_get / (memory_mb * sizing.vcpu_per_mb)
+    expected_s = (inputs + 1) * moved_bytes / rate + requests_s
     if tree and expected_s > sizing.timeout_max_s:
         raise PlanningError(
             f"An aggregator of {architecture} for {clients:,} clients and a model of {model_bytes:,} bytes takes "

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lambdas import sinks
 from lambdas.contract import TREES
@@ -15,6 +16,10 @@ from orchestrator import emulator, worker
 from orchestrator.aws import Clients, connect
 from orchestrator.deployment import Deployment, Lane
 from orchestrator.launch import free_port
+
+# No test is timed: a slow machine is no defect.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _numbers = itertools.count(1)
 

@@ -36,10 +36,12 @@ locals {
   )
   memory_mb = var.memory_mb_override == null ? local.memory_rule_mb : var.memory_mb_override
 
-  # It reads its shard once per client and writes it once, as fast as the network or its share of a CPU allows.
+  # It reads its shard once per client and writes it once, as fast as the network or its share of a CPU allows; and each
+  # client costs a request, which is most of the work where shards are small.
   vcpu        = local.memory_mb * local.sizing.vcpu_per_mb
   bytes_per_s = min(local.sizing.network_bytes_per_s, 1000000000 * local.vcpu / local.sizing.cpu_seconds_per_gb)
-  expected_s  = local.moved_bytes / local.bytes_per_s
+  requests_s  = local.fan_in * local.sizing.cpu_seconds_per_get / local.vcpu
+  expected_s  = local.moved_bytes / local.bytes_per_s + local.requests_s
   timeout_s = min(
     local.sizing.timeout_max_s,
     max(local.sizing.timeout_min_s, ceil(local.sizing.timeout_safety * local.expected_s)),

@@ -37,3 +37,4 @@ def test_terraform_sizes_the_trees_lanes_by_the_planners_rule(deployed: Deployme
     for tree, lane in deployed.baselines.items():
         size = size_lane(MODEL_BYTES, CLIENTS, 1, architecture=tree)
         assert (lane.memory_mb, lane.timeout_s) == (size.memory_mb, size.timeout_s)
+        assert lane.ephemeral_storage_mb == size.ephemeral_storage_mb

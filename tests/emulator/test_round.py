@@ -204,6 +204,7 @@ def test_terraform_sizes_the_lanes_by_the_planners_rule(deployed: Deployment) ->
     for shards, lane in deployed.lanes.items():
         size = size_lane(MODEL_BYTES, CLIENTS, shards)
         assert (lane.memory_mb, lane.timeout_s) == (size.memory_mb, size.timeout_s)
+        assert lane.ephemeral_storage_mb == size.ephemeral_storage_mb
 
 
 def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_place(
@@ -218,7 +219,13 @@ def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_
             assert result.nbytes < 0.51 * LARGE * 1000 * ITEMSIZE["F32"]
     report = start_round(clients, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2)).document
     assert report["wire_loss"] == [
-        {"stored": "BF16", "clients": 1, "share_of_weight": 11 / 16, "relative_error_bound": 2**-8}
+        {
+            "stored": "BF16",
+            "clients": 1,
+            "share_of_weight": 11 / 16,
+            "relative_error_bound": 2**-8,
+            "absolute_error_bound": 2**-134,
+        }
     ]
     average = Client("full", model="wire", deployment=deployed).pull()["body.weight"].double()
     exact = (5 * state_dict(0, LARGE)["body.weight"].double() + 11 * state_dict(1, LARGE)["body.weight"].double()) / 16

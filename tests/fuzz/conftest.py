@@ -24,7 +24,7 @@ settings.register_profile(
 def _fuzz_profile() -> Iterator[None]:
     settings.load_profile("fuzz")
     yield
-    settings.load_profile("default")
+    settings.load_profile("untimed")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

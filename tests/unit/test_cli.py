@@ -428,6 +428,9 @@ def test_nothing_feasible_exits_with_7() -> None:
     )
     assert result.exit_code == 7
     assert error_of(result)["kind"] == "PlanningError"
+    plans = json.loads(result.stdout)["plans"]
+    assert plans
+    assert all(not plan["feasible"] and "0.001 s" in plan["reason"] for plan in plans)
 
 
 def test_a_round_or_model_that_is_not_there_exits_with_2(deployed: Deployment, tmp_path: Path) -> None:

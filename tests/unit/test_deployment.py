@@ -14,7 +14,7 @@ from orchestrator.errors import NotDeployed
 
 LANE = {
     "shards": 4, "queue_url": "q4", "dead_letter_queue_url": "d4", "function_name": "f4", "memory_mb": 256,
-    "timeout_s": 60, "architecture": "arm64", "max_receive_count": 3,
+    "timeout_s": 60, "ephemeral_storage_mb": 512, "architecture": "arm64", "max_receive_count": 3,
 }  # fmt: skip
 OUTPUT: dict[str, Any] = {
     "schema": 1,
