@@ -353,7 +353,9 @@ def _check_finite(
 def _blame(
     manifest: RoundManifest, piece: Run, element: int, suspects: Sequence[Participant], open_stream: OpenStream
 ) -> NonFiniteUpdate:
-    """Read the piece again from every suspect, and name those that have values that are not finite, and where."""
+    """Read the piece again from every suspect, and name those that have values that are not finite, or not with their
+    weight, and where.
+    """
     tensors, tensor_at = manifest.table.tensors, manifest.table.tensor_at
     by_tensor: dict[str, list[tuple[str, str]]] = {}
     values: Float64 = np.empty(piece.stop - piece.start, dtype=np.float64)
@@ -367,11 +369,14 @@ def _blame(
         finally:
             stream.close()
         to_float64(memoryview(raw), dtype, values)
-        finite = np.isfinite(values)
+        finite = np.isfinite(values * float(participant.num_examples))
         if not finite.all():
             first = int(np.argmin(finite))
             tensor = shown(tensors[tensor_at(piece.start + first)].name)
-            by_tensor.setdefault(tensor, []).append((participant.client, f"has {_spell(values[first])}"))
+            has = f"has {_spell(values[first])}"
+            if np.isfinite(values[first]):
+                has += f", too large for its {participant.num_examples} examples"
+            by_tensor.setdefault(tensor, []).append((participant.client, has))
     if not by_tensor:
         tensor = shown(tensors[tensor_at(element)].name)
         return NonFiniteUpdate(f"tensor {tensor}: the weighted sum leaves the range of float64")
@@ -393,4 +398,6 @@ def _named(culprits: Sequence[tuple[str, str]]) -> str:
 
 
 def _spell(value: Any) -> str:
+    if np.isfinite(value):
+        return f"{value:.3g}"
     return "NaN" if np.isnan(value) else ("Inf" if value > 0 else "-Inf")
