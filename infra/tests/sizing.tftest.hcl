@@ -1,6 +1,6 @@
 # The sizing rule at points worked out by hand from the constants in orchestrator/sizing.json: a worker needs 96 MB and
 # 4 MB per 1000 clients, a quarter more is kept free, memory comes in steps of 64 MB from 256 MB; it reads 75 MB/s, or
-# what its CPU share allows at 1.7 CPU seconds per GB; the timeout is four times the expected time, 60 to 900 s.
+# what its CPU share allows at 1.7 CPU seconds per GB, and needs 3 ms of a CPU per client; the timeout is four times the expected time, 60 to 900 s.
 
 mock_provider "aws" {
   mock_resource "aws_iam_role" {
@@ -225,10 +225,10 @@ run "the_timeout_is_four_times_the_expected_time" {
     shards      = 4
   }
 
-  # 21 x 102,261,126 B at 75 MB/s = 28.63 s; four times that, rounded up
+  # 21 x 102,261,126 B at 75 MB/s = 28.63 s, 20 x 3 ms in 256 x 0.000565291 vCPU = 0.41 s; four times that, rounded up
   assert {
-    condition     = aws_lambda_function.worker.timeout == 115
-    error_message = "Expected 115 s of timeout, got ${aws_lambda_function.worker.timeout}."
+    condition     = aws_lambda_function.worker.timeout == 117
+    error_message = "Expected 117 s of timeout, got ${aws_lambda_function.worker.timeout}."
   }
 }
 
@@ -240,14 +240,14 @@ run "a_shard_is_rounded_up_to_whole_bytes" {
   }
 
   variables {
-    model_bytes = 1000000000
+    model_bytes = 995884763
     shards      = 7
   }
 
-  # 21 x 142,857,143 B at 75 MB/s = 40.00000004 s: 161 s, where 1/7 of the bytes would give 160 s
+  # 21 x 142,269,252 B at 75 MB/s + 0.41 s = 40.25000003 s: 162 s, where 1/7 of the bytes would give 161 s
   assert {
-    condition     = aws_lambda_function.worker.timeout == 161
-    error_message = "Expected 161 s of timeout, got ${aws_lambda_function.worker.timeout}."
+    condition     = aws_lambda_function.worker.timeout == 162
+    error_message = "Expected 162 s of timeout, got ${aws_lambda_function.worker.timeout}."
   }
 }
 
@@ -263,10 +263,10 @@ run "more_shards_shorten_the_timeout" {
     shards      = 32
   }
 
-  # 21 x 625 MB at 75 MB/s = 175 s
+  # 21 x 625 MB at 75 MB/s = 175 s, and 0.41 s
   assert {
-    condition     = aws_lambda_function.worker.timeout == 700
-    error_message = "Expected 700 s of timeout, got ${aws_lambda_function.worker.timeout}."
+    condition     = aws_lambda_function.worker.timeout == 702
+    error_message = "Expected 702 s of timeout, got ${aws_lambda_function.worker.timeout}."
   }
 }
 
@@ -283,10 +283,10 @@ run "a_slow_cpu_lengthens_the_timeout" {
     memory_mb_override = 128
   }
 
-  # 128 MB are 0.0724 vCPU: 42.6 MB/s instead of 75 MB/s
+  # 128 MB are 0.0724 vCPU: 42.6 MB/s instead of 75 MB/s, and 0.83 s for 20 requests
   assert {
-    condition     = aws_lambda_function.worker.timeout == 282
-    error_message = "Expected 282 s of timeout, got ${aws_lambda_function.worker.timeout}."
+    condition     = aws_lambda_function.worker.timeout == 286
+    error_message = "Expected 286 s of timeout, got ${aws_lambda_function.worker.timeout}."
   }
 }
 
@@ -303,7 +303,7 @@ run "the_most_timeout_is_lambdas" {
     clients     = 200
   }
 
-  # 201 x 312.5 MB at 75 MB/s = 837.5 s: it fits, with less than four times to spare
+  # 201 x 312.5 MB at 75 MB/s = 837.5 s, and 4.1 s: it fits, with less than four times to spare
   assert {
     condition     = aws_lambda_function.worker.timeout == 900
     error_message = "Expected 900 s of timeout, got ${aws_lambda_function.worker.timeout}."
@@ -334,11 +334,11 @@ run "just_at_lambdas_limit_is_allowed" {
   }
 
   variables {
-    model_bytes = 675000000
+    model_bytes = 673460762
     clients     = 99
   }
 
-  # 100 x 675 MB at 75 MB/s = 900 s
+  # 100 x 673,460,762 B at 75 MB/s = 897.948 s, 99 x 3 ms in 256 x 0.000565291 vCPU = 2.052 s
   assert {
     condition     = aws_lambda_function.worker.timeout == 900
     error_message = "Expected 900 s of timeout, got ${aws_lambda_function.worker.timeout}."
@@ -353,7 +353,7 @@ run "a_byte_over_lambdas_limit_is_refused" {
   }
 
   variables {
-    model_bytes = 675000001
+    model_bytes = 673460763
     clients     = 99
   }
 
