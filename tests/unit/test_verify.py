@@ -166,14 +166,14 @@ def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked
 def test_verifying_needs_little_memory_whatever_the_size_of_the_model(
     clients: Clients, lanes_without_functions: Deployment
 ) -> None:
-    published(clients, lanes_without_functions, LARGE)
+    published(clients, lanes_without_functions, (4 * LARGE[0], LARGE[1]))
     tracemalloc.start()
     try:
         check(clients, lanes_without_functions)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 6e6, "the model has 10.5 MB, each of its two shards 5.3 MB"
+    assert peak < 10e6, "the model has 42 MB, each of its two shards 21 MB"
 
 
 def test_an_update_of_a_tool_that_gives_no_digest_is_named_as_unchecked(
