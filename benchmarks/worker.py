@@ -4,13 +4,15 @@
     python -m benchmarks.worker --sweep          and: 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
     python -m benchmarks.worker --readers        and: the same worker with other ways to read, which were not kept
     python -m benchmarks.worker --paper          and: functions of the rounds that the paper measured
+    python -m benchmarks.worker --sleepy         on a machine whose cores sleep while the function is stopped
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
 
 Every case runs `--repeats` times (the sweep's once), each time in a new process and a new box; the table has the
 medians, peak memory excepted, and of the CPU time per GB the least too: other machines on the same host can only add
 to it. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's INIT) stands apart. The
 averaged bytes are compared with a reference that is computed apart. Exit status 1 where they differ. As root on Linux
-the box limits CPU, memory and network; otherwise the narration on standard error says what it could not limit.
+the box limits CPU, memory and network; otherwise the narration on standard error says what it could not limit. While
+they run, something of the lowest priority keeps the cores awake, for all cases alike (`benchmarks.box.awake`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.box import NIC_MBIT
+from benchmarks.box import NIC_MBIT, awake
 from benchmarks.run import Measured, measure
 from benchmarks.workload import RESNET18_PARAMETERS, Workload
 
@@ -65,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweep", action="store_true", help="the sizes and client counts of benchmarks/README.md")
     parser.add_argument("--readers", action="store_true", help="the worker with other ways to read the updates")
     parser.add_argument("--paper", action="store_true", help="functions of the paper's rounds")
+    parser.add_argument("--sleepy", action="store_true", help="let the cores sleep while the function is stopped")
     parser.add_argument("--json", type=Path, help="also write what was measured to this file")
     parser.add_argument("--skip-baseline", action="store_true", help="measure this worker only")
     args = parser.parse_args(argv)
@@ -76,30 +80,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases.append(Case(workload, args.memory, BASELINE))
     if args.readers:
         cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
-    print(f"{machine()}; {args.network} Mbit/s; medians\n\n{HEAD}")
+    cores = "left to sleep" if args.sleepy else "kept awake"
+    print(f"{machine()}, cores {cores}; {args.network} Mbit/s; medians\n\n{HEAD}")
     measured: dict[Case, list[Measured]] = {}
     once = [*(sweep(args.memory) if args.sweep else []), *(paper_functions(args.memory) if args.paper else [])]
-    for repeats, group in ((args.repeats, cases), (1, once)):
-        for _ in range(repeats):  # in turn, so that what else the machine does hits all alike
+    with nullcontext() if args.sleepy else awake():
+        for repeats, group in ((args.repeats, cases), (1, once)):
+            for _ in range(repeats):  # in turn, so that what else the machine does hits all alike
+                for case in group:
+                    run = measure(
+                        case.workload,
+                        case.module,
+                        memory_mb=case.memory_mb,
+                        nic_mbit=args.network,
+                        environ={"BENCH_READER": case.reader},
+                    )
+                    if not measured:
+                        for gap in run.unlimited:
+                            print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
+                    measured.setdefault(case, []).append(run)
             for case in group:
-                run = measure(
-                    case.workload,
-                    case.module,
-                    memory_mb=case.memory_mb,
-                    nic_mbit=args.network,
-                    environ={"BENCH_READER": case.reader},
-                )
-                if not measured:
-                    for gap in run.unlimited:
-                        print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
-                measured.setdefault(case, []).append(run)
-        for case in group:
-            print(row(case, measured[case], args.network), flush=True)
+                print(row(case, measured[case], args.network), flush=True)
     baseline = Case(workload, args.memory, BASELINE)
     if baseline in measured:
         print("\n" + ratios(measured[cases[0]], measured[baseline]))
     if args.json:
-        args.json.write_text(json.dumps(document(measured, args.network), indent=1) + "\n")
+        args.json.write_text(json.dumps(document(measured, args.network, cores), indent=1) + "\n")
     return (
         0 if all(exact(case, run) for case, runs in measured.items() for run in runs if case.module != BASELINE) else 1
     )
@@ -169,11 +175,11 @@ def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, An
     }
 
 
-def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int) -> dict[str, Any]:
+def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int, cores: str) -> dict[str, Any]:
     """Everything as JSON: what docs/reproduction.md is made of."""
     rows = [figures(case, runs, nic_mbit) for case, runs in measured.items()]
     unlimited = sorted({gap for runs in measured.values() for run in runs for gap in run.unlimited})
-    return {"machine": machine(), "network_mbit": nic_mbit, "not_limited": unlimited, "rows": rows}
+    return {"machine": f"{machine()}, cores {cores}", "network_mbit": nic_mbit, "not_limited": unlimited, "rows": rows}
 
 
 def ratios(ours: Sequence[Measured], paper: Sequence[Measured]) -> str:

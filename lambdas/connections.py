@@ -83,7 +83,7 @@ class Body:
             # What came together with the head is in the response's buffer.
             self._early = memoryview(response.fp.peek()[: response.length]) if response.length else memoryview(b"")
         else:  # http.client has taken the socket from the connection
-            self._read = response.readinto
+            self._read = lambda _, view: response.readinto(view)
             self._early = memoryview(b"")
 
     def readinto(self, view: memoryview) -> int:
@@ -93,10 +93,10 @@ class Body:
             view[:count] = self._early[:count]
             self._early = self._early[count:]
             return count
-        filled, read = 0, self._read
-        while filled < len(view):
+        filled, wanted, read = 0, len(view), self._read
+        while filled < wanted:
             try:
-                count = read(view[filled:])
+                count = read(wanted - filled, view[filled:])
             except OSError:
                 if filled:
                     break  # what came before counts; the next call says how it ended
@@ -111,16 +111,11 @@ class Body:
         self._response.close()
 
 
-def _reader(sock: socket.socket) -> Callable[[memoryview], int]:
+def _reader(sock: socket.socket) -> Callable[[int, memoryview], int]:
     """`sock.recv_into`; of a TLS socket, the method that it calls after checks and copies of its argument."""
-    if not isinstance(sock, ssl.SSLSocket):
-        return sock.recv_into
-    read = sock.read
-
-    def read_into(view: memoryview) -> int:
-        return read(len(view), view)  # type: ignore[return-value]  # an int, where there is a buffer
-
-    return read_into
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.read  # type: ignore[return-value]  # an int, where there is a buffer
+    return lambda _, view: sock.recv_into(view)
 
 
 @cache

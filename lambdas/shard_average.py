@@ -8,6 +8,7 @@ queue, which delivers it again and, after the last try, moves it to the dead-let
 from __future__ import annotations
 
 import base64
+import codecs
 import gc
 import logging
 import os
@@ -293,9 +294,10 @@ def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
         result_queue_url=os.environ["FL_RESULT_QUEUE_URL"],
         memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")),
     )
-    # What is made on first use otherwise: endpoint rules, signer, certificates.
+    # What is made on first use otherwise: endpoint rules, signer, certificates, the codec of host names.
     worker.s3.generate_presigned_url("get_object", Params={"Bucket": worker.bucket, "Key": "warm-up"})
     tls_context()
+    codecs.lookup("idna")
     return worker
 
 
