@@ -2,7 +2,8 @@
 
     python -m benchmarks.worker                  the paper's VGG-16 shard: 20 clients, shard 1 of 16, 256 MB
     python -m benchmarks.worker --sweep          and: 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
-    python -m benchmarks.worker --readers        and: the same worker with other ways to read, which were not kept
+    python -m benchmarks.worker --readers        and: the streaming idea alone (`benchmarks.plain_stream`), and the
+                                                 same worker with other ways to read, which were not kept
     python -m benchmarks.worker --paper          and: functions of the rounds that the paper measured
     python -m benchmarks.worker --sleepy         on a machine whose cores sleep while the function is stopped
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
@@ -37,7 +38,8 @@ from benchmarks.box import NIC_MBIT, awake
 from benchmarks.run import Measured, measure
 from benchmarks.workload import RESNET18_PARAMETERS, Workload
 
-WORKER, BASELINE, OTHER_READER = "lambdas.shard_average", "benchmarks.baseline", "benchmarks.readers"
+WORKER, BASELINE = "lambdas.shard_average", "benchmarks.baseline"
+PLAIN_STREAM, OTHER_READER = "benchmarks.plain_stream", "benchmarks.readers"
 READERS = ("boto3", "urllib3", "http.client")
 
 
@@ -53,8 +55,12 @@ class Case:
     @property
     def name(self) -> str:
         """Of the handler, for the table."""
-        names = {WORKER: "this worker", BASELINE: "paper's function", OTHER_READER: f"reading by {self.reader}"}
-        return names[self.module]
+        return {
+            WORKER: "this worker",
+            BASELINE: "paper's function",
+            PLAIN_STREAM: "plain stream",
+            OTHER_READER: f"reading by {self.reader}",
+        }[self.module]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", type=int, default=NIC_MBIT, help=f"Mbit/s (default: {NIC_MBIT})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of every case (default: 3)")
     parser.add_argument("--sweep", action="store_true", help="the sizes and client counts of benchmarks/README.md")
-    parser.add_argument("--readers", action="store_true", help="the worker with other ways to read the updates")
+    parser.add_argument("--readers", action="store_true", help="a plain stream, and other ways to read the updates")
     parser.add_argument("--paper", action="store_true", help="functions of the paper's rounds")
     parser.add_argument("--sleepy", action="store_true", help="let the cores sleep while the function is stopped")
     parser.add_argument("--json", type=Path, help="also write what was measured to this file")
@@ -79,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.skip_baseline:
         cases.append(Case(workload, args.memory, BASELINE))
     if args.readers:
+        cases.append(Case(workload, args.memory, PLAIN_STREAM))
         cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
     cores = "left to sleep" if args.sleepy else "kept awake"
     print(f"{machine()}, cores {cores}; {args.network} Mbit/s; medians\n\n{HEAD}")
@@ -101,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     measured.setdefault(case, []).append(run)
             for case in group:
                 print(row(case, measured[case], args.network), flush=True)
-    baseline = Case(workload, args.memory, BASELINE)
-    if baseline in measured:
-        print("\n" + ratios(measured[cases[0]], measured[baseline]))
+    print()
+    for yardstick in (Case(workload, args.memory, BASELINE), Case(workload, args.memory, PLAIN_STREAM)):
+        if yardstick in measured:
+            print(f"This worker / the {yardstick.name}: {ratios(measured[cases[0]], measured[yardstick])}")
     if args.json:
         args.json.write_text(json.dumps(document(measured, args.network, cores), indent=1) + "\n")
     return (
@@ -182,16 +190,16 @@ def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int, cores: 
     return {"machine": f"{machine()}, cores {cores}", "network_mbit": nic_mbit, "not_limited": unlimited, "rows": rows}
 
 
-def ratios(ours: Sequence[Measured], paper: Sequence[Measured]) -> str:
-    """This worker's share of what the paper's function takes."""
+def ratios(ours: Sequence[Measured], other: Sequence[Measured]) -> str:
+    """This worker's share of what another handler takes."""
     shares = {
-        "CPU seconds per GB": median(ours, "cpu_s_per_gb") / median(paper, "cpu_s_per_gb"),
-        "the least of them": min(run.cpu_s_per_gb for run in ours) / min(run.cpu_s_per_gb for run in paper),
-        "peak RSS": median(ours, "rss_mb") / median(paper, "rss_mb"),
-        "wall time": median(ours, "wall_s") / median(paper, "wall_s"),
-        "requests": (ours[0].gets + ours[0].puts) / (paper[0].gets + paper[0].puts),
+        "CPU seconds per GB": median(ours, "cpu_s_per_gb") / median(other, "cpu_s_per_gb"),
+        "the least of them": min(run.cpu_s_per_gb for run in ours) / min(run.cpu_s_per_gb for run in other),
+        "peak RSS": median(ours, "rss_mb") / median(other, "rss_mb"),
+        "wall time": median(ours, "wall_s") / median(other, "wall_s"),
+        "requests": (ours[0].gets + ours[0].puts) / (other[0].gets + other[0].puts),
     }
-    return "This worker / the paper's function: " + ", ".join(f"{k} {v:.2f}" for k, v in shares.items())
+    return ", ".join(f"{k} {v:.2f}" for k, v in shares.items())
 
 
 def median(runs: Sequence[Measured], name: str) -> float:
