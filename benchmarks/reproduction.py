@@ -297,7 +297,7 @@ def _functions() -> str:
     all_rounds = rounds()
     for row in document["rows"]:
         model_mb = round(row["model_bytes"] / 1e6)
-        if row["handler"].startswith("reading") or (model_mb not in (45, 537)):
+        if row["handler"] not in ("this worker", "paper's function") or model_mb not in (45, 537):
             continue
         index = published.get((SHARDED, 43 if model_mb == 45 else 537, row["shards"], row["memory_mb"]))
         if row["handler"] != "paper's function":
