@@ -108,10 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     measured.setdefault(case, []).append(run)
             for case in group:
                 print(row(case, measured[case], args.network), flush=True)
-    print()
     for yardstick in (Case(workload, args.memory, BASELINE), Case(workload, args.memory, PLAIN_STREAM)):
         if yardstick in measured:
-            print(f"This worker / the {yardstick.name}: {ratios(measured[cases[0]], measured[yardstick])}")
+            print(f"\nThis worker / the {yardstick.name}: {ratios(measured[cases[0]], measured[yardstick])}")
     if args.json:
         args.json.write_text(json.dumps(document(measured, args.network, cores), indent=1) + "\n")
     return (
