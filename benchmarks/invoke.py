@@ -34,9 +34,6 @@ def main() -> None:
     handler = importlib.import_module(module).handler
     event = json.loads(Path(event_file).read_text())
     context = SimpleNamespace(memory_limit_in_mb=event.pop("memory_mb"), function_name="bench", aws_request_id="bench")
-    warm_up = getattr(importlib.import_module(module), "warm_up", None)
-    if warm_up is not None:
-        warm_up()
     init = {"init_s": time.perf_counter() - began, "init_cpu_s": time.process_time(), "init_rss_mb": high_water_mb()}
     runs = []
     for _ in range(int(rest[0]) if rest else 1):
