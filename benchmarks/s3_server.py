@@ -46,6 +46,7 @@ class Seen:
     seconds_first_to_last_byte: float = 0.0
     stored: dict[str, list[str]] = field(default_factory=dict)  # key: [sha256, length]
     messages: list[str] = field(default_factory=list)
+    tls: str = ""  # version and cipher of the last connection
 
 
 class Objects:
@@ -119,6 +120,7 @@ class Server:
         try:
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
+                self._seen.tls = f"{connection.version()} {(connection.cipher() or ('?',))[0]}"
             reader = connection.makefile("rb", buffering=64 * 1024)
             while self._request(connection, reader):
                 pass

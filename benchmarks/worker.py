@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         environ={"BENCH_READER": case.reader},
                     )
                     if not measured:
+                        print(f"S3's side of TLS: {run.tls}.", file=sys.stderr)
                         for gap in run.unlimited:
                             print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
                     measured.setdefault(case, []).append(run)
@@ -186,7 +187,14 @@ def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int, cores: 
     """Everything as JSON: what docs/reproduction.md is made of."""
     rows = [figures(case, runs, nic_mbit) for case, runs in measured.items()]
     unlimited = sorted({gap for runs in measured.values() for run in runs for gap in run.unlimited})
-    return {"machine": f"{machine()}, cores {cores}", "network_mbit": nic_mbit, "not_limited": unlimited, "rows": rows}
+    tls = ", ".join(sorted({run.tls for runs in measured.values() for run in runs}))
+    return {
+        "machine": f"{machine()}, cores {cores}",
+        "network_mbit": nic_mbit,
+        "tls": tls,
+        "not_limited": unlimited,
+        "rows": rows,
+    }
 
 
 def ratios(ours: Sequence[Measured], other: Sequence[Measured]) -> str:
