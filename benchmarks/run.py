@@ -148,8 +148,8 @@ def function_environment(endpoint: str, directory: Path) -> dict[str, str]:
 def server_environment(directory: Path) -> dict[str, str]:
     """The server's environment: OpenSSL takes the TLS 1.3 cipher that S3 takes, whatever the client would rather have.
 
-    S3's access logs have TLS_AES_128_GCM_SHA256 for clients of any kind; OpenSSL's own first choice has 256 bits.
-    Python has no setting for it before 3.15.
+    S3's access logs that people have published have TLS_AES_128_GCM_SHA256, also for aws-cli and Java; OpenSSL's own
+    first choice has 256 bits. Python has no setting for it before 3.15.
     """
     config = directory / "openssl.cnf"
     config.write_text(

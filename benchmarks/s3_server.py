@@ -120,7 +120,9 @@ class Server:
         try:
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
-                self._seen.tls = f"{connection.version()} {(connection.cipher() or ('?',))[0]}"
+                cipher = connection.cipher()
+                with self._lock:
+                    self._seen.tls = f"{connection.version()} {cipher[0] if cipher else 'no cipher'}"
             reader = connection.makefile("rb", buffering=64 * 1024)
             while self._request(connection, reader):
                 pass
