@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 from benchmarks.box import Box
 from benchmarks.s3_server import Seen
 from benchmarks.workload import BUCKET, ROUND, Workload, client_name
+from orchestrator import package
+from orchestrator.terraform import ROOT
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def measure(
         event = directory / "event.json"
         event.write_text(json.dumps(event_of(workload, module, memory_mb)))
         function = subprocess.run(
-            box.function_command([sys.executable, "-m", "benchmarks.invoke", module, str(event)]),
-            env={**function_environment(endpoint, directory), **(environ or {})},
+            box.function_command([sys.executable, "-P", "-m", "benchmarks.invoke", module, str(event)]),
+            env={**function_environment(endpoint, directory, unpack(directory)), **(environ or {})},
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -126,11 +130,20 @@ def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:
     return {"memory_mb": memory_mb, "Records": [record]}
 
 
-def function_environment(endpoint: str, directory: Path) -> dict[str, str]:
+def unpack(directory: Path) -> Path:
+    """The functions' own package as the zip has it, with its compiled loop; returns the directory that it is in."""
+    task = directory / "task"
+    with zipfile.ZipFile(package.build(package.target_for("local"))) as archive:
+        archive.extractall(task, [name for name in archive.namelist() if name.startswith("lambdas/")])
+    compileall.compile_dir(task, quiet=1)
+    return task
+
+
+def function_environment(endpoint: str, directory: Path, task: Path) -> dict[str, str]:
     """Environment variables of the function: like Lambda's, with the server in AWS's place."""
     return {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONPATH": f"{task}{os.pathsep}{ROOT}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_CA_BUNDLE": str(directory / "ca.pem"),

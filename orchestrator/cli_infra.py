@@ -110,6 +110,8 @@ def _deployment_text(deployment: Deployment) -> str:
 def build(env: str) -> Answer:
     """Build the function zip of an environment: `lambdas` and numpy for its Python and architecture.
 
+    pip gets numpy and, where lambdas/fold.c has changed, the compiler for it (about 100 MB, not kept).
+
     \b
       orchestrator build --env dev
     """

@@ -1,10 +1,15 @@
-"""The function zip: this project's `lambdas` package and numpy, for one Python and one architecture, reproducibly."""
+"""The function zip: this project's `lambdas` package and numpy, for one Python and one architecture, reproducibly.
+
+`lambdas/fold.c` is compiled into it by Zig's C compiler, which pip gets and which compiles for any processor.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +31,11 @@ _MANYLINUX = {
     architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     for architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
+# Zig with its C compiler, as a wheel (https://pypi.org/project/ziglang): no machine needs a tool chain to build.
+_COMPILER = "ziglang==0.17.1"
+# Nothing is linked: the library runs beside any C library. For each architecture's oldest processor: wider registers
+# were not faster, since memory is the limit. Why nothing is contracted: fold.c.
+_COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
 # Parts of numpy that a function never imports.
 _LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
 _LEFT_OUT_SUFFIXES = {".pyi", ".h", ".a", ".pyc"}
@@ -56,6 +66,11 @@ class Target:
     def path(self) -> Path:
         """Where the zip is built."""
         return ROOT / "build" / f"lambda-{self.name}.zip"
+
+    @property
+    def on_linux(self) -> bool:
+        """Whether the functions run on Linux; an emulator's may run as processes of another system."""
+        return bool(self.platforms) or sys.platform == "linux"
 
 
 def target_for(environment: str, emulator: str = "ministack") -> Target:
@@ -88,7 +103,7 @@ def build(target: Target) -> Path:
     """Build the zip, unless the one that is there was built from the same inputs; returns its path.
 
     Raises:
-        OrchestratorError: the wheels cannot be had, or the zip would be too large for Lambda.
+        OrchestratorError: wheels or compiler cannot be had, or the zip would be too large for Lambda.
     """
     inputs = _inputs(target)
     record = target.path.with_suffix(".json")
@@ -99,9 +114,10 @@ def build(target: Target) -> Path:
     target.path.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wheels-") as directory:
         _download(target, Path(directory))
+        libraries = {"lambdas/libfold.so": library(target.architecture)} if target.on_linux else {}
         partial = target.path.with_suffix(".partial")
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
-            for name, data in sorted(_contents(Path(directory))):
+            for name, data in sorted(_contents(Path(directory), libraries)):
                 entry = zipfile.ZipInfo(name, _EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = (0o755 if ".so" in Path(name).suffixes else 0o644) << 16
@@ -111,6 +127,54 @@ def build(target: Target) -> Path:
     partial.replace(target.path)
     record.write_text(json.dumps({"inputs": inputs, "sha256": _sha256(target.path)}))
     return target.path
+
+
+def library(architecture: str) -> Path:
+    """Compile `lambdas/fold.c` for Linux, unless the same source was before; returns the shared library's path.
+
+    Args:
+        architecture: Lambda's word for it, `arm64` or `x86_64`.
+
+    Raises:
+        OrchestratorError: the compiler cannot be had, or fails.
+    """
+    recipe = hashlib.sha256(repr((_COMPILER, _COMPILE)).encode() + _fold_source().read_bytes()).hexdigest()
+    path = ROOT / "build" / f"fold-{architecture}-{recipe[:16]}.so"
+    if path.exists():
+        return path
+    path.parent.mkdir(exist_ok=True)
+    machine = {"arm64": "aarch64"}.get(architecture, architecture)
+    with tempfile.TemporaryDirectory(prefix="compiler-") as name:
+        directory = Path(name)
+        _fetch_compiler(directory)
+        # What it makes for itself would stay in the user's home otherwise.
+        environ = {**os.environ, "PYTHONPATH": name, "ZIG_GLOBAL_CACHE_DIR": name, "ZIG_LOCAL_CACHE_DIR": name}
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu", *_COMPILE]
+        _run(
+            [*compiler, "-o", str(directory / "fold.so"), str(_fold_source())],
+            "lambdas/fold.c does not compile",
+            environ,
+        )
+        partial = path.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(directory / "fold.so", partial)
+        partial.replace(path)
+    return path
+
+
+def _fetch_compiler(directory: Path) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-compile", "--only-binary=:all:", "--target", str(directory), _COMPILER]
+    _run(command, f"pip could not get {_COMPILER}, which compiles lambdas/fold.c")
+
+
+def _run(command: list[str], failure: str, environ: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    if result.returncode != 0:
+        raise OrchestratorError(f"{failure}:\n{result.stderr.strip()}")
+
+
+def _fold_source() -> Path:
+    return ROOT / "lambdas" / "fold.c"
 
 
 def _sources() -> list[Path]:
@@ -123,7 +187,7 @@ def _requirements() -> Path:
 
 def _inputs(target: Target) -> str:
     digest = hashlib.sha256(repr((target, zipfile.ZIP_DEFLATED)).encode())
-    for path in [*_sources(), _requirements(), Path(__file__)]:
+    for path in [*_sources(), _fold_source(), _requirements(), Path(__file__)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -140,14 +204,14 @@ def _download(target: Target, directory: Path) -> None:
         command += ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
         for tag in target.platforms:
             command += ["--platform", tag]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise OrchestratorError(f"pip could not get the function's wheels for {target}:\n{result.stderr.strip()}")
+    _run(command, f"pip could not get the function's wheels for {target}")
 
 
-def _contents(wheels: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(wheels: Path, libraries: dict[str, Path]) -> Iterator[tuple[str, bytes]]:
     for path in _sources():
         yield f"lambdas/{path.name}", path.read_bytes()
+    for name, path in libraries.items():
+        yield name, path.read_bytes()
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():

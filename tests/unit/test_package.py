@@ -128,6 +128,70 @@ def test_the_libraries_for_lambda_are_aarch64_elf_for_its_python(built: dict[str
     assert executable["lambdas/contract.py"] == 0o644
 
 
+ELF_MACHINES = {"arm64": 183, "x86_64": 62}  # EM_AARCH64, EM_X86_64
+
+
+@pytest.mark.parametrize("environment", ["local", "dev"])
+def test_the_zip_has_the_compiled_loop_for_the_functions_processor(built: dict[str, Path], environment: str) -> None:
+    with zipfile.ZipFile(built[environment]) as archive:
+        machine = struct.unpack_from("<H", archive.read("lambdas/libfold.so"), 18)
+    assert machine == (ELF_MACHINES[target_for(environment).architecture],)
+
+
+def test_an_emulator_on_another_system_than_linux_gets_no_library_that_it_could_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "_download", lambda target, directory: None)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for environment, there in (("local", False), ("dev", True)):
+        with zipfile.ZipFile(build(elsewhere(environment, tmp_path))) as archive:
+            assert ("lambdas/libfold.so" in archive.namelist()) == there, environment
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiler, from the package index, once."""
+    directory = tmp_path_factory.mktemp("compiler")
+    package._fetch_compiler(directory)
+    return directory
+
+
+@pytest.fixture
+def _compiler_at_hand(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        package, "_fetch_compiler", lambda to: (to / "ziglang").symlink_to(compiler / "ziglang", True)
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("_compiler_at_hand")
+@pytest.mark.parametrize("architecture", sorted(ELF_MACHINES))
+def test_the_same_source_is_compiled_to_the_same_bytes_and_only_once(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = package.library(architecture)
+    source = shutil.copy(package._fold_source(), tmp_path / "fold.c")
+    monkeypatch.setattr(package, "_fold_source", lambda: Path(source))
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    again = package.library(architecture)
+    assert again != here
+    assert again.read_bytes() == here.read_bytes()
+    monkeypatch.setattr(package, "_fetch_compiler", lambda directory: pytest.fail("it is there"))
+    assert package.library(architecture) == again
+
+
+@pytest.mark.usefixtures("_compiler_at_hand")
+def test_a_source_that_does_not_compile_is_an_error_in_the_compilers_words_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "fold.c"
+    source.write_text("double fold_float32(void) { return missing; }")
+    monkeypatch.setattr(package, "_fold_source", lambda: source)
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    with pytest.raises(OrchestratorError, match=r"fold\.c does not compile(.|\n)*undeclared identifier 'missing'"):
+        package.library("arm64")
+    assert list((tmp_path / "build").iterdir()) == []
+
+
 def test_the_local_zip_runs_where_nothing_else_is_installed(built: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(built["local"]) as archive:
         archive.extractall(tmp_path)
@@ -135,6 +199,7 @@ def test_the_local_zip_runs_where_nothing_else_is_installed(built: dict[str, Pat
 import sys
 sys.path = [p for p in sys.path if "site-packages" not in p] + [{str(tmp_path)!r}]
 import numpy, lambdas.average, lambdas.tensors
+assert (lambdas.fold.load() is None) == (sys.platform != "linux")
 assert numpy.__file__.startswith({str(tmp_path)!r}), numpy.__file__
 assert lambdas.__file__.startswith({str(tmp_path)!r}), lambdas.__file__
 print(bytes(lambdas.average.from_float64(numpy.array([1.0]), "BF16")).hex())
@@ -152,15 +217,10 @@ def test_the_same_inputs_give_the_same_bytes(built: dict[str, Path], tmp_path: P
 def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = tmp_path / "wheel"
-    small.mkdir()
-    with zipfile.ZipFile(small / "numpy-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("numpy/__init__.py", "")
     downloads: list[str] = []
 
     def download(target: Target, directory: Path) -> None:
         downloads.append(target.name)
-        shutil.copy(small / "numpy-1-py3-none-any.whl", directory)
 
     monkeypatch.setattr(package, "_download", download)
     target = elsewhere("dev", tmp_path / "out")
@@ -175,8 +235,16 @@ def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_ch
     monkeypatch.setattr(package, "_requirements", lambda: requirements)
     build(target)
     assert len(downloads) == 3
+    source = tmp_path / "fold.c"
+    source.write_text("changed")
+    monkeypatch.setattr(package, "_fold_source", lambda: source)
+    monkeypatch.setattr(package, "library", lambda architecture: source)
+    build(target)
+    assert len(downloads) == 4
+    with zipfile.ZipFile(target.path) as archive:
+        assert archive.read("lambdas/libfold.so") == b"changed"
     assert not target.path.with_suffix(".partial").exists()
-    assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == first
+    assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == sha256(target.path) != first
 
 
 def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(

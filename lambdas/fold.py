@@ -1,0 +1,44 @@
+"""The inner loop over float32 updates, compiled (`fold.c`): an optional part of the function zip.
+
+Without it numpy does the same with the same bits, as in a checkout (`orchestrator worker`, `orchestrator verify`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+log = logging.getLogger(__name__)
+
+# Adds weight * x to float64 sums, shape (n,), for n little-endian float32 values; returns the sum of their squares.
+Fold = Callable[[memoryview, int, npt.NDArray[np.float64]], float]
+
+# Not fold.so: Python would take that for this module.
+LIBRARY = Path(__file__).with_name("libfold.so")
+
+
+def load(library: Path = LIBRARY) -> Fold | None:
+    """The compiled loop, None where there is none for this machine."""
+    if not library.exists():
+        return None
+    try:
+        function = ctypes.CDLL(str(library)).fold_float32
+    except (OSError, AttributeError) as error:
+        log.warning("Averaging with numpy alone, which takes more CPU time: %s", error)
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p, ctypes.c_size_t]
+    function.restype = ctypes.c_double
+
+    def fold(raw: memoryview, weight: int, sums: npt.NDArray[np.float64]) -> float:
+        values = np.frombuffer(raw, dtype="<f4")
+        # The loop trusts its caller with addresses.
+        if len(values) != len(sums) or sums.dtype != np.float64 or not sums.flags.carray:
+            raise ValueError(f"{len(values)} values for {sums.shape} sums of {sums.dtype}")
+        return float(function(values.ctypes.data, weight, sums.ctypes.data, len(values)))
+
+    return fold

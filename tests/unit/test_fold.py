@@ -1,0 +1,118 @@
+"""The compiled loop gives the bytes that numpy gives, whatever the values, and where it is missing numpy goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambdas import average
+from lambdas.average import WeightedSum
+from lambdas.fold import Fold, load
+from lambdas.tensors import MAX_EXAMPLES
+from orchestrator.package import library, target_for
+from tests.support import MemoryStreams, manifest_of, table_of
+from tests.unit.test_average import averaged, reference, rounds
+
+compiled = pytest.mark.skipif(sys.platform != "linux", reason="compiled for Linux, where functions run")
+
+
+@pytest.fixture(scope="module")
+def fold() -> Fold:
+    """The loop, compiled for this machine as for a function."""
+    loaded = load(library(target_for("local").architecture))
+    assert loaded is not None
+    return loaded
+
+
+def added(fold: Fold | None, before: np.ndarray, values: np.ndarray, weight: int, at: int) -> tuple[bytes, float]:
+    """What a WeightedSum of `before` becomes when it adds weight * values at index `at`, and the sum of squares."""
+    sums = before.copy()
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(average, "_fold_float32", fold)
+        squares = WeightedSum(len(sums), sums).add(at, memoryview(values.tobytes()), "F32", weight)
+    return sums.tobytes(), squares
+
+
+float32_bits = st.integers(0, 2**32 - 1).filter(lambda bits: bits >> 23 & 0xFF != 0xFF)  # finite, subnormal too
+
+
+@compiled
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(float32_bits, max_size=40),
+    st.integers(1, MAX_EXAMPLES),
+    st.integers(0, 9),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_the_sums_have_numpys_bits(fold: Fold, bits: list[int], weight: int, at: int, start: float) -> None:
+    values = np.array(bits, dtype="<u4").view("<f4")
+    before = np.full(at + len(bits) + 3, start)
+
+    sums, squares = added(fold, before, values, weight, at)
+
+    expected, expected_squares = added(None, before, values, weight, at)
+    assert sums == expected
+    assert squares == pytest.approx(expected_squares, rel=1e-12, abs=0)
+
+
+@compiled
+def test_products_are_rounded_before_they_are_added(fold: Fold) -> None:
+    """A weight of 30 bits times a float32 needs 54: a fused multiply-add would keep the last one."""
+    weight, value = MAX_EXAMPLES - 1, np.nextafter(np.float32(2), np.float32(1))
+    exact = weight * int(value * 2**23)  # of the product, in units of 2^-23
+    assert float(exact) != exact
+    before = np.full(9, -float(exact) / 2**23)
+    sums, _ = added(fold, before, np.full(9, value, dtype="<f4"), weight, 0)
+    assert np.frombuffer(sums).tolist() == [0.0] * 9
+
+
+@compiled
+@settings(max_examples=200, deadline=None)
+@given(rounds())
+def test_a_round_averaged_by_it_has_the_references_bytes(fold: Fold, case) -> None:
+    specs, layouts, updates, shards, pacing = case
+    manifest = manifest_of(table_of(*specs), updates, shards=shards, layouts=layouts)
+    per_value = [[d for (_, n), d in zip(specs, layout, strict=True) for _ in range(n)] for layout in layouts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(average, "_fold_float32", fold)
+        result = averaged(manifest, MemoryStreams(updates), pacing)
+    assert result == reference(updates, per_value, per_value[0])
+
+
+@compiled
+def test_nan_and_infinity_reach_the_sums(fold: Fold) -> None:
+    values = np.array([1, math.nan, math.inf, -math.inf] * 5, dtype="<f4")
+    sums, squares = added(fold, np.ones(20), values, 3, 0)
+    assert np.isfinite(np.frombuffer(sums)).tolist() == [True, False, False, False] * 5
+    assert not math.isfinite(squares)
+
+
+@compiled
+def test_it_never_writes_beyond_its_sums(fold: Fold) -> None:
+    with pytest.raises(ValueError, match="4 values for"):
+        fold(memoryview(bytes(16)), 1, np.zeros(3))
+    with pytest.raises(ValueError, match="4 values for"):
+        fold(memoryview(bytes(16)), 1, np.zeros(8)[::2])
+
+
+def test_without_a_library_there_is_no_compiled_loop_and_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load(tmp_path / "libfold.so") is None
+    assert not caplog.records
+
+
+def test_a_library_that_cannot_be_loaded_is_said_and_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "libfold.so").write_bytes(b"for another machine")
+    with caplog.at_level(logging.WARNING):
+        assert load(tmp_path / "libfold.so") is None
+    assert "numpy alone" in caplog.text
