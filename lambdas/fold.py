@@ -37,8 +37,10 @@ def load(library: Path = LIBRARY) -> Fold | None:
     def fold(raw: memoryview, weight: int, sums: npt.NDArray[np.float64]) -> float:
         values = np.frombuffer(raw, dtype="<f4")
         # The loop trusts its caller with addresses.
-        if len(values) != len(sums) or sums.dtype != np.float64 or not sums.flags.carray:
-            raise ValueError(f"{len(values)} values for {sums.shape} sums of {sums.dtype}")
+        if len(values) != len(sums):
+            raise ValueError(f"{len(values)} values cannot be added to {len(sums)} sums")
+        if sums.dtype != np.float64 or not sums.flags.carray or not values.flags.aligned:
+            raise ValueError(f"expected writable, contiguous float64 sums and aligned values, got {sums.dtype} sums")
         return float(function(values.ctypes.data, weight, sums.ctypes.data, len(values)))
 
     return fold

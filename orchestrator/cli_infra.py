@@ -110,7 +110,7 @@ def _deployment_text(deployment: Deployment) -> str:
 def build(env: str) -> Answer:
     """Build the function zip of an environment: `lambdas` and numpy for its Python and architecture.
 
-    pip gets numpy and, where lambdas/fold.c has changed, the compiler for it (about 100 MB, not kept).
+    pip gets numpy and, for lambdas/fold.c, a compiler (100 MB, which unpack to 400 while it runs).
 
     \b
       orchestrator build --env dev

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,8 +30,6 @@ _MANYLINUX = {
     architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     for architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
-# Zig with its C compiler, as a wheel (https://pypi.org/project/ziglang): no machine needs a tool chain to build.
-_COMPILER = "ziglang==0.17.1"
 # Nothing is linked: the library runs beside any C library. For each architecture's oldest processor: wider registers
 # were not faster, since memory is the limit. Why nothing is contracted: fold.c.
 _COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
@@ -112,9 +109,9 @@ def build(target: Target) -> Path:
         if built.get("inputs") == inputs and built.get("sha256") == _sha256(target.path):
             return target.path
     target.path.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="wheels-") as directory:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.path.parent) as directory:
         _download(target, Path(directory))
-        libraries = {"lambdas/libfold.so": library(target.architecture)} if target.on_linux else {}
+        libraries = {"lambdas/libfold.so": library(target, Path(directory))} if target.on_linux else {}
         partial = target.path.with_suffix(".partial")
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
             for name, data in sorted(_contents(Path(directory), libraries)):
@@ -129,42 +126,35 @@ def build(target: Target) -> Path:
     return target.path
 
 
-def library(architecture: str) -> Path:
-    """Compile `lambdas/fold.c` for Linux, unless the same source was before; returns the shared library's path.
+def library(target: Target, directory: Path) -> Path:
+    """Compile `lambdas/fold.c` for functions on Linux.
 
     Args:
-        architecture: Lambda's word for it, `arm64` or `x86_64`.
+        directory: where the compiler and the library go; returns the library's path.
 
     Raises:
         OrchestratorError: the compiler cannot be had, or fails.
     """
-    recipe = hashlib.sha256(repr((_COMPILER, _COMPILE)).encode() + _fold_source().read_bytes()).hexdigest()
-    path = ROOT / "build" / f"fold-{architecture}-{recipe[:16]}.so"
-    if path.exists():
-        return path
-    path.parent.mkdir(exist_ok=True)
-    machine = {"arm64": "aarch64"}.get(architecture, architecture)
-    with tempfile.TemporaryDirectory(prefix="compiler-") as name:
-        directory = Path(name)
-        _fetch_compiler(directory)
-        # What it makes for itself would stay in the user's home otherwise.
-        environ = {**os.environ, "PYTHONPATH": name, "ZIG_GLOBAL_CACHE_DIR": name, "ZIG_LOCAL_CACHE_DIR": name}
-        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu", *_COMPILE]
-        _run(
-            [*compiler, "-o", str(directory / "fold.so"), str(_fold_source())],
-            "lambdas/fold.c does not compile",
-            environ,
-        )
-        partial = path.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(directory / "fold.so", partial)
-        partial.replace(path)
+    compiler = _fetch_compiler(directory)
+    machine = {"arm64": "aarch64"}.get(target.architecture, target.architecture)
+    path = directory / "libfold.so"
+    command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_fold_source())]
+    # Nothing of the user's own environment changes what is compiled, and no cache stays in their home.
+    environ = {"PATH": os.defpath, "ZIG_GLOBAL_CACHE_DIR": str(directory), "ZIG_LOCAL_CACHE_DIR": str(directory)}
+    _run(command, f"{_fold_source()} could not be compiled", environ)
     return path
 
 
-def _fetch_compiler(directory: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-compile", "--only-binary=:all:", "--target", str(directory), _COMPILER]
-    _run(command, f"pip could not get {_COMPILER}, which compiles lambdas/fold.c")
+def _fetch_compiler(directory: Path) -> Path:
+    """Zig, which has a C compiler for all processors, from its wheel (https://pypi.org/project/ziglang)."""
+    failure = "pip could not get the compiler of lambdas/fold.c; PIP_INDEX_URL names an index that has it"
+    _pip_download(directory / "compiler", _build_requirements(), [], failure)
+    (wheel,) = (directory / "compiler").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory, [name for name in archive.namelist() if name.startswith("ziglang/")])
+    compiler = directory / "ziglang" / "zig"
+    compiler.chmod(0o755)
+    return compiler
 
 
 def _run(command: list[str], failure: str, environ: dict[str, str] | None = None) -> None:
@@ -185,9 +175,13 @@ def _requirements() -> Path:
     return ROOT / "lambdas" / "requirements.txt"
 
 
+def _build_requirements() -> Path:
+    return ROOT / "lambdas" / "requirements-build.txt"
+
+
 def _inputs(target: Target) -> str:
-    digest = hashlib.sha256(repr((target, zipfile.ZIP_DEFLATED)).encode())
-    for path in [*_sources(), _fold_source(), _requirements(), Path(__file__)]:
+    digest = hashlib.sha256(repr((target, target.on_linux, zipfile.ZIP_DEFLATED)).encode())
+    for path in [*_sources(), _fold_source(), _requirements(), _build_requirements(), Path(__file__)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -197,14 +191,19 @@ def _sha256(path: Path) -> str:
 
 
 def _download(target: Target, directory: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(directory), "--requirement", str(_requirements())]
+    options = []
     if target.platforms:
         version = f"{target.python[0]}{target.python[1]}"
-        command += ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
+        options = ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
         for tag in target.platforms:
-            command += ["--platform", tag]
-    _run(command, f"pip could not get the function's wheels for {target}")
+            options += ["--platform", tag]
+    _pip_download(directory, _requirements(), options, f"pip could not get the function's wheels for {target}")
+
+
+def _pip_download(directory: Path, requirements: Path, options: list[str], failure: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(directory), "--requirement", str(requirements)]
+    _run([*command, *options], failure)
 
 
 def _contents(wheels: Path, libraries: dict[str, Path]) -> Iterator[tuple[str, bytes]]:
