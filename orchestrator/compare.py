@@ -163,6 +163,7 @@ def _row(architecture: str, found: Sequence[dict[str, Any]], nbytes: int, client
     plan = predict(
         nbytes, clients, architecture=architecture, shards=found[0]["shards"],
         memory_mb=lane["memory_mb"], cpu=lane["architecture"], memory_cap_mb=10_240,
+        account_concurrency=lane["maximum_concurrency"],
     )  # fmt: skip
 
     def median(name: str) -> float:

@@ -19,6 +19,7 @@ class Lane:
     Attributes:
         tree: the tree whose aggregators the function is sized for instead (it holds the whole model); None for shards.
         ephemeral_storage_mb: size of the function's /tmp, MB; by default the least that Lambda gives.
+        maximum_concurrency: functions of the lane that run at once; by default the most of an event source mapping.
     """
 
     shards: int
@@ -31,6 +32,7 @@ class Lane:
     max_receive_count: int
     tree: str | None = None
     ephemeral_storage_mb: int = 512
+    maximum_concurrency: int = 1000
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _lane(f: Fields, tree: str | None = None) -> Lane:
         max_receive_count=f.integer("max_receive_count", 1, 1000),
         tree=tree,
         ephemeral_storage_mb=f.integer("ephemeral_storage_mb", 512, 10240),
+        maximum_concurrency=f.integer("maximum_concurrency", 2, 1000),
     )
 
 

@@ -190,7 +190,8 @@ def _memories(by_rule: Plan, asked: Sequence[int] | None, memory_cap_mb: int) ->
 class DeployedLane(Protocol):
     """A lane as deployed: what orchestrator.deployment.Lane has. `architecture` is the CPU's, arm64 or x86_64.
 
-    A lane that also has `timeout_s` and `ephemeral_storage_mb`, as deployed ones do, must have enough of them.
+    A lane that also has `timeout_s` and `ephemeral_storage_mb`, as deployed ones do, must have enough of them; with
+    `maximum_concurrency`, no more of its functions run at once.
     """
 
     @property
@@ -225,6 +226,7 @@ def choose_lane(model_bytes: int, clients: int, lanes: Sequence[AnyLane]) -> Any
         plan = predict(
             model_bytes, clients, shards=lane.shards, memory_mb=lane.memory_mb, cpu=lane.architecture,
             memory_cap_mb=pricing.LAMBDA_MAX_MEMORY_MB,
+            account_concurrency=getattr(lane, "maximum_concurrency", None),
         )  # fmt: skip
         reason = plan.reason or _lane_too_small(model_bytes, clients, lane)
         if reason:

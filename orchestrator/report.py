@@ -83,6 +83,7 @@ def published(
         shards=manifest.shards,
         memory_mb=lane.memory_mb,
         cpu=lane.architecture,
+        account_concurrency=lane.maximum_concurrency,
     )
     return Report(
         {
@@ -95,6 +96,7 @@ def published(
                 "function_name": lane.function_name,
                 "memory_mb": lane.memory_mb,
                 "architecture": lane.architecture,
+                "maximum_concurrency": lane.maximum_concurrency,
             },
             "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
             "shard_sha256": list(done.shard_sha256),

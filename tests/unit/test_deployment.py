@@ -15,6 +15,7 @@ from orchestrator.errors import NotDeployed
 LANE = {
     "shards": 4, "queue_url": "q4", "dead_letter_queue_url": "d4", "function_name": "f4", "memory_mb": 256,
     "timeout_s": 60, "ephemeral_storage_mb": 512, "architecture": "arm64", "max_receive_count": 3,
+    "maximum_concurrency": 10,
 }  # fmt: skip
 OUTPUT: dict[str, Any] = {
     "schema": 1,
@@ -46,6 +47,7 @@ def test_the_output_is_parsed_with_lanes_in_ascending_shard_count() -> None:
     found = parse_deployment(OUTPUT)
     assert list(found.lanes) == [1, 4, 16]
     assert found.lane(16).queue_url == "q16"
+    assert found.lane(4).maximum_concurrency == 10
     assert (found.bucket, found.region, found.endpoint_url, found.result_queue_url) == (
         "fedagg-dev", "eu-central-1", None, "results",
     )  # fmt: skip

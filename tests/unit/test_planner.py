@@ -520,6 +520,17 @@ def test_the_lane_that_the_planner_recommends_is_chosen() -> None:
     assert choose_lane(100_000, 5, lanes).shards == 1
 
 
+@dataclass(frozen=True)
+class NarrowLane(FakeLane):
+    maximum_concurrency: int = 1000
+
+
+def test_a_lane_whose_functions_cannot_all_run_at_once_is_predicted_so() -> None:
+    # 16 functions in eight turns of two take longer than 4 at once.
+    assert choose_lane(VGG16, 20, [NarrowLane(4), NarrowLane(16)]).shards == 16
+    assert choose_lane(VGG16, 20, [NarrowLane(4), NarrowLane(16, maximum_concurrency=2)]).shards == 4
+
+
 def test_lanes_that_would_fail_are_passed_over() -> None:
     # One function would need 1,504 s; four need 376 s.
     assert choose_lane(5 * GIB, 20, [FakeLane(1), FakeLane(4)]).shards == 4
