@@ -32,6 +32,7 @@ class Box:
 
     Attributes:
         address: where a server started with `server_command` can listen and the function reaches it.
+        network_mbit: the network's rate, Mbit/s; None where it is not limited.
         unlimited: what could not be limited, in words.
     """
 
@@ -43,6 +44,7 @@ class Box:
         self._groups: list[Path] = []
         self._network = False
         self.address = "127.0.0.1"
+        self.network_mbit: int | None = None
         self.unlimited: list[str] = []
 
     def __enter__(self) -> Box:
@@ -89,6 +91,7 @@ class Box:
             _run(*inside, "ip", "link", "set", "lo", "up")
             rate = f"rate {self._nic_mbit}mbit burst 256kb latency 100ms".split()
             _run(*inside, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate)
+        self.network_mbit = self._nic_mbit
 
     def _make_cgroups(self) -> None:
         quota = max(1000, _PERIOD_US * self._memory_mb // MB_PER_CORE)

@@ -30,6 +30,8 @@ class Measured:
         rss_mb: peak resident memory, the interpreter and everything imported included.
         stored_sha256: of what the handler stored, as the server received it.
         tls: version and cipher of the last connection.
+        network_mbit: the network's rate, Mbit/s; None where it was not limited.
+        unlimited: what was not as in a function, in words.
     """
 
     wall_s: float
@@ -47,6 +49,7 @@ class Measured:
     bytes_averaged: int
     stored_sha256: str
     tls: str
+    network_mbit: int | None
     unlimited: tuple[str, ...]
 
     @property
@@ -115,6 +118,7 @@ def measure(
         bytes_averaged=workload.bytes_averaged,
         stored_sha256=next(iter(seen.stored.values()))[0],
         tls=seen.tls,
+        network_mbit=box.network_mbit,
         unlimited=tuple(box.unlimited),
     )
 

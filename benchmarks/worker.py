@@ -23,6 +23,7 @@ import datetime
 import hashlib
 import json
 import platform
+import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write what was measured to this file")
     parser.add_argument("--skip-baseline", action="store_true", help="measure this worker only")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the box takes its namespaces and groups down with it
     workload = Workload(clients=args.clients)
     if args.shard_mb:
         workload = Workload.of_shard_bytes(args.clients, int(args.shard_mb * 1e6))
@@ -88,7 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases.append(Case(workload, args.memory, PLAIN_STREAM))
         cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
     cores = "left to sleep" if args.sleepy else "kept awake"
-    print(f"{machine()}, cores {cores}; {args.network} Mbit/s; medians\n\n{HEAD}")
     measured: dict[Case, list[Measured]] = {}
     once = [*(sweep(args.memory) if args.sweep else []), *(paper_functions(args.memory) if args.paper else [])]
     with nullcontext() if args.sleepy else awake():
@@ -103,17 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                         environ={"BENCH_READER": case.reader},
                     )
                     if not measured:
+                        rate = f"{run.network_mbit} Mbit/s" if run.network_mbit else "network not limited"
+                        print(f"{machine()}, cores {cores}; {rate}; medians\n\n{HEAD}")
                         print(f"S3's side of TLS: {run.tls}.", file=sys.stderr)
                         for gap in run.unlimited:
                             print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
                     measured.setdefault(case, []).append(run)
             for case in group:
-                print(row(case, measured[case], args.network), flush=True)
+                print(row(case, measured[case]), flush=True)
     for yardstick in (Case(workload, args.memory, BASELINE), Case(workload, args.memory, PLAIN_STREAM)):
         if yardstick in measured:
             print(f"\nThis worker / the {yardstick.name}: {ratios(measured[cases[0]], measured[yardstick])}")
     if args.json:
-        args.json.write_text(json.dumps(document(measured, args.network, cores), indent=1) + "\n")
+        args.json.write_text(json.dumps(document(measured, cores), indent=1) + "\n")
     return (
         0 if all(exact(case, run) for case, runs in measured.items() for run in runs if case.module != BASELINE) else 1
     )
@@ -148,19 +151,20 @@ start-up CPU s | peak RSS MB | GETs | PUTs | connections | bytes |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def row(case: Case, runs: Sequence[Measured], nic_mbit: int) -> str:
+def row(case: Case, runs: Sequence[Measured]) -> str:
     """One line of the table."""
-    f = figures(case, runs, nic_mbit)
+    f = figures(case, runs)
+    alone = "-" if f["network_alone_s"] is None else f"{f['network_alone_s']:.2f}"
     cells = [
         f"{f['clients']:,}", f"{f['shard_mb']:.1f}", f"{f['memory_mb']}", f"{f['handler']}", f"{f['runs']}",
-        f"{f['wall_s']:.2f}", f"{f['network_alone_s']:.2f}", f"{f['cpu_s']:.2f}", f"{f['cpu_s_per_gb']:.2f}",
+        f"{f['wall_s']:.2f}", alone, f"{f['cpu_s']:.2f}", f"{f['cpu_s_per_gb']:.2f}",
         f"{f['least_cpu_s_per_gb']:.2f}", f"{f['start_up_cpu_s']:.2f}", f"{f['peak_rss_mb']:.1f}",
         f"{f['gets']:,}", f"{f['puts']}", f"{f['connections']:,}", f"{f['bytes']}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
-def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, Any]:
+def figures(case: Case, runs: Sequence[Measured]) -> dict[str, Any]:
     """What one case took: medians, the largest peak memory, the most connections open at once."""
     same = "exact" if all(exact(case, run) for run in runs) else "DIFFERENT"
     return {
@@ -174,7 +178,7 @@ def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, An
         **{name: round(median(runs, name), 3) for name in ("wall_s", "cpu_s", "cpu_s_per_gb")},
         "least_cpu_s_per_gb": round(min(run.cpu_s_per_gb for run in runs), 3),
         "start_up_cpu_s": round(median(runs, "init_cpu_s"), 3),
-        "network_alone_s": round(network_alone_s(case.workload, nic_mbit), 3),
+        "network_alone_s": round(network_alone_s(case.workload, rate), 3) if (rate := runs[0].network_mbit) else None,
         "peak_rss_mb": round(max(run.rss_mb for run in runs), 1),
         "gets": runs[0].gets,
         "puts": runs[0].puts,
@@ -183,14 +187,14 @@ def figures(case: Case, runs: Sequence[Measured], nic_mbit: int) -> dict[str, An
     }
 
 
-def document(measured: Mapping[Case, Sequence[Measured]], nic_mbit: int, cores: str) -> dict[str, Any]:
+def document(measured: Mapping[Case, Sequence[Measured]], cores: str) -> dict[str, Any]:
     """Everything as JSON: what docs/reproduction.md is made of."""
-    rows = [figures(case, runs, nic_mbit) for case, runs in measured.items()]
+    rows = [figures(case, runs) for case, runs in measured.items()]
     unlimited = sorted({gap for runs in measured.values() for run in runs for gap in run.unlimited})
     tls = ", ".join(sorted({run.tls for runs in measured.values() for run in runs}))
     return {
         "machine": f"{machine()}, cores {cores}",
-        "network_mbit": nic_mbit,
+        "network_mbit": next(iter(measured.values()))[0].network_mbit,
         "tls": tls,
         "not_limited": unlimited,
         "rows": rows,
