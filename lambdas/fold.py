@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 log = logging.getLogger(__name__)
 
-# Adds weight * x to float64 sums, shape (n,), for n little-endian float32 values; returns the sum of their squares.
+# Adds weight * x to float64 sums, shape (n,), for n little-endian float32 values x; returns the sum of the squares of
+# weight * x.
 Fold = Callable[[memoryview, int, npt.NDArray[np.float64]], float]
 
 # Not fold.so: Python would take that for this module.

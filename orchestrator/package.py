@@ -111,10 +111,10 @@ def build(target: Target) -> Path:
     target.path.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.path.parent) as directory:
         _download(target, Path(directory))
-        libraries = {"lambdas/libfold.so": library(target, Path(directory))} if target.on_linux else {}
+        compiled = [compile_fold(target, Path(directory))] if target.on_linux else []
         partial = target.path.with_suffix(".partial")
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
-            for name, data in sorted(_contents(Path(directory), libraries)):
+            for name, data in sorted(_contents(Path(directory), compiled)):
                 entry = zipfile.ZipInfo(name, _EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = (0o755 if ".so" in Path(name).suffixes else 0o644) << 16
@@ -126,11 +126,11 @@ def build(target: Target) -> Path:
     return target.path
 
 
-def library(target: Target, directory: Path) -> Path:
-    """Compile `lambdas/fold.c` for functions on Linux.
+def compile_fold(target: Target, directory: Path) -> Path:
+    """Compile `lambdas/fold.c` for functions on Linux; returns the shared library's path.
 
     Args:
-        directory: where the compiler and the library go; returns the library's path.
+        directory: where the compiler and the shared library go.
 
     Raises:
         OrchestratorError: the compiler cannot be had, or fails.
@@ -206,11 +206,9 @@ def _pip_download(directory: Path, requirements: Path, options: list[str], failu
     _run([*command, *options], failure)
 
 
-def _contents(wheels: Path, libraries: dict[str, Path]) -> Iterator[tuple[str, bytes]]:
-    for path in _sources():
+def _contents(wheels: Path, compiled: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in [*_sources(), *compiled]:
         yield f"lambdas/{path.name}", path.read_bytes()
-    for name, path in libraries.items():
-        yield name, path.read_bytes()
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():

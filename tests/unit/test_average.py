@@ -128,6 +128,11 @@ def rounds(draw: st.DrawFn):
 @settings(max_examples=400, deadline=None)
 @given(rounds())
 def test_bytes_equal_the_reference_for_any_dtypes_weights_shards_and_pacing(case) -> None:
+    assert_bytes_equal_the_reference(case)
+
+
+def assert_bytes_equal_the_reference(case) -> None:
+    """That a round, one of `rounds`, is averaged to the reference's bytes."""
     specs, layouts, updates, shards, pacing = case
     manifest = manifest_of(table_of(*specs), updates, shards=shards, layouts=layouts)
     per_value = [[d for (_, n), d in zip(specs, layout, strict=True) for _ in range(n)] for layout in layouts]

@@ -18,8 +18,7 @@ from lambdas.average import WeightedSum
 from lambdas.fold import Fold, load
 from lambdas.tensors import MAX_EXAMPLES
 from orchestrator.package import build, target_for
-from tests.support import MemoryStreams, manifest_of, table_of
-from tests.unit.test_average import averaged, reference, rounds
+from tests.unit.test_average import assert_bytes_equal_the_reference, rounds
 
 compiled = pytest.mark.skipif(sys.platform != "linux", reason="compiled for Linux, where functions run")
 
@@ -68,13 +67,9 @@ def test_the_sums_have_numpys_bits(fold: Fold, bits: list[int], weight: int, at:
 @settings(max_examples=200, deadline=None)
 @given(rounds())
 def test_a_round_averaged_by_it_has_the_references_bytes(fold: Fold, case) -> None:
-    specs, layouts, updates, shards, pacing = case
-    manifest = manifest_of(table_of(*specs), updates, shards=shards, layouts=layouts)
-    per_value = [[d for (_, n), d in zip(specs, layout, strict=True) for _ in range(n)] for layout in layouts]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(average, "_fold_float32", fold)
-        result = averaged(manifest, MemoryStreams(updates), pacing)
-    assert result == reference(updates, per_value, per_value[0])
+        assert_bytes_equal_the_reference(case)
 
 
 @compiled

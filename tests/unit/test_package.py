@@ -173,21 +173,21 @@ def test_the_same_source_is_compiled_to_the_same_bytes_whatever_the_users_enviro
     target = Target("any", (3, 13), architecture)
     (tmp_path / "1").mkdir()
     (tmp_path / "another").mkdir()
-    first = package.library(target, tmp_path / "1").read_bytes()
+    first = package.compile_fold(target, tmp_path / "1").read_bytes()
     monkeypatch.setenv("CCC_OVERRIDE_OPTIONS", "+-DNOT_HERE")
-    assert package.library(target, tmp_path / "another").read_bytes() == first
+    assert package.compile_fold(target, tmp_path / "another").read_bytes() == first
 
 
 def test_the_library_for_lambda_multiplies_and_adds_apart(built: dict[str, Path]) -> None:
     """Arm's processors have a fused multiply-add, which rounds once where numpy rounds twice."""
     with zipfile.ZipFile(built["dev"]) as archive:
-        library = archive.read("lambdas/libfold.so")
-    words = struct.unpack(f"<{len(library) // 4}I", library[: len(library) // 4 * 4])
+        code = archive.read("lambdas/libfold.so")
+    words = struct.unpack(f"<{len(code) // 4}I", code[: len(code) // 4 * 4])
     apart, fused = ((0xBFA0FC00, 0x2E20DC00), (0xBFA0FC00, 0x0E20D400)), (
         (0xBFA0FC00, 0x0E20CC00), (0xBF80F400, 0x0F801000), (0xFF000000, 0x1F000000),
     )  # fmt: skip
-    assert all(any(word & mask == code for word in words) for mask, code in apart), "FMUL and FADD of vectors"
-    assert not any(word & mask == code for word in words for mask, code in fused), "FMLA of vectors, by element, FMADD"
+    assert all(any(word & mask == bits for word in words) for mask, bits in apart), "FMUL and FADD of vectors"
+    assert not any(word & mask == bits for word in words for mask, bits in fused), "FMLA of vectors, by element, FMADD"
 
 
 def test_a_source_that_does_not_compile_is_an_error_in_the_compilers_words(
@@ -197,18 +197,7 @@ def test_a_source_that_does_not_compile_is_an_error_in_the_compilers_words(
     source.write_text("double fold_float32(void) { return missing; }")
     monkeypatch.setattr(package, "_fold_source", lambda: source)
     with pytest.raises(OrchestratorError, match=r"fold\.c could not be compiled(.|\n)*undeclared identifier 'missing'"):
-        package.library(target_for("dev"), tmp_path)
-
-
-def test_a_compiler_that_cannot_be_had_is_an_error_with_pips_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    requirements = tmp_path / "requirements-build.txt"
-    requirements.write_text("./no-such-directory-here\n")
-    monkeypatch.setattr(package, "_build_requirements", lambda: requirements)
-    with pytest.raises(OrchestratorError, match=r"compiler of lambdas/fold\.c(.|\n)*no-such-directory-here"):
-        package.library(target_for("dev"), tmp_path)
+        package.compile_fold(target_for("dev"), tmp_path)
 
 
 def test_the_local_zip_runs_where_nothing_else_is_installed(built: dict[str, Path], tmp_path: Path) -> None:
@@ -254,21 +243,23 @@ def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_ch
     monkeypatch.setattr(package, "_requirements", lambda: requirements)
     build(target)
     assert len(downloads) == 3
+    assert not target.path.with_suffix(".partial").exists()
+    assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == first
     source = tmp_path / "fold.c"
     source.write_text("changed")
     monkeypatch.setattr(package, "_fold_source", lambda: source)
-    monkeypatch.setattr(package, "library", lambda target, directory: source)
+    compiled = tmp_path / "libfold.so"
+    compiled.write_bytes(b"compiled")
+    monkeypatch.setattr(package, "compile_fold", lambda target, directory: compiled)
     build(target)
     assert len(downloads) == 4
     with zipfile.ZipFile(target.path) as archive:
-        assert archive.read("lambdas/libfold.so") == b"changed"
+        assert archive.read("lambdas/libfold.so") == b"compiled"
     build_requirements = tmp_path / "requirements-build.txt"
     build_requirements.write_text("ziglang==1\n")
     monkeypatch.setattr(package, "_build_requirements", lambda: build_requirements)
     build(target)
     assert len(downloads) == 5
-    assert not target.path.with_suffix(".partial").exists()
-    assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == sha256(target.path) != first
 
 
 def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
@@ -283,13 +274,17 @@ def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
     assert target.path.read_bytes() == b"old"
 
 
-def test_wheels_that_cannot_be_had_are_an_error_with_pips_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("requirements", "what"),
+    [("_requirements", "the function's wheels"), ("_build_requirements", r"the compiler of lambdas/fold\.c")],
+)
+def test_what_pip_cannot_get_is_an_error_in_its_own_words(
+    requirements: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("./no-such-directory-here\n")
-    monkeypatch.setattr(package, "_requirements", lambda: requirements)
-    with pytest.raises(OrchestratorError, match="pip could not get the function's wheels") as caught:
+    file = tmp_path / "requirements.txt"
+    file.write_text("./no-such-directory-here\n")
+    monkeypatch.setattr(package, requirements, lambda: file)
+    with pytest.raises(OrchestratorError, match=f"pip could not get {what}") as caught:
         build(elsewhere("dev", tmp_path))
     assert "no-such-directory-here" in str(caught.value)
