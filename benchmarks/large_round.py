@@ -21,16 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lambdas.contract import TensorSpec, TensorTable
-from lambdas.tensors import global_header
-from orchestrator import emulator, package, terraform
-from orchestrator.aws import Clients, connect
-from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.fetch import fetch
-from orchestrator.narration import Narration, StderrNarration, still_at_it
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
-from orchestrator.submit import Tensors, submit
+from lambdas.protocol.safetensors import global_header
+from lambdas.protocol.tensor_table import TensorSpec, TensorTable
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.fetch import fetch
+from orchestrator.client.sources import Tensors
+from orchestrator.client.submit import submit
+from orchestrator.deployment import function_zip, terraform
+from orchestrator.deployment.load import load_deployment
+from orchestrator.emulators import emulator
+from orchestrator.progress import Narration, StderrNarration, still_at_it
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
 
 CLIENTS, SHARDS, MEMORY_MB = 4, 16, 256
 _COUNTS = [120, 7, 3001, 64]
@@ -102,7 +105,7 @@ def main() -> int:
         try:
             running = emulator.start()
             variables = {
-                **package.variables(package.target_for("local", running.kind)),
+                **function_zip.variables(function_zip.target_for("local", running.kind)),
                 "aws_endpoint_url": running.url,
                 "model_bytes": max(sizes) * 1024**2,
                 "clients": CLIENTS,

@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from lambdas.contract import TensorSpec, TensorTable, update_key
-from lambdas.tensors import NUM_EXAMPLES, serialize_header
-from orchestrator.aws import Clients
-from orchestrator.dispatch import freeze_round, queue_jobs
-from orchestrator.pin import list_updates, pin_updates
-from orchestrator.record import RoundRecord, RoundRequest
+from lambdas.protocol.keys import update_key
+from lambdas.protocol.safetensors import NUM_EXAMPLES, serialize_header
+from lambdas.protocol.tensor_table import TensorSpec, TensorTable
+from orchestrator.aws.clients import Clients
+from orchestrator.rounds.manifest import freeze_round
+from orchestrator.rounds.pin import list_updates, pin_updates
+from orchestrator.rounds.queues import queue_jobs
+from orchestrator.rounds.request import RoundRecord, RoundRequest
 
 # Configuration D of Simonyan and Zisserman (arXiv:1409.1556) as torchvision stores it, with 10 classes.
 _VGG16 = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]

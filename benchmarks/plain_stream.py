@@ -18,8 +18,10 @@ import boto3
 import numpy as np
 from botocore.config import Config
 
-from lambdas.connections import tls_context
-from lambdas.contract import RoundManifest, ShardJob, manifest_key
+from lambdas.protocol.keys import manifest_key
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.messages import ShardJob
+from lambdas.storage.connections import tls_context
 
 _PIECE = 256 * 1024  # values; 64 Ki took as much, 16 Ki half as much again
 

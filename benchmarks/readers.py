@@ -17,9 +17,9 @@ from typing import Any
 import urllib3
 
 import lambdas.shard_average as worker
-from lambdas.connections import tls_context
-from lambdas.contract import Participant
-from lambdas.updates import ReadCounts
+from lambdas.protocol.manifest import Participant
+from lambdas.storage.connections import tls_context
+from lambdas.storage.updates import ReadCounts
 
 
 class OtherReader:

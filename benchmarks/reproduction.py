@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.workload import client_values
-from lambdas.trees import Tree
-from orchestrator.plan import Plan
-from orchestrator.planner import predict
+from lambdas.protocol.tree import Tree
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.planner import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"

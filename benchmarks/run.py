@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.box import Box
 from benchmarks.s3_server import Seen
 from benchmarks.workload import BUCKET, ROUND, Workload, client_name
-from orchestrator import package
-from orchestrator.terraform import ROOT
+from orchestrator.deployment import function_zip
+from orchestrator.paths import ROOT
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:
 def unpack(directory: Path) -> Path:
     """The functions' own package as the zip has it, with its compiled loop; returns the directory that it is in."""
     task = directory / "task"
-    with zipfile.ZipFile(package.build(package.target_for("local"))) as archive:
+    with zipfile.ZipFile(function_zip.build(function_zip.target_for("local"))) as archive:
         archive.extractall(task, [name for name in archive.namelist() if name.startswith("lambdas/")])
     compileall.compile_dir(task, quiet=1)
     return task

@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from benchmarks.workload import BUCKET, ROUND, Workload, client_name, client_pieces, etag, pool
-from lambdas.contract import manifest_key, update_key
+from lambdas.protocol.keys import manifest_key, update_key
 
 
 @dataclass

@@ -14,19 +14,12 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from lambdas.contract import (
-    Output,
-    Participant,
-    RoundManifest,
-    ShardJob,
-    TensorSpec,
-    TensorTable,
-    global_key,
-    sha256_hex,
-    shard_bounds,
-    update_key,
-)
-from lambdas.tensors import serialize_header
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.keys import global_key, update_key
+from lambdas.protocol.manifest import Output, Participant, RoundManifest
+from lambdas.protocol.messages import ShardJob
+from lambdas.protocol.safetensors import serialize_header
+from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
 
 MODEL = "vgg16"
 ROUND = "bench"

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from lambdas.average import Float64, add_up, write_mean
-from lambdas.contract import LIFL, RoundManifest, ShardResult
-from lambdas.errors import PartialsMissing, UpdateChanged
-from lambdas.partials import (
+from lambdas.averaging.mean import Float64, add_up, write_mean
+from lambdas.protocol.errors import PartialsMissing, UpdateChanged
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.messages import ShardResult, TreeJob
+from lambdas.protocol.topologies import LIFL
+from lambdas.storage.partials import (
     Place,
     SharedBlocks,
     as_float64,
@@ -23,10 +25,9 @@ from lambdas.partials import (
     whole_block,
     zeros,
 )
-from lambdas.shard_average import AnyJob, Worker, handler_for, stats_of
-from lambdas.sinks import ShardSink, Written, find_shard
-from lambdas.trees import TreeJob
-from lambdas.updates import UpdateReader
+from lambdas.storage.shards import ShardSink, Written, find_shard
+from lambdas.storage.updates import UpdateReader
+from lambdas.worker import AnyJob, Worker, handler_for, stats_of
 
 
 @dataclass

@@ -25,21 +25,24 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lambdas.errors import FederationError
-from orchestrator import emulator, package, terraform
-from orchestrator.aws import connect
-from orchestrator.client import Client
-from orchestrator.deployment import Deployment, load_deployment
-from orchestrator.fetch import fetch
-from orchestrator.narration import Narration, StderrNarration, still_at_it
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
+from lambdas.protocol.errors import FederationError
+from orchestrator.aws.clients import connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.api import Client
+from orchestrator.client.fetch import fetch
+from orchestrator.deployment import function_zip, terraform
+from orchestrator.deployment.load import load_deployment
+from orchestrator.emulators import emulator
+from orchestrator.paths import ROOT
+from orchestrator.progress import Narration, StderrNarration, still_at_it
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
 
 MODEL = "digits"
 CLIENTS = 8
 ROUNDS = 5
 SHARDS = 4
-OUTPUT = terraform.ROOT / "demo-output"
+OUTPUT = ROOT / "demo-output"
 
 _EPOCHS, _BATCH, _LEARNING_RATE = 2, 32, 0.01
 
@@ -130,7 +133,7 @@ def deployed(narration: Narration) -> Iterator[Deployment]:
         try:
             running = emulator.start(narration=narration)
             narration.say("Building the function zip ...")
-            zipped = package.variables(package.target_for("local", running.kind))
+            zipped = function_zip.variables(function_zip.target_for("local", running.kind))
             narration.say(f"The embedded AWS listens on {running.url}. terraform apply in environments/local ...")
             began = time.monotonic()
             with still_at_it(narration, "terraform apply"):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lambdas.errors import FederationError
+from lambdas.protocol.errors import FederationError
 
 
 class OrchestratorError(FederationError):

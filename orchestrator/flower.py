@@ -31,17 +31,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from lambdas.contract import check_name
-from orchestrator.aws import connect
-from orchestrator.client import Client, load_tensors
-from orchestrator.deployment import Deployment, load_deployment
+from lambdas.protocol.keys import check_name
+from orchestrator.aws.clients import connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.aws.models import latest_model
+from orchestrator.client.api import Client, load_tensors
+from orchestrator.client.fetch import store
+from orchestrator.client.invite import invite, prepare
+from orchestrator.client.presigned import refusal, stream
+from orchestrator.client.submit import Submitted
+from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import BadInput, OrchestratorError
-from orchestrator.fetch import latest_model, store
-from orchestrator.invite import invite, prepare
-from orchestrator.presigned import refusal, stream
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
-from orchestrator.submit import Submitted
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
 
 # Where a message carries what a node needs.
 _RECORD = "fedagg"

@@ -17,11 +17,12 @@ from uuid import uuid4
 import boto3
 import click
 
-from lambdas.contract import TREES
-from lambdas.errors import FederationError
+from lambdas.protocol.errors import FederationError
+from lambdas.protocol.topologies import TREES
+from orchestrator.deployment.terraform import environment_dir, run_terraform
 from orchestrator.errors import BadInput, OrchestratorError
-from orchestrator.planner import predict
-from orchestrator.terraform import ROOT, environment_dir, run_terraform
+from orchestrator.paths import ROOT
+from orchestrator.planning.planner import predict
 from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS
 
 # More rounds than the tests run, each taken for one of all clients, and an hour of everything that is billed by time.

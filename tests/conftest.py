@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from lambdas import sinks
-from lambdas.contract import TREES
-from orchestrator import emulator, worker
-from orchestrator.aws import Clients, connect
-from orchestrator.deployment import Deployment, Lane
-from orchestrator.launch import free_port
+from lambdas.protocol.topologies import TREES
+from lambdas.storage import shards
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.emulators import emulator
+from orchestrator.emulators.daemon import free_port
+from orchestrator.workers import poll
 
 # No test is timed: a slow machine is no defect.
 settings.register_profile("untimed", deadline=None)
@@ -51,7 +52,7 @@ def clients(endpoint_url: str) -> Clients:
 @pytest.fixture
 def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts may be of any size: shards that a test can write out become parts of an upload."""
-    monkeypatch.setattr(sinks, "MIN_PART_BYTES", 0)
+    monkeypatch.setattr(shards, "MIN_PART_BYTES", 0)
 
 
 @pytest.fixture
@@ -78,6 +79,6 @@ def worked_lanes(clients: Clients, lanes_without_functions: Deployment) -> Deplo
     """The same, with a worker on every lane."""
     for lane in lanes_without_functions.all_lanes:
         threading.Thread(
-            target=worker.work, args=(clients, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
+            target=poll.work, args=(clients, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
         ).start()
     return lanes_without_functions

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.aws import make_client
+from orchestrator.aws.clients import make_client
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from lambdas.contract import (
-    Output,
-    Participant,
-    RoundManifest,
-    TensorSpec,
-    TensorTable,
-    global_key,
-    shard_bounds,
-    update_key,
-)
+from lambdas.protocol.keys import global_key, update_key
+from lambdas.protocol.manifest import Output, Participant, RoundManifest
+from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
 
 ROUND, MODEL, BUCKET = "r-0001", "demo", "bucket"
 

@@ -6,7 +6,7 @@
 # left out with a sentence, so that the sharded lanes deploy all the same: that trees stop fitting where shards go on
 # is what the baselines are there to show.
 locals {
-  sizing = jsondecode(file("${path.module}/../../orchestrator/sizing.json"))
+  sizing = jsondecode(file("${path.module}/../../orchestrator/planning/sizing.json"))
 
   sum_bytes = local.sizing.tree_sum_factor * var.model_bytes
   memory_mb = max(

@@ -9,7 +9,7 @@ data "aws_region" "current" {}
 # The rule that orchestrator/planner.py plans with; the constants are in one file for both. Each quotient is taken last,
 # of whole numbers where possible, so that neither side rounds up what the other does not.
 locals {
-  sizing = jsondecode(file("${path.module}/../../orchestrator/sizing.json"))
+  sizing = jsondecode(file("${path.module}/../../orchestrator/planning/sizing.json"))
 
   shard_bytes = ceil(var.model_bytes / var.shards)
 

@@ -1,4 +1,4 @@
-# The sizing rule at points worked out by hand from the constants in orchestrator/sizing.json: a worker needs 96 MB and
+# The sizing rule at points worked out by hand from the constants in orchestrator/planning/sizing.json: a worker needs 96 MB and
 # 4 MB per 1000 clients, a quarter more is kept free, memory comes in steps of 64 MB from 256 MB; it reads 75 MB/s, or
 # what its CPU share allows at 1.7 CPU seconds per GB, and needs 3 ms of a CPU per client; the timeout is four times the expected time, 60 to 900 s.
 

@@ -21,11 +21,13 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator import emulator, package, terraform
-from orchestrator.aws import Clients, connect, make_client
-from orchestrator.deployment import Deployment, Lane, load_deployment
-from orchestrator.launch import free_port
-from orchestrator.narration import StderrNarration
+from orchestrator.aws.clients import Clients, connect, make_client
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.deployment import function_zip, terraform
+from orchestrator.deployment.load import load_deployment
+from orchestrator.emulators import emulator
+from orchestrator.emulators.daemon import free_port
+from orchestrator.progress import StderrNarration
 from tests.inventory import Inventory
 
 MODEL_BYTES = 45_000_000
@@ -83,11 +85,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
         if name == "local":
             running = emulator.start(free_port(), StderrNarration())
             stack.callback(emulator.stop)
-            variables |= package.variables(package.target_for(name, running.kind))
+            variables |= function_zip.variables(function_zip.target_for(name, running.kind))
             variables["aws_endpoint_url"] = running.url
             found = Environment(name, variables, shared=running.pid is None)
         else:
-            variables |= package.variables(package.target_for(name))
+            variables |= function_zip.variables(function_zip.target_for(name))
             # Whatever terraform.tfvars says, nothing of the user's is taken over.
             variables |= {"bucket_name": f"{variables['name_prefix']}-bucket", "create_github_oidc_provider": False}
             found = Environment(name, variables, shared=True)
@@ -177,7 +179,7 @@ class Terminal:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
             cwd=self.directory,
             env=dict(os.environ),
             text=True,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lambdas.contract import TREES, partials_prefix
-from orchestrator.aws import Clients
-from orchestrator.client import Client
-from orchestrator.deployment import Deployment
-from orchestrator.planner import size_lane
+from lambdas.protocol.keys import partials_prefix
+from lambdas.protocol.topologies import TREES
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.api import Client
+from orchestrator.planning.planner import size_lane
 from tests.emulator.conftest import CLIENTS, MODEL_BYTES, Terminal
 from tests.reference import reference_average, state_dict
 

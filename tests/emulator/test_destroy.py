@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.deployment import Deployment
+from orchestrator.aws.deployment import Deployment
 from tests.emulator.conftest import Environment, Terminal
 
 

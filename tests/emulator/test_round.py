@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lambdas.contract import ITEMSIZE
-from orchestrator import worker
-from orchestrator.aws import Clients
-from orchestrator.client import Client
-from orchestrator.deployment import Deployment
-from orchestrator.planner import size_lane
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
+from lambdas.protocol.tensor_table import ITEMSIZE
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.api import Client
+from orchestrator.planning.planner import size_lane
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
+from orchestrator.workers import poll
 from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Functions, Terminal, wait_until
 from tests.reference import StateDict, reference_average, state_dict
 
@@ -67,7 +67,7 @@ def test_a_worker_without_lambda_gives_the_same_bytes(
         updates = _push(deployed, "worked", "worked-4", LARGE)
         done: list[int] = []
         thread = threading.Thread(
-            target=lambda: done.append(worker.work(clients, deployed, [lane], idle_exit_s=4)), daemon=True
+            target=lambda: done.append(poll.work(clients, deployed, [lane], idle_exit_s=4)), daemon=True
         )
         thread.start()
         report = start_round(clients, deployed, RoundRequest("worked", "worked-4", 4, min_clients=4)).document

@@ -15,11 +15,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator import collect, dispatch, lease, messages
-from orchestrator.aws import Clients, connect
-from orchestrator.deployment import Deployment, Lane
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def arm(clients: Clients, point: KillPoint) -> None:
 
 def impatient() -> None:
     """Waits for tests: everything else is as users run it."""
-    messages._WAIT_S = 1
-    collect._LOOK_EVERY_S = 0.2
+    queues._WAIT_S = 1
+    wait._LOOK_EVERY_S = 0.2
     lease.WATCH_EVERY_S = 0.1
-    dispatch._BATCH = 1  # so that "half queued" exists with few shards
+    manifest._BATCH = 1  # so that "half queued" exists with few shards
 
 
 def document(deployment: Deployment, request: RoundRequest, point: KillPoint | None) -> str:

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 
 from lambdas import shard_average
-from lambdas.contract import LatestModel, RoundManifest, latest_key, report_key
-from lambdas.driver import driver_key
-from orchestrator import collect, dispatch, lease, messages
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import resume_round, start_round
-from orchestrator.status import round_status
-from orchestrator.worker import Worker
+from lambdas.protocol.keys import latest_key, report_key
+from lambdas.protocol.latest_model import LatestModel
+from lambdas.protocol.lease import driver_key
+from lambdas.protocol.manifest import RoundManifest
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment
+from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import resume_round, start_round
+from orchestrator.rounds.status import round_status
+from orchestrator.workers.poll import Worker
 from tests.faults.orchestrate import KillPoint, document
 from tests.unit.kit import LARGE, expected_file, objects, put, queued, read, read_global, uploads, weights
 
@@ -115,10 +117,10 @@ AVERAGE = shard_average.average_shard
 def worker(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> Iterator[CountingWorker]:
-    monkeypatch.setattr(messages, "_WAIT_S", 1)
-    monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(queues, "_WAIT_S", 1)
+    monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr(dispatch, "_BATCH", 10)
+    monkeypatch.setattr(manifest, "_BATCH", 10)
     with CountingWorker(clients, lanes_without_functions, SHARDS[request.getfixturevalue("sink")]) as counting:
         monkeypatch.setattr(shard_average, "average_shard", counting.average)
         yield counting

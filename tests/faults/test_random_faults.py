@@ -17,18 +17,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from lambdas import shard_average, sinks
-from lambdas.contract import LatestModel, RoundManifest, global_key, latest_key, manifest_key, report_key, shards_prefix
-from lambdas.driver import DriverRecord, Process, driver_key
-from lambdas.shard_average import Worker
-from orchestrator import collect, dispatch, lease, pin, processes, publish
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment, Lane
+from lambdas import shard_average
+from lambdas.protocol.keys import global_key, latest_key, manifest_key, report_key, shards_prefix
+from lambdas.protocol.latest_model import LatestModel
+from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.storage import shards
+from lambdas.worker import Worker
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundConflict
-from orchestrator.record import RoundRequest
-from orchestrator.report import Report
-from orchestrator.rounds import resume_round, start_round
-from orchestrator.stored import stored_shards
+from orchestrator.rounds import lease, manifest, pin, processes, publish, queues, wait
+from orchestrator.rounds.report import Report
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import resume_round, start_round
+from orchestrator.rounds.stored import stored_shards
 from tests.faults.memory import Killed, Life, MemoryS3, MemorySqs, Mortal
 from tests.support import BUCKET, RangeServer
 from tests.unit.kit import expected_file, put, weights
@@ -55,7 +58,7 @@ class Rounds(RuleBasedStateMachine):
         self.deployment = Deployment("local", "us-east-1", BUCKET, None, RESULTS, {shards: lane})
         self.shards = shards
         # With S3's own minimum a part would take megabytes.
-        dispatch.MIN_PART_BYTES = 1 if sink == "multipart" else 2**40
+        manifest.MIN_PART_BYTES = 1 if sink == "multipart" else 2**40
         self.immortal = self._clients(Life())
         self.told_in: dict[str, tuple[Any, int]] = {}
         self.manifest: bytes | None = None
@@ -231,13 +234,13 @@ AVERAGE = shard_average.average_shard
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits, nothing runs at the same time, and processes are the machine's own."""
-    for module in (dispatch, pin):
+    for module in (queues, pin):
         monkeypatch.setattr(module, "REQUESTS_AT_ONCE", 1)
     monkeypatch.setattr(publish, "_SHARDS_AT_ONCE", 1)
-    monkeypatch.setattr(dispatch, "MIN_PART_BYTES", dispatch.MIN_PART_BYTES)
-    monkeypatch.setattr(sinks, "MIN_PART_BYTES", 1)
-    monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(collect, "_GRACE_S", 0.0)
+    monkeypatch.setattr(manifest, "MIN_PART_BYTES", manifest.MIN_PART_BYTES)
+    monkeypatch.setattr(shards, "MIN_PART_BYTES", 1)
+    monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(wait, "_GRACE_S", 0.0)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.0)
     monkeypatch.setattr(processes, "CURRENT", 0, raising=False)
     with RangeServer({}) as server:

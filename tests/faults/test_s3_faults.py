@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 from botocore.config import Config
 
-from lambdas import updates
-from lambdas.contract import report_key
-from orchestrator import aws, collect, lease, messages, worker
-from orchestrator.aws import Clients, connect
-from orchestrator.deployment import Deployment
+from lambdas.protocol.keys import report_key
+from lambdas.storage import updates
+from orchestrator.aws import s3
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.fetch import fetch
 from orchestrator.errors import RoundFailed
-from orchestrator.fetch import fetch
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import resume_round, start_round
+from orchestrator.rounds import lease, queues, wait
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import resume_round, start_round
+from orchestrator.workers import poll
 from tests.faults.proxy import Fault, FaultyProxy, cut, error_in_200, hang, lose, refuse
 from tests.unit.kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights
 
@@ -27,8 +29,8 @@ COUNTS = {"a": 5, "b": 2}
 
 @pytest.fixture
 def proxy(clients: Clients, endpoint_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    monkeypatch.setattr(messages, "_WAIT_S", 1)
-    monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(queues, "_WAIT_S", 1)
+    monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.3)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.1)
     with FaultyProxy(endpoint_url) as proxy:
         yield proxy
@@ -37,7 +39,7 @@ def proxy(clients: Clients, endpoint_url: str, monkeypatch: pytest.MonkeyPatch) 
 def through(proxy: FaultyProxy, deployment: Deployment, read_timeout_s: float = 60) -> Clients:
     """Clients as users have them, through the proxy; less patient where a test lets S3 be silent."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aws, "Config", lambda **options: Config(**{**options, "read_timeout": read_timeout_s}))
+        patch.setattr(s3, "Config", lambda **options: Config(**{**options, "read_timeout": read_timeout_s}))
         return connect(deployment.region, proxy.url)
 
 
@@ -52,7 +54,7 @@ def finish(clients: Clients, deployment: Deployment, through_worker: Clients) ->
     """Run the round with a worker beside it."""
     lane = deployment.lane(2)
     threading.Thread(
-        target=worker.work, args=(through_worker, deployment, [lane]), kwargs={"idle_exit_s": 25}, daemon=True
+        target=poll.work, args=(through_worker, deployment, [lane]), kwargs={"idle_exit_s": 25}, daemon=True
     ).start()
     request = RoundRequest("digits", "r-1", 2, min_clients=2, timeout_s=40)
     return dict(start_round(clients, deployment, request).document)
@@ -147,7 +149,7 @@ def test_a_download_of_the_model_continues_where_it_was_cut(
 def test_an_s3_that_never_recovers_ends_the_tries_and_the_round_can_go_on_later(
     clients: Clients, lanes_without_functions: Deployment, proxy: FaultyProxy, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("lambdas.deliveries.RETRY_BASE_S", 0.01)
+    monkeypatch.setattr("lambdas.storage.deliveries.RETRY_BASE_S", 0.01)
     monkeypatch.setattr(updates.UpdateReader.__init__, "__kwdefaults__", {
         **updates.UpdateReader.__init__.__kwdefaults__, "retry": updates.Retry(attempts=2, base_s=0.01),
     })  # fmt: skip
@@ -165,9 +167,9 @@ def test_an_s3_that_never_recovers_ends_the_tries_and_the_round_can_go_on_later(
         finish(clients, lanes_without_functions, spoiled)
     proxy.rules.clear()
     threading.Thread(
-        target=worker.work, args=(spoiled, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 3}, daemon=True
+        target=poll.work, args=(spoiled, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 3}, daemon=True
     ).start()
     report = resume_round(clients, lanes_without_functions, "r-1", redrive=True, timeout_s=30).document
     assert report["status"] == "published"
     assert read_global(clients, lanes_without_functions) == expected
-    assert aws.exists(clients.s3, lanes_without_functions.bucket, report_key("r-1"))
+    assert s3.exists(clients.s3, lanes_without_functions.bucket, report_key("r-1"))

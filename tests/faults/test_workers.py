@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
-from lambdas.contract import ShardJob, sha256_hex, update_key
-from lambdas.shard_average import Worker
-from orchestrator import collect, messages, worker
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment, Lane
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.keys import update_key
+from lambdas.protocol.messages import ShardJob
+from lambdas.worker import Worker
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import resume_round, start_round
-from orchestrator.status import round_status
+from orchestrator.rounds import queues, wait
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import resume_round, start_round
+from orchestrator.rounds.status import round_status
+from orchestrator.workers import poll
 from tests.unit.kit import LARGE, expected_file, manifest_of, put, put_bytes, read_global, update_bytes, weights
 
 # Does jobs as `orchestrator worker` does; what happens in the middle of a shard is the first argument.
@@ -52,15 +55,15 @@ shard_average.average_shard = spoiled
 if fate == "memory":
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 clients = connect(deployment.region, deployment.endpoint_url)
-worker.work(clients, deployment, list(deployment.lanes.values()), idle_exit_s=1)
+poll.work(clients, deployment, list(deployment.lanes.values()), idle_exit_s=1)
 """
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "_WAIT_S", 1)
-    monkeypatch.setattr(collect, "_LOOK_EVERY_S", 0.3)
-    monkeypatch.setattr("lambdas.deliveries.RETRY_BASE_S", 0.01)
+    monkeypatch.setattr(queues, "_WAIT_S", 1)
+    monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr("lambdas.storage.deliveries.RETRY_BASE_S", 0.01)
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def working(clients: Clients, lanes_without_functions: Deployment, lane: Lane) -
 
     def start(idle_exit_s: float = 4) -> None:
         threading.Thread(
-            target=worker.work,
+            target=poll.work,
             args=(clients, lanes_without_functions, [lane]),
             kwargs={"idle_exit_s": idle_exit_s},
             daemon=True,

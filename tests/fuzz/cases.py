@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from lambdas.errors import FederationError
+from lambdas.protocol.errors import FederationError
 
 COUNTS: Counter[str] = Counter()
 

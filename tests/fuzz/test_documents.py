@@ -14,26 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas.contract import (
-    LatestModel,
-    Output,
-    RoundManifest,
-    ShardJob,
-    ShardResult,
-    canonical_json,
-    check_name,
-    client_of,
-    global_key,
-    sha256_hex,
-    update_key,
-)
-from lambdas.driver import DriverRecord, Process
-from lambdas.trees import Partial, TreeJob, parse_job
-from orchestrator.deployment import parse_deployment
-from orchestrator.invitation import Invitation, Parts, expired, load_invitation, parse_invitation
-from orchestrator.norms import read_norms
-from orchestrator.record import RoundRecord, RoundRequest
-from orchestrator.report import Report
+from lambdas.protocol.documents import canonical_json, sha256_hex
+from lambdas.protocol.keys import check_name, client_of, global_key, update_key
+from lambdas.protocol.latest_model import LatestModel
+from lambdas.protocol.lease import DriverRecord, Process
+from lambdas.protocol.manifest import Output, RoundManifest
+from lambdas.protocol.messages import Partial, ShardJob, ShardResult, TreeJob, parse_job
+from orchestrator.aws.deployment import parse_deployment
+from orchestrator.client.invitation import Invitation, Parts, expired, load_invitation, parse_invitation
+from orchestrator.rounds.norms import read_norms
+from orchestrator.rounds.report import Report
+from orchestrator.rounds.request import RoundRecord, RoundRequest
 from tests.support import MODEL, ROUND, Update, manifest_of, table_of
 
 from .cases import changed_bytes, dumps, hostile, survives, values

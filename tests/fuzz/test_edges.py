@@ -19,22 +19,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas.contract import (
-    LatestModel,
-    Output,
-    ShardJob,
-    ShardResult,
-    global_key,
-    latest_key,
-    manifest_key,
-    sha256_hex,
-)
-from lambdas.shard_average import Worker
-from orchestrator import cli, messages, terraform
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment
-from orchestrator.fetch import fetch
-from orchestrator.submit import from_file, write_update
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.keys import global_key, latest_key, manifest_key
+from lambdas.protocol.latest_model import LatestModel
+from lambdas.protocol.manifest import Output
+from lambdas.protocol.messages import ShardJob, ShardResult
+from lambdas.worker import Worker
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment
+from orchestrator.cli import main
+from orchestrator.client.fetch import fetch
+from orchestrator.client.sources import from_file
+from orchestrator.client.update_file import write_update
+from orchestrator.deployment import terraform
+from orchestrator.rounds import queues
 from tests.support import BUCKET, MODEL, ROUND, FakeS3, FakeSqs, RangeServer, Update, manifest_of, table_of
 
 from . import cases
@@ -178,7 +176,7 @@ def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCap
     def run(bodies: list[bytes]) -> None:
         queue.bodies = [*(body.decode("utf-8", "replace") for body in bodies), good.to_json()]
         queue.deleted = 0
-        results = messages.Results(Clients(s3, queue), deployment, "r-1", digest)
+        results = queues.Results(Clients(s3, queue), deployment, "r-1", digest)
         found = survives("result in a queue", results.receive)
         assert found[-1] == good
         assert queue.deleted == len(queue.bodies)
@@ -211,7 +209,7 @@ def test_hostile_arguments_end_in_a_sentence_and_an_exit_status(
         arguments = [command]
         for option, text in zip(commands[command], given_texts, strict=False):
             arguments += [f"{option}={text}"] if option != "FILE" else [str(tmp_path / "m.safetensors")]
-        result = CliRunner().invoke(cli.main, arguments)
+        result = CliRunner().invoke(main.main, arguments)
         assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
         assert result.exit_code in range(10)
 

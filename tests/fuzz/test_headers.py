@@ -11,8 +11,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas.contract import ITEMSIZE, TensorTable
-from lambdas.tensors import MAX_HEADER_BYTES, header_length, parse_header, parse_update_header, serialize_header
+from lambdas.protocol.safetensors import (
+    MAX_HEADER_BYTES,
+    header_length,
+    parse_header,
+    parse_update_header,
+    serialize_header,
+)
+from lambdas.protocol.tensor_table import ITEMSIZE, TensorTable
 from tests.support import table_of
 
 from .cases import changed_bytes, dumps, hostile, survives, values

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.terraform import ROOT, run_terraform
+from orchestrator.deployment.terraform import run_terraform
+from orchestrator.paths import ROOT
 
 ROOTS = [ROOT / "infra", *sorted(path.parent for path in (ROOT / "environments").glob("*/main.tf"))]
 

@@ -26,10 +26,11 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from orchestrator import package
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment, parse_deployment
-from orchestrator.terraform import ROOT, run_terraform
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment, parse_deployment
+from orchestrator.deployment import function_zip
+from orchestrator.deployment.terraform import run_terraform
+from orchestrator.paths import ROOT
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 REPOSITORY, BRANCH = "example/federation", "main"
@@ -151,16 +152,16 @@ class Prod:
 def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod:
     """environments/prod with a CI role, applied with the provider pointed at the emulator and nothing else changed."""
     top = tmp_path_factory.mktemp("terraform")
-    for name in ("infra", "environments/prod", "orchestrator/sizing.json"):
+    for name in ("infra", "environments/prod", "orchestrator/planning/sizing.json"):
         target = top / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
     directory = top / "environments" / "prod"
     shutil.rmtree(directory / ".terraform", ignore_errors=True)
     (directory / "emulator_override.tf").write_text(_OVERRIDE)
-    target = package.target_for("local")
+    target = function_zip.target_for("local")
     variables = {
-        "package_path": str(package.build(target)), "runtime": target.runtime, "architecture": target.architecture,
+        "package_path": str(function_zip.build(target)), "runtime": target.runtime, "architecture": target.architecture,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
         "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
-from lambdas.contract import global_key, latest_key, manifest_key, update_key
-from orchestrator import worker
-from orchestrator.client import Client
+from lambdas.protocol.keys import global_key, latest_key, manifest_key, update_key
+from orchestrator.client.api import Client
+from orchestrator.client.invite import invite, prepare
+from orchestrator.client.sources import from_state_dict
+from orchestrator.client.submit import submit
+from orchestrator.deployment.terraform import run_terraform
 from orchestrator.errors import BadInput
-from orchestrator.invite import invite, prepare
-from orchestrator.record import RoundRequest
-from orchestrator.rounds import start_round
-from orchestrator.submit import from_state_dict, submit
-from orchestrator.terraform import run_terraform
-from orchestrator.verify import verify
+from orchestrator.rounds.request import RoundRequest
+from orchestrator.rounds.start import start_round
+from orchestrator.verification.verify import verify
+from orchestrator.workers import poll
 
 from .conftest import ACCOUNT, BRANCH, REPOSITORY, SHARD_COUNTS, Enforcing, Prod
 
@@ -162,7 +163,7 @@ def test_small_shards_and_orchestrator_worker_need_no_more_either(
     clients = enforcing.clients(roles["client-a"])
     submit(clients.s3, bucket, "r-small", "a", from_state_dict(weights(1, rows=2)), 1)
     thread = threading.Thread(
-        target=worker.work, args=(enforcing.clients(roles["worker"]), prod.deployment, [lane]),
+        target=poll.work, args=(enforcing.clients(roles["worker"]), prod.deployment, [lane]),
         kwargs={"idle_exit_s": 5}, daemon=True,
     )  # fmt: skip
     thread.start()

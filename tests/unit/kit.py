@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from lambdas.contract import RoundManifest, global_key, update_key
-from orchestrator import worker
-from orchestrator.aws import Clients
-from orchestrator.deployment import Deployment
-from orchestrator.dispatch import read_manifest
-from orchestrator.pin import list_updates
-from orchestrator.submit import Submitted, from_state_dict, submit, write_update
+from lambdas.protocol.keys import global_key, update_key
+from lambdas.protocol.manifest import RoundManifest
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment
+from orchestrator.client.sources import from_state_dict
+from orchestrator.client.submit import Submitted, submit
+from orchestrator.client.update_file import write_update
+from orchestrator.rounds.manifest import read_manifest
+from orchestrator.rounds.pin import list_updates
+from orchestrator.workers import poll
 
 StateDict = dict[str, np.ndarray[Any, Any]]
 
@@ -88,7 +91,7 @@ def working(clients: Clients, deployment: Deployment, *lanes: int) -> Any:
     def poll(shards: int) -> None:
         # The emulator may be gone when the last one asks again.
         with contextlib.suppress(Exception):
-            worker.work(clients, deployment, [deployment.lanes[shards]], idle_exit_s=3)
+            poll.work(clients, deployment, [deployment.lanes[shards]], idle_exit_s=3)
 
     for shards in lanes:
         threading.Thread(target=poll, args=(shards,), daemon=True).start()
@@ -99,7 +102,7 @@ def work_off(clients: Clients, deployment: Deployment, shards: int, *, jobs: int
     """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
     lane = deployment.lanes[shards]
     done = 0
-    doer = worker.Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    doer = poll.Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
     while jobs is None or done < jobs:
         messages = clients.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
         if not messages:

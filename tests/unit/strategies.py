@@ -11,17 +11,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from lambdas.contract import (
-    ITEMSIZE,
-    Output,
-    Participant,
-    RoundManifest,
-    TensorSpec,
-    TensorTable,
-    global_key,
-    shard_bounds,
-    update_key,
-)
+from lambdas.protocol.keys import global_key, update_key
+from lambdas.protocol.manifest import Output, Participant, RoundManifest
+from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable, shard_bounds
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import BadInput, OrchestratorError
-from orchestrator.terraform import ROOT
+from orchestrator.paths import ROOT
 from tests import aws_account
 from tests.emulator.conftest import SHARD_COUNTS
 

@@ -14,8 +14,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from lambdas.errors import FederationError
-from orchestrator.deployment import Deployment
+from lambdas.protocol.errors import FederationError
+from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput
 from orchestrator.flower import Participation, ShardedFedAvg
 

@@ -1,0 +1,409 @@
+"""The weighted mean, element by element, over streams of pieces. No AWS, no clock.
+
+For each value: round_to_dtype( sum_c w_c * x_c / sum_c w_c ), summed in float64 in ascending client id, starting from
++0.0, and rounded once, to nearest, ties to even. So the bytes of the result depend on the updates and their example
+counts alone: not on the number of shards, the size of the pieces, the order of arrival or the machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lambdas.averaging.fold import load
+from lambdas.protocol.errors import InvalidUpdate, NonFiniteUpdate, shown
+from lambdas.protocol.manifest import Participant, RoundManifest
+from lambdas.protocol.safetensors import Run, runs
+from lambdas.protocol.tensor_table import ITEMSIZE
+
+Float64 = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+_FLOATING = frozenset(("F64", "F32", "F16", "BF16"))
+_NUMPY: dict[str, str] = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|u1",
+}  # fmt: skip
+
+# How many clients at fault an error names.
+_NAMED = 10
+# Values of a dot product: OpenBLAS gives those of more than 10,000 to several threads (interface/dot.c), which takes
+# many times as long where a function has a fraction of a core.
+_DOT = 8 * 1024
+# Values that are converted, weighted and added at a time. Larger than fits a core's L2 cache: the few calls that each
+# block takes cost more than what the cache saves.
+BLOCK = 128 * 1024
+# What takes the place of those calls for float32, where the zip has it.
+_fold_float32 = load()
+
+
+def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
+    """Widen stored values, exactly (64-bit integers: to the nearest float64).
+
+    Args:
+        raw: len(out) little-endian values of `dtype` (a safetensors dtype name).
+        out: float64, shape (n,), overwritten.
+    """
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        widened = np.frombuffer(raw, dtype="<u2").astype("<u4")
+        np.left_shift(widened, 16, out=widened)
+        out[:] = widened.view("<f4")
+    elif dtype == "BOOL":
+        np.not_equal(np.frombuffer(raw, dtype="|u1"), 0, out=out)  # any byte but 0 is True
+    else:
+        out[:] = np.frombuffer(raw, dtype=_NUMPY[dtype])
+
+
+def from_float64(values: Float64, dtype: str) -> Bytes:
+    """Round float64 values once to `dtype`, to nearest, ties to even.
+
+    Integers are rounded half to even and kept within their range; BOOL is a majority vote (a tie is False).
+
+    Returns:
+        The little-endian bytes, uint8, shape (len(values) * itemsize,).
+    """
+    if dtype == "BF16":
+        return _bfloat16(values).view(np.uint8)
+    if dtype[0] == "F":
+        return values.astype(_NUMPY[dtype]).view(np.uint8)
+    whole = np.rint(values)
+    if dtype == "BOOL":
+        return whole.astype(np.uint8)
+    info = np.iinfo(np.dtype(_NUMPY[dtype]))
+    # Clip in integers: float(2**63 - 1) is 2**63, which does not fit.
+    result = np.clip(whole, float(info.min), np.nextafter(float(info.max), 0.0) if info.bits == 64 else float(info.max))
+    converted = result.astype(_NUMPY[dtype])
+    converted[whole >= float(info.max)] = info.max
+    return converted.view(np.uint8)
+
+
+def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
+    # float64 -> float32 -> bfloat16 would round twice. Rounding the first step to odd keeps the second one correct,
+    # since float32 has more than two bits to spare (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+    # sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008).
+    single = values.astype("<f4")
+    widened = single.astype(np.float64)
+    bits = single.view("<u4")
+    bits -= np.abs(widened) > np.abs(values)  # towards zero ...
+    bits |= widened != values  # ... and odd where inexact
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    return (bits >> 16).astype("<u2")
+
+
+def _squares(values: Float64) -> float:
+    """The sum of the squares of float64 values, shape (n,)."""
+    even = len(values) - len(values) % _DOT
+    parts, rest = values[:even].reshape(-1, _DOT), values[even:]
+    return float(np.vecdot(parts, parts).sum() + np.dot(rest, rest))
+
+
+class WeightedSum:
+    """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients.
+
+    Args:
+        sums: where the sums are, float64, shape (capacity,), with what is in them already; None: an array of its own.
+    """
+
+    def __init__(self, capacity: int, sums: Float64 | None = None) -> None:
+        self._sums = np.zeros(capacity, dtype=np.float64) if sums is None else sums
+        self._scratch = np.empty(min(capacity, BLOCK), dtype=np.float64)
+        self._count = 0 if sums is None else capacity
+
+    def reset(self, count: int) -> None:
+        """Start over with `count` values, all +0.0."""
+        self._count = count
+        self._sums[:count] = 0.0
+
+    def add(self, at: int, raw: memoryview, dtype: str, weight: int) -> float:
+        """Add weight * x for the stored values x of `raw`, which belong at index `at` of this sum.
+
+        Returns:
+            The sum of the squares of weight * x; 0 for integers and booleans.
+        """
+        itemsize = ITEMSIZE[dtype]
+        count = len(raw) // itemsize
+        if dtype == "F32" and _fold_float32 is not None:
+            return _fold_float32(raw, weight, self._sums[at : at + count])
+        squares = 0.0
+        for first in range(0, count, BLOCK):
+            n = min(BLOCK, count - first)
+            scratch = self._scratch[:n]
+            to_float64(raw[first * itemsize : (first + n) * itemsize], dtype, scratch)
+            if weight != 1:
+                np.multiply(scratch, float(weight), out=scratch)
+            target = self._sums[at + first : at + first + n]
+            np.add(target, scratch, out=target)
+            if dtype in _FLOATING:
+                squares += _squares(scratch)
+        return squares
+
+    def first_non_finite(self) -> int | None:
+        """Index of the first sum that is NaN or infinite, None where all are finite."""
+        finite = np.isfinite(self._sums[: self._count])
+        return None if finite.all() else int(np.argmin(finite))
+
+    def mean(self, total: float, dtype: str) -> Bytes:
+        """Sum / total, rounded once to `dtype`: uint8, shape (count * itemsize,)."""
+        sums = self._sums[: self._count]
+        np.divide(sums, total, out=sums)
+        return from_float64(sums, dtype)
+
+    def park(self, file: IO[bytes], at: int) -> None:
+        """Store the sums, as they are, at value index `at` of `file`."""
+        file.seek(at * 8)
+        file.write(self._sums[: self._count].data)
+
+    def unpark(self, file: IO[bytes], at: int, count: int) -> None:
+        """Go on with `count` sums that were parked at value index `at`."""
+        self._count = count
+        file.seek(at * 8)
+        self._sums[:count] = np.frombuffer(file.read(count * 8), dtype=np.float64, count=count)
+
+
+# --- streams of pieces ---------------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """Bytes of one update, in order."""
+
+    def readinto(self, view: memoryview) -> None:
+        """Fill the whole of `view` with the next bytes, or raise."""
+
+    def close(self) -> None:
+        """Release what the stream holds; called once, also after an error."""
+
+
+# Opens the bytes start <= b < stop of a participant's data section. May return before the first byte is there.
+OpenStream = Callable[[Participant, int, int], Stream]
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How a shard is cut into pieces. Changes speed, memory and request counts, never the result.
+
+    Attributes:
+        max_streams: clients whose streams are open together and read in turn, piece by piece. More clients are
+            averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
+        piece_elements: values averaged at a time.
+        window_elements: values whose sums are parked at a time (8 bytes each); with up to `max_streams` clients
+            nothing is parked, and each client's part of the shard is one request. Otherwise each window is.
+        read_bytes: size of the read buffer: what is taken from one client before the next one has its turn. Small
+            reads cost a change of connection, and the caches' contents, each.
+    """
+
+    max_streams: int = 64
+    piece_elements: int = 256 * 1024
+    window_elements: int = 24 * 1024 * 1024
+    read_bytes: int = 1024 * 1024
+
+    @property
+    def ahead(self) -> int:
+        """Requests under way at once."""
+        return self.max_streams
+
+
+def average_shard(
+    manifest: RoundManifest, shard: int, open_stream: OpenStream, write: Callable[[memoryview], object], pacing: Pacing
+) -> Float64:
+    """Average one shard and write its bytes, in order, piece by piece.
+
+    Returns:
+        Per participant the sum of the squares of its floating-point values in this shard, float64, shape (N,). It
+        depends on how the model is cut, in the last digits; the average does not.
+
+    Raises:
+        NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
+        InvalidUpdate: what the streams find wrong with an update.
+        Whatever else `open_stream`, the streams and `write` raise.
+        Of several clients at fault, those that the same piece shows are named together (`each`).
+    """
+    start, stop = manifest.bounds[shard], manifest.bounds[shard + 1]
+    participants = manifest.participants
+    groups = [participants[i : i + pacing.max_streams] for i in range(0, len(participants), pacing.max_streams)]
+    window = pacing.window_elements if len(groups) > 1 else max(1, stop - start)
+    total = WeightedSum(min(pacing.piece_elements, stop - start))
+    squares = np.zeros(len(participants), dtype=np.float64)
+    buffer = memoryview(bytearray(pacing.read_bytes))
+    # NaN, Inf and overflow are found in the sums and reported by name; numpy's warnings would only repeat it.
+    with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
+        for first in range(start, stop, window):
+            last = min(stop, first + window)
+            pieces = [piece for run in runs(manifest, first, last) for piece in _cut(run, pacing.piece_elements)]
+            for number, group in enumerate(groups):
+                of_group = squares[number * pacing.max_streams :][: len(group)]
+                with ExitStack() as stack:
+                    streams = _open(manifest, group, first, last, open_stream, stack)
+                    for piece in pieces:
+                        if group is groups[0]:
+                            total.reset(piece.stop - piece.start)
+                        else:
+                            total.unpark(parked, piece.start - first, piece.stop - piece.start)
+                        of_piece = _add(piece, group, streams, total, buffer)
+                        _check_finite(manifest, piece, group, total, of_piece, open_stream)
+                        of_group += of_piece
+                        if group is groups[-1]:
+                            write(total.mean(manifest.total_examples, piece.dtype).data)
+                        else:
+                            total.park(parked, piece.start - first)
+        weights = np.array([p.num_examples for p in participants], dtype=np.float64)
+        return squares / weights / weights
+
+
+# --- the whole model in memory: what the aggregators of trees do -----------------------------------------------------
+
+
+def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, pacing: Pacing) -> None:
+    """Add weight * x of every participant, in order, to `sums`, float64, shape (elements,), from +0.0 on.
+
+    Raises:
+        NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
+        Whatever `open_stream` and the streams raise.
+    """
+    participants = manifest.participants
+    pieces = list(_pieces(manifest, pacing))
+    buffer = memoryview(bytearray(pacing.read_bytes))
+    with np.errstate(all="ignore"):
+        for i in range(0, len(participants), pacing.max_streams):
+            group = participants[i : i + pacing.max_streams]
+            with ExitStack() as stack:
+                streams = _open(manifest, group, 0, manifest.table.elements, open_stream, stack)
+                for piece in pieces:
+                    total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
+                    squares = _add(piece, group, streams, total, buffer)
+                    _check_finite(manifest, piece, group, total, squares, open_stream)
+
+
+def write_mean(manifest: RoundManifest, sums: Float64, write: Callable[[memoryview], object], pacing: Pacing) -> None:
+    """Write sums / total examples, rounded once to each tensor's dtype, in order. Overwrites `sums`."""
+    for piece in _pieces(manifest, pacing):
+        total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
+        write(total.mean(manifest.total_examples, piece.dtype).data)
+
+
+def _pieces(manifest: RoundManifest, pacing: Pacing) -> Iterator[Run]:
+    for run in runs(manifest, 0, manifest.table.elements):
+        yield from _cut(run, pacing.piece_elements)
+
+
+def _cut(run: Run, elements: int) -> Iterator[Run]:
+    for start in range(run.start, run.stop, elements):
+        yield Run(start, min(run.stop, start + elements), run.dtype, run.stored)
+
+
+def _open(
+    manifest: RoundManifest,
+    group: Sequence[Participant],
+    first: int,
+    last: int,
+    open_stream: OpenStream,
+    stack: ExitStack,
+) -> list[Stream]:
+    """One stream per client of the group, all opened before the first is read: the network always has work."""
+    ranges = [(table.byte_at(first), table.byte_at(last)) for table in manifest.layout_tables]
+    streams = []
+    for participant in group:
+        stream = open_stream(participant, *ranges[participant.layout])
+        stack.callback(stream.close)
+        streams.append(stream)
+    return streams
+
+
+def _add(
+    piece: Run, group: Sequence[Participant], streams: Sequence[Stream], total: WeightedSum, buffer: memoryview
+) -> list[float]:
+    """Add a piece of every client of a group; the sums of squares of their weighted values."""
+    count = piece.stop - piece.start
+    squares, wrong = [], []
+    for participant, stream in zip(group, streams, strict=True):
+        dtype = piece.stored[participant.layout]
+        itemsize = ITEMSIZE[dtype]
+        step = len(buffer) // itemsize
+        of_client = 0.0
+        try:
+            for at in range(0, count, step):
+                view = buffer[: min(step, count - at) * itemsize]
+                stream.readinto(view)
+                of_client += total.add(at, view, dtype, participant.num_examples)
+        except InvalidUpdate as error:
+            if error.client is None:
+                raise
+            wrong.append(error)
+        squares.append(of_client)
+    if wrong:
+        raise InvalidUpdate.of_several(wrong)
+    return squares
+
+
+def _check_finite(
+    manifest: RoundManifest,
+    piece: Run,
+    group: Sequence[Participant],
+    total: WeightedSum,
+    squares: Sequence[float],
+    open_stream: OpenStream,
+) -> None:
+    at = total.first_non_finite()
+    if at is not None:
+        suspects = [p for p, of_client in zip(group, squares, strict=True) if not np.isfinite(of_client)]
+        raise _blame(manifest, piece, piece.start + at, suspects, open_stream)
+
+
+def _blame(
+    manifest: RoundManifest, piece: Run, element: int, suspects: Sequence[Participant], open_stream: OpenStream
+) -> NonFiniteUpdate:
+    """Read the piece again from every suspect, and name those that have values that are not finite, or not with their
+    weight, and where.
+    """
+    tensors, tensor_at = manifest.table.tensors, manifest.table.tensor_at
+    by_tensor: dict[str, list[tuple[str, str]]] = {}
+    values: Float64 = np.empty(piece.stop - piece.start, dtype=np.float64)
+    for participant in suspects:
+        dtype = piece.stored[participant.layout]
+        raw = bytearray(len(values) * ITEMSIZE[dtype])
+        at = manifest.layout_tables[participant.layout].byte_at(piece.start)
+        stream = open_stream(participant, at, at + len(raw))
+        try:
+            stream.readinto(memoryview(raw))
+        finally:
+            stream.close()
+        to_float64(memoryview(raw), dtype, values)
+        finite = np.isfinite(values * float(participant.num_examples))
+        if not finite.all():
+            first = int(np.argmin(finite))
+            tensor = shown(tensors[tensor_at(piece.start + first)].name)
+            has = f"has {_spell(values[first])}"
+            if np.isfinite(values[first]):
+                has += f", too large for its {participant.num_examples} examples"
+            by_tensor.setdefault(tensor, []).append((participant.client, has))
+    if not by_tensor:
+        tensor = shown(tensors[tensor_at(element)].name)
+        return NonFiniteUpdate(f"tensor {tensor}: the weighted sum leaves the range of float64")
+    each = [
+        NonFiniteUpdate(f"tensor {tensor}: client {client} {has}", client=client)
+        for tensor, culprits in by_tensor.items()
+        for client, has in culprits
+    ]
+    return NonFiniteUpdate(
+        "; ".join(f"tensor {tensor}: {_named(culprits)}" for tensor, culprits in by_tensor.items()),
+        client=each[0].client,
+        each=each,
+    )
+
+
+def _named(culprits: Sequence[tuple[str, str]]) -> str:
+    more = f" and {len(culprits) - _NAMED} more clients" if len(culprits) > _NAMED else ""
+    return ", ".join(f"client {client} {has}" for client, has in culprits[:_NAMED]) + more
+
+
+def _spell(value: Any) -> str:
+    if np.isfinite(value):
+        return f"{value:.3g}"
+    return "NaN" if np.isnan(value) else ("Inf" if value > 0 else "-Inf")

@@ -1,0 +1,76 @@
+"""The trees that GradsSharding is compared with: who aggregates what, and their job. Standard library only.
+
+lambda-FL (two levels): leaves add up ceil(sqrt N) clients each, one root adds up the leaves. LIFL (three levels): every
+aggregator has at most ceil(cbrt N) inputs. Every aggregator holds the whole model. Inputs are taken in order, so the
+groups follow the clients' ascending ids. (Both as GradsSharding, arXiv:2604.22072, describes and measured them.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from lambdas.protocol.errors import InvalidContract
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL
+
+
+def fan_in(architecture: str, clients: int) -> int:
+    """The most inputs that one aggregator of a tree over `clients` clients has."""
+    if architecture == LAMBDA_FL:
+        return math.isqrt(clients - 1) + 1
+    return next(k for k in range(1, clients + 1) if k**3 >= clients)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree over the participants of a round.
+
+    Attributes:
+        architecture: `lambda-fl` or `lifl`.
+        clients: N, at least 1.
+    """
+
+    architecture: str
+    clients: int
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Aggregators per level, from the leaves to the one root."""
+        width, widths = self.clients, []
+        for _ in range(1 if self.architecture == LAMBDA_FL else 2):
+            width = -(-width // fan_in(self.architecture, self.clients))
+            widths.append(width)
+        return (*widths, 1)
+
+    @property
+    def root(self) -> int:
+        """The highest level."""
+        return len(self.widths) - 1
+
+    def inputs(self, level: int, aggregator: int) -> range:
+        """What an aggregator adds up: participants on level 0, else aggregators of the level below."""
+        below = self.clients if level == 0 else self.widths[level - 1]
+        if level == self.root:
+            return range(below)
+        step = fan_in(self.architecture, self.clients)
+        return range(aggregator * step, min(below, (aggregator + 1) * step))
+
+    def participants(self, level: int, aggregator: int) -> range:
+        """The participants whose updates an aggregator's sum contains."""
+        inputs = self.inputs(level, aggregator)
+        if level == 0:
+            return inputs
+        return range(self.participants(level - 1, inputs[0]).start, self.participants(level - 1, inputs[-1]).stop)
+
+
+def tree_of(manifest: RoundManifest) -> Tree:
+    """The tree of a round that is averaged by one.
+
+    Raises:
+        InvalidContract: it is averaged by shards.
+    """
+    if manifest.architecture == GRADS_SHARDING:
+        raise InvalidContract(f"Round {manifest.round_id} is averaged by shards, not by a tree.")
+    return Tree(manifest.architecture, len(manifest.participants))

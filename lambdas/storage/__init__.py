@@ -1,0 +1,1 @@
+"""S3 and SQS as the functions use them."""

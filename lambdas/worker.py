@@ -1,0 +1,324 @@
+"""The averaging worker: one shard job in, one averaged shard in S3 and one result message out.
+
+`handler` is what Lambda calls; it only translates events. `Worker.run` does the work, here and in
+`orchestrator worker`, and its answer decides who acknowledges: True means the message can go, False leaves it in the
+queue, which delivers it again and, after the last try, moves it to the dead-letter queue.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import gc
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
+from lambdas.protocol.keys import manifest_key, norms_key
+from lambdas.protocol.lease import OVER, DriverRecord, driver_key
+from lambdas.protocol.manifest import Exclusion, RoundManifest
+from lambdas.protocol.messages import ShardJob, ShardResult, ShardStats, TreeJob
+from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.storage.connections import tls_context
+from lambdas.storage.deliveries import beside, retry_soon, time_limit
+from lambdas.storage.logs import keep_secrets_out
+from lambdas.storage.shards import ShardSink, Written, find_shard
+from lambdas.storage.updates import ReadCounts, UpdateReader
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+
+log = logging.getLogger(__name__)
+AnyJob = ShardJob | TreeJob
+# How many clients at fault a result names, and how long a reason may be: a message has its limits. Who is left out is
+# found the next time.
+_MOST_NAMED, _REASON_CHARS = 200, 500
+
+
+def client_config() -> Config:
+    """Bounded waits and retries for the worker's own S3 and SQS calls."""
+    return Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "max_attempts": 5})
+
+
+def s3_config() -> Config:
+    """The same, with Signature V4 and the region's own endpoint also for the URLs that the worker presigns.
+
+    By itself boto3 presigns with Signature V2, which S3 refuses for objects under KMS, and for the global endpoint,
+    which redirects requests for a new bucket of another region. Shards are sent with the SHA-256 of what was averaged,
+    in a signed header, and over TLS: boto3 need not hash them again to sign the body too.
+    """
+    style: Literal["auto", "virtual"] = "auto" if os.environ.get("AWS_ENDPOINT_URL") else "virtual"
+    return client_config().merge(
+        Config(signature_version="s3v4", s3={"addressing_style": style, "payload_signing_enabled": False})
+    )
+
+
+@dataclass
+class Worker:
+    """Runs shard jobs. Keeps its clients between jobs, nothing of a round. TreeWorker does the same for trees' jobs.
+
+    Attributes:
+        bucket: the environment's bucket.
+        result_queue_url: where ShardResult messages go.
+        memory_mb: the function's memory, for the report; 0 outside Lambda.
+    """
+
+    s3: S3Client
+    sqs: SQSClient
+    bucket: str
+    result_queue_url: str
+    memory_mb: int = 0
+    pacing: Pacing = field(default_factory=Pacing)
+
+    def run(self, body: str, *, receive_count: int, worker: str, limit_s: float | None = None) -> bool:
+        """Do one job.
+
+        Args:
+            body: the SQS message's body, a job.
+            receive_count: SQS's ApproximateReceiveCount.
+            worker: who runs it, for the report.
+            limit_s: seconds until the process is killed (None: it is not).
+
+        Returns:
+            True when the message is dealt with, False when it should be delivered again.
+        """
+        try:
+            job = self._parse(body)
+        except InvalidContract as error:
+            # Nobody to tell: a message that names no round can only be looked at in the dead-letter queue.
+            log.error("Not a job of this queue, left for the dead-letter queue: %s", error)
+            return False
+        what, result = self._begin(job)
+        result = replace(result, receive_count=receive_count, worker=worker, memory_mb=self.memory_mb)
+        try:
+            with time_limit(limit_s):
+                result = self._do(job, result)
+        except Superseded as error:
+            log.info("%s: dropped: %s", what, error)
+            return True
+        except (InvalidUpdate, InvalidContract) as error:
+            client, bad = _at_fault(error)
+            result = replace(
+                result, status="failed", error_kind=type(error).__name__, error=f"{error}", client=client, bad=bad
+            )
+        except Exception as error:
+            # Whatever it is, a later delivery may succeed; the dead-letter queue keeps the job if none does.
+            level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
+            log.log(level, "%s: %s", what, error, exc_info=not isinstance(error, FederationError))
+            result = replace(result, status="retrying", error_kind=type(error).__name__, error=_sentence(error))
+        try:
+            self.sqs.send_message(QueueUrl=self.result_queue_url, MessageBody=result.to_json())
+        except (ClientError, BotoCoreError) as error:
+            # What is in S3 can be seen there without its message; anything else is known from its message only.
+            log.warning("%s: no result sent: %s", what, error)
+            return result.status == "done" and result.segment is None
+        log.info(
+            "%s: %s in %.2f s, %.1f MB read", what, result.status, result.stats.wall_s, result.stats.bytes_read / 1e6
+        )
+        return result.status != "retrying"
+
+    # -- what differs between shards and trees --
+
+    def _parse(self, body: str) -> AnyJob:
+        """The job in a message; InvalidContract where it is none of this worker's."""
+        return ShardJob.from_json(body)
+
+    def _begin(self, job: AnyJob) -> tuple[str, ShardResult]:
+        """What the job does, in words, and the result that is sent if it succeeds, still empty."""
+        assert isinstance(job, ShardJob)
+        what = f"Averaging shard {job.shard} of round {job.round_id}"
+        return what, ShardResult(job.round_id, job.manifest_sha256, job.shard, "done")
+
+    def _do(self, job: AnyJob, result: ShardResult) -> ShardResult:
+        """Do the work; the result, filled in."""
+        assert isinstance(job, ShardJob)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        manifest = self._manifest(job)
+        if job.shard >= manifest.shards or manifest.architecture != GRADS_SHARDING:
+            raise InvalidContract(
+                f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.architecture} "
+                f"and has {manifest.shards} shards."
+            )
+        reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
+        write_s, puts = 0.0, 0
+        written: Written | None = None
+        if self._may_be_done(job, result.receive_count):
+            written = find_shard(self.s3, self.bucket, manifest, job.shard)
+        if written is None:
+            sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
+            try:
+                squares = average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
+                write_began = time.perf_counter()
+                norms = squares.astype("<f8").tobytes()
+                if manifest.norms == "objects":
+                    # Before the shard: who sees the shard can read them.
+                    self._put_norms(manifest, job.shard, norms)
+                else:
+                    result = replace(result, norms=base64.b64encode(norms).decode())
+                written = sink.finish()
+                write_s, puts = time.perf_counter() - write_began, 1 + (manifest.norms == "objects")
+            finally:
+                sink.close()
+                reader.close()
+        return replace(
+            result,
+            etag=written.etag,
+            sha256=written.sha256,
+            stats=stats_of(began, cpu_began, reader.counts, write_s=write_s, puts=puts, written=written.nbytes),
+        )
+
+    def _put_norms(self, manifest: RoundManifest, shard: int, norms: bytes) -> None:
+        key = norms_key(manifest.round_id, shard, manifest.shards, manifest.revision)
+        try:
+            self.s3.put_object(Bucket=self.bucket, Key=key, Body=norms)
+        except (ClientError, BotoCoreError) as error:
+            raise StorageUnavailable(f"Storing {key}: {error}") from error
+
+    # -- shared --
+
+    def _may_be_done(self, job: AnyJob, receive_count: int) -> bool:
+        """Whether what the job makes may be stored already: it was queued or delivered before, or its round resumed.
+
+        A round that is resumed queues its missing jobs again, so a job from before may come after its repetition.
+
+        Raises:
+            Superseded: the round has ended, or nothing of it is missing any more.
+        """
+        key = driver_key(job.round_id)
+        try:
+            driver = DriverRecord.from_bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                return job.attempt > 0 or receive_count > 1
+            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        if driver.state in OVER:
+            raise Superseded(f"round {job.round_id} is {driver.state}")
+        return job.attempt > 0 or receive_count > 1 or bool(driver.earlier)
+
+    def _manifest(self, job: AnyJob) -> RoundManifest:
+        key = manifest_key(job.round_id)
+        try:
+            data = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                raise Superseded(f"the round has no manifest any more ({key})") from error
+            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        if sha256_hex(data) != job.manifest_sha256:
+            raise Superseded(f"{key} is not the manifest that the job was made for; the round was planned anew")
+        manifest = RoundManifest.from_bytes(data)
+        if manifest.round_id != job.round_id:
+            raise InvalidContract(f"Job of round {job.round_id}: the manifest is of round {manifest.round_id}.")
+        return manifest
+
+
+def stats_of(
+    began: float, cpu_began: float, counts: ReadCounts, *, write_s: float, puts: int, written: int
+) -> ShardStats:
+    """What a job took that began at perf_counter `began` and process_time `cpu_began` and stored `written` bytes."""
+    wall_s = time.perf_counter() - began
+    return ShardStats(
+        bytes_read=counts.bytes_read,
+        bytes_written=written if puts else 0,
+        read_s=round(counts.seconds, 6),
+        compute_s=round(max(0.0, wall_s - counts.seconds - write_s), 6),
+        write_s=round(write_s, 6),
+        wall_s=round(wall_s, 6),
+        cpu_s=round(time.process_time() - cpu_began, 6),
+        peak_rss_mb=peak_rss_mb(),
+        gets=counts.gets + 2,  # and the manifest and the driver's record
+        puts=puts,
+        retries=counts.retries,
+    )
+
+
+def _at_fault(error: InvalidUpdate | InvalidContract) -> tuple[str | None, tuple[Exclusion, ...]]:
+    """The (first) client at fault, and all of them with what is wrong with their updates."""
+    if isinstance(error, InvalidContract):
+        return None, ()
+    bad = [(e.client, e) for e in error.each[:_MOST_NAMED]]
+    return error.client, tuple(Exclusion(c, type(e).__name__, f"{e}"[:_REASON_CHARS]) for c, e in bad if c is not None)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong; an error that is not the kit's own may have no words, as MemoryError has none."""
+    return f"{error}" if isinstance(error, FederationError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    try:
+        # Not getrusage's figure, which remembers the process that this one was forked from.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
+
+
+def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
+    """The function's worker: FL_BUCKET, FL_RESULT_QUEUE_URL, FL_LOG_LEVEL and what Lambda itself sets."""
+    keep_secrets_out()
+    logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
+    worker = kind(
+        s3=boto3.client("s3", config=s3_config()),
+        sqs=boto3.client("sqs", config=client_config()),
+        bucket=os.environ["FL_BUCKET"],
+        result_queue_url=os.environ["FL_RESULT_QUEUE_URL"],
+        memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")),
+    )
+    # What is made on first use otherwise: endpoint rules, signer, certificates, the codec of host names.
+    worker.s3.generate_presigned_url("get_object", Params={"Bucket": worker.bucket, "Key": "warm-up"})
+    tls_context()
+    codecs.lookup("idna")
+    return worker
+
+
+def handler_for(kind: type[AnyWorker], module: str) -> Callable[[dict[str, Any], Any], dict[str, list[dict[str, str]]]]:
+    """The Lambda entry point of a kind of worker: SQS records in, `batchItemFailures` out (partial batch responses).
+
+    Lambda gives INIT a whole core, whatever the function's size: a small function starts several times faster with its
+    clients made here, when its `module` is imported, than in its first invocation.
+    """
+    workers = [worker_from_environment(kind)] if os.environ.get("_HANDLER", "").startswith(module) else []
+    if workers:
+        gc.freeze()  # boto3's many objects stay: no garbage collection needs to look at them again
+
+    def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
+        if not workers:
+            workers.append(worker_from_environment(kind))
+        name = f"{getattr(context, 'function_name', 'function')}/{getattr(context, 'aws_request_id', '')}"
+        remaining_ms = getattr(context, "get_remaining_time_in_millis", lambda: None)
+        failures = []
+        for record in event["Records"]:
+            receive_count = int(record.get("attributes", {}).get("ApproximateReceiveCount", 1))
+            left_ms = remaining_ms()
+            limit_s = None if left_ms is None else left_ms / 1000
+            worker = workers[0]
+            if not worker.run(record["body"], receive_count=receive_count, worker=name, limit_s=limit_s):
+                failures.append({"itemIdentifier": record["messageId"]})
+                if "eventSourceARN" in record:
+                    queue_url = beside(worker.result_queue_url, record["eventSourceARN"])
+                    retry_soon(worker.sqs, queue_url, record["receiptHandle"], receive_count)
+        return {"batchItemFailures": failures}
+
+    return handler

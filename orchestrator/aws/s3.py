@@ -1,0 +1,209 @@
+"""S3 calls that need more than one line."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from urllib3.exceptions import ProtocolError
+
+from lambdas.protocol.limits import MAX_PARTS
+from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
+
+_UPLOADS_AT_ONCE = 2
+# What boto3 raises when a body ends early or stalls; and how often in a row that is borne.
+_BROKEN_BODY = (HTTPClientError, IncompleteReadError)
+_BODY_ATTEMPTS = 5
+_CHUNK = 1024**2
+# S3's error codes for what one may not do; a HEAD has no body and thus only the status.
+DENIED = ("403", "AccessDenied")
+
+
+def error_code(error: ClientError) -> str:
+    """The service's error code, `NoSuchKey` where a HEAD can only say 404."""
+    code = error.response.get("Error", {}).get("Code", "")
+    return "NoSuchKey" if code in ("404", "NotFound") else code
+
+
+def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
+    """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
+    for attempt in itertools.count(1):
+        try:
+            response = s3.get_object(**request)
+        except ProtocolError as error:  # the words of a refusal were cut short: boto3 lets that through as it is
+            _wait_or_raise(attempt, HTTPClientError(error=error))
+            continue
+        try:
+            return response["Body"].read(), response
+        except _BROKEN_BODY as error:
+            _wait_or_raise(attempt, error)
+    raise AssertionError("unreachable")
+
+
+def read_chunks(s3: S3Client, bucket: str, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
+    """The bytes start <= b < stop of an object, in pieces. A body that breaks is continued from the byte reached.
+
+    Raises:
+        ClientError: S3 refused; 412 where the object is no longer the one with that ETag.
+        BotoCoreError: nothing arrived in several attempts.
+    """
+    attempt = 0
+    while start < stop:
+        response = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)
+        attempt += 1
+        try:
+            for chunk in response["Body"].iter_chunks(_CHUNK):
+                start, attempt = start + len(chunk), 1
+                yield chunk
+            if start < stop:
+                raise IncompleteReadError(actual_bytes=0, expected_bytes=stop - start)
+        except _BROKEN_BODY as error:
+            _wait_or_raise(attempt, error)
+
+
+def _wait_or_raise(attempt: int, error: Exception) -> None:
+    """Sleep before the next attempt, or raise the error when there were enough."""
+    if attempt >= _BODY_ATTEMPTS:
+        raise error
+    time.sleep(random.uniform(0, 0.2 * 2**attempt))
+
+
+def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None:
+    """A small object's bytes and ETag, None where there is none."""
+    try:
+        body, response = get_bytes(s3, Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return None
+        raise
+    return body, response["ETag"]
+
+
+def exists(s3: S3Client, bucket: str, key: str) -> bool:
+    """Whether there is an object at `key`."""
+    try:
+        s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return False
+        raise
+    return True
+
+
+def create_object(s3: S3Client, bucket: str, key: str, body: bytes) -> bool:
+    """Write a small JSON document unless the key is taken; whether it was written."""
+    return swap_object(s3, bucket, key, body, None) is not None
+
+
+def swap_object(s3: S3Client, bucket: str, key: str, body: bytes, etag: str | None) -> str | None:
+    """Compare and swap: write a small JSON document if the object still has that ETag (None: if there is none).
+
+    Returns:
+        The new ETag; None where somebody else was faster, or where the object is gone.
+    """
+    condition: Any = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    try:
+        return s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)["ETag"]
+    except ClientError as error:
+        # 409: another conditional write to the same key is under way.
+        if error_code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+            raise
+    # boto3 repeats a request whose answer was lost, and the repetition finds what the first one wrote.
+    found = read_object(s3, bucket, key)
+    return found[1] if found is not None and found[0] == body else None
+
+
+def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
+    """Every object under a prefix (Key, ETag, Size, LastModified), in the order of their keys."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", [])
+
+
+def delete_objects(s3: S3Client, bucket: str, keys: Sequence[str]) -> None:
+    """Delete objects, a thousand to a request; those that are not there are no error.
+
+    Raises:
+        OrchestratorError: S3 refused some of them, twice.
+    """
+    for i in range(0, len(keys), 1000):
+        left = list(keys[i : i + 1000])
+        for _ in range(2):  # S3 refuses single keys in an answer of status 200, which boto3 does not repeat
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in left], "Quiet": True})
+            errors = answer.get("Errors", [])
+            left = [error["Key"] for error in errors]
+            if not left:
+                break
+        else:
+            raise OrchestratorError(
+                f"S3 did not delete {len(left)} objects, s3://{bucket}/{left[0]} first "
+                f"({errors[0].get('Code', 'no reason given')}). Do it again, or look at the role's permissions."
+            )
+
+
+def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int, Any]:
+    """The parts of a multipart upload so far, by part number."""
+    pages = s3.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload_id)
+    return {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
+
+
+def create_large_object(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
+    """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
+    try:
+        if size <= MULTIPART_ABOVE:
+            s3.put_object(Bucket=bucket, Key=key, Body=file, ContentLength=size, IfNoneMatch="*")
+            return True
+        return _create_in_parts(s3, bucket, key, file, size)
+    except ClientError as error:
+        if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        raise
+
+
+def completed_part(number: int, etag: str, **checksum: str | None) -> Any:
+    """A part as CompleteMultipartUpload takes it. AWS wants its checksum (`ChecksumCRC32` or `ChecksumSHA256`, base64)
+    where the upload was created with one.
+    """
+    return {"PartNumber": number, "ETag": etag} | {name: value for name, value in checksum.items() if value}
+
+
+def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
+    part_size = max(PART_BYTES, -(-size // MAX_PARTS))
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32")["UploadId"]
+
+    def upload(number: int, body: bytes) -> Any:
+        part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
+        return completed_part(number, part["ETag"], ChecksumCRC32=part.get("ChecksumCRC32"))
+
+    try:
+        parts: list[Any] = []
+        with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+            under_way: list[concurrent.futures.Future[Any]] = []
+            for number in itertools.count(1):
+                body = file.read(part_size)
+                if not body:
+                    break
+                if len(under_way) == _UPLOADS_AT_ONCE:
+                    parts.append(under_way.pop(0).result())
+                under_way.append(pool.submit(upload, number, body))
+            parts += [future.result() for future in under_way]
+        s3.complete_multipart_upload(
+            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+        )
+    except BaseException as error:
+        if isinstance(error, ClientError) and error_code(error) == "NoSuchUpload":
+            # The answer was lost, and boto3 asked again. The caller looks what is there.
+            return False
+        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket's lifecycle rule clears it away
+            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        raise
+    return True

@@ -1,0 +1,5 @@
+"""Lets `python -m orchestrator.cli` run the command line."""
+
+from orchestrator.cli.main import main
+
+main()

@@ -1,0 +1,155 @@
+"""The Python API of a federation's client: push a state_dict, pull the global model.
+
+client = Client("hospital-7", model="digits", env="local")
+client.push(net.state_dict(), num_examples=1203, round_id="r-0001")
+net.load_state_dict(client.pull())
+
+With an invitation of `orchestrator invite` the same works without AWS credentials and without the environment:
+
+client = Client("hospital-7", model="digits")
+net.load_state_dict(client.pull(invite="r-0001-hospital-7.json"))
+client.push(net.state_dict(), num_examples=1203, invite="r-0001-hospital-7.json")
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lambdas.protocol.keys import check_name
+from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.aws.models import latest_model
+from orchestrator.client.fetch import fetch
+from orchestrator.client.invitation import Invitation, check_matches, load_invitation
+from orchestrator.client.redeem import fetch_invited, submit_invited
+from orchestrator.client.sources import from_state_dict
+from orchestrator.client.submit import Submitted, submit
+from orchestrator.client.update_file import WIRE_NAMES
+from orchestrator.deployment.load import load_deployment
+from orchestrator.errors import BadInput, OrchestratorError
+
+# An invitation as it comes: a file, its text, or its JSON.
+Invite = str | Path | Mapping[str, Any]
+
+
+class Client:
+    """One participant of a federation.
+
+    Nothing is looked up before it is needed: a client that is invited needs no environment.
+
+    Args:
+        client_id: 1 to 128 letters, digits, `-`, `_`.
+        model: the model's name.
+        env: the environment, by its Terraform directory.
+        deployment: instead of `env`, a deployment that is already known.
+
+    Raises:
+        InvalidName: a name that cannot be part of a key.
+    """
+
+    def __init__(self, client_id: str, *, model: str, env: str = "local", deployment: Deployment | None = None) -> None:
+        self.client_id = check_name("client id", client_id)
+        self.model = check_name("model", model)
+        self._env = env
+        self._given = deployment
+
+    @cached_property
+    def _deployment(self) -> Deployment:
+        return self._given or load_deployment(self._env)
+
+    @cached_property
+    def _clients(self) -> Clients:
+        return connect(self._deployment.region, self._deployment.endpoint_url)
+
+    def push(
+        self,
+        state_dict: Mapping[str, Any],
+        num_examples: int,
+        *,
+        round_id: str | None = None,
+        wire: str | None = None,
+        invite: Invite | None = None,
+    ) -> Submitted:
+        """Submit weights to a round, once.
+
+        Args:
+            state_dict: name to torch.Tensor or numpy array.
+            num_examples: how many examples the client trained on, its weight in the average.
+            round_id: the round; not needed with an invitation, which is for one.
+            wire: `bfloat16` or `float16` to send float32 tensors in that dtype; an invitation has it already.
+            invite: an invitation: its file, its text or the parsed JSON.
+
+        Raises:
+            BadInput, InvalidName, RoundConflict, TensorTableMismatch: see `orchestrator.submit.submit` and
+                `orchestrator.invited.submit_invited`.
+            NotDeployed: the environment is not deployed.
+        """
+        if wire is not None and wire not in WIRE_NAMES:
+            raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
+        if invite is not None:
+            invitation = self._invitation(invite)
+            check_matches(invitation, round_id=round_id, wire=WIRE_NAMES[wire] if wire else None)
+            return submit_invited(invitation, from_state_dict(state_dict), num_examples)
+        if round_id is None:
+            raise BadInput("Name the round: push(..., round_id=...), or pass an invitation: push(..., invite=...).")
+        return submit(
+            self._clients.s3,
+            self._deployment.bucket,
+            round_id,
+            self.client_id,
+            from_state_dict(state_dict),
+            num_examples,
+            wire=WIRE_NAMES[wire] if wire else None,
+        )
+
+    def pull(self, *, round_id: str | None = None, invite: Invite | None = None) -> dict[str, Any]:
+        """The newest global model, or that of a round: name to torch.Tensor on the CPU.
+
+        Args:
+            invite: an invitation gives its round's model where that is published, else the one to start from.
+
+        Raises:
+            BadInput: nothing is published yet.
+            NotDeployed: the environment is not deployed.
+            OrchestratorError: what is stored is no model.
+        """
+        with tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
+            path = Path(directory) / "global.safetensors"
+            if invite is not None:
+                fetch_invited(self._invitation(invite), path, round_id=round_id)
+            else:
+                fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
+            return load_tensors(path, self.model)
+
+    def _invitation(self, invite: Invite) -> Invitation:
+        invitation = load_invitation(invite)
+        check_matches(invitation, client=self.client_id, model=self.model)
+        return invitation
+
+    def latest_round(self) -> str | None:
+        """Id of the round that published the newest global model; None before the first."""
+        latest = latest_model(self._clients.s3, self._deployment.bucket, self.model)
+        return latest.round_id if latest else None
+
+
+def load_tensors(path: Path, model: str) -> dict[str, Any]:
+    """The tensors of a fetched global model, whose file may be deleted afterwards: name to torch.Tensor on the CPU.
+
+    Raises:
+        OrchestratorError: what is stored is no model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except SafetensorError as error:
+        raise OrchestratorError(
+            f"What is stored as the global model of {model} is no safetensors file ({error}). Somebody else wrote it: "
+            "`orchestrator verify` says what was changed."
+        ) from error
+    return {name: tensor.clone() for name, tensor in tensors.items()}

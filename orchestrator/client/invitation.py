@@ -1,0 +1,248 @@
+"""An invitation: one small JSON document with which a client submits one update and fetches the model, without AWS.
+
+It holds presigned URLs. Whoever has it may use it: treat it as a password until it expires. Making one is in invite.py,
+using one in invited.py; this module only knows the document.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
+from lambdas.protocol.errors import InvalidContract, shown
+from lambdas.protocol.keys import global_key, update_key
+from lambdas.protocol.limits import MAX_PARTS
+from lambdas.protocol.tensor_table import WIRE_DTYPES
+from orchestrator.errors import BadInput
+
+SCHEMA = 1
+# A file that says it is an invitation is read no further than this: 10,000 parts with long session tokens fit.
+_MAX_BYTES = 32 * 1024**2
+# By how much a client's clock may be wrong before its own opinion of the time is believed; S3 has the last word.
+_CLOCK_SKEW_S = 15 * 60
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class UnusableInvitation(BadInput):
+    """An invitation that is damaged, altered or expired, or that S3 does not accept."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Presigned requests of a multipart upload: part i + 1 is PUT to `urls[i]`; all but the last have `part_bytes`."""
+
+    part_bytes: int
+    urls: tuple[str, ...]
+    complete_url: str
+    abort_url: str
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """One client's invitation to one round.
+
+    Attributes:
+        issued_at, expires_at: seconds since the epoch.
+        size: bytes of the update's file, exactly; S3 accepts no other.
+        header_bytes: how many of them stand in front of the data section.
+        wire: dtype that float32 tensors are stored in (`BF16`, `F16`), None for their own.
+        tensors_sha256: digest of the model's tensor table; None in a model's first round.
+        put_url: presigned PUT of the whole update; None where it goes up in parts.
+        parts: the multipart upload; None where one PUT does.
+        stored_url: presigned GET of the header of the update that is there.
+        closed_url: presigned HEAD of the manifest, which a closed round has.
+        result_url: presigned GET of the global model that the round will publish.
+        base_round, base_url: the global model to start from; None in a model's first round.
+    """
+
+    round_id: str
+    client: str
+    model: str
+    issued_at: float
+    expires_at: float
+    size: int
+    header_bytes: int
+    stored_url: str
+    closed_url: str
+    result_url: str
+    wire: str | None = None
+    tensors_sha256: str | None = None
+    put_url: str | None = None
+    parts: Parts | None = None
+    base_round: str | None = None
+    base_url: str | None = None
+
+    def to_json(self) -> str:
+        """One line. Its digest tells damage on the way; that the URLs are the inviter's is S3's to check."""
+        document = {"schema": SCHEMA, "kind": "invitation", **asdict(self)}
+        return canonical_json(document | {"sha256": sha256_hex(canonical_json(document))}).decode()
+
+    @property
+    def key(self) -> str:
+        """Key of the update."""
+        return update_key(self.round_id, self.client)
+
+    def urls(self) -> list[str]:
+        """Every URL in it."""
+        single = (self.put_url, self.stored_url, self.closed_url, self.result_url, self.base_url)
+        parts = (*self.parts.urls, self.parts.complete_url, self.parts.abort_url) if self.parts else ()
+        return [url for url in (*single, *parts) if url is not None]
+
+    def check_time(self, now: float | None = None) -> None:
+        """Refuse an invitation that is over by this machine's clock, with some tolerance.
+
+        Raises:
+            UnusableInvitation: it has expired.
+        """
+        if (time.time() if now is None else now) > self.expires_at + _CLOCK_SKEW_S:
+            raise expired(self)
+
+
+def expired(invitation: Invitation) -> UnusableInvitation:
+    """The error for an invitation whose time is over."""
+    # An invitation may say anything: the year 9999 is the last that can be written.
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(invitation.expires_at, 0.0), 253402300799.0)))
+    return UnusableInvitation(
+        f"The invitation of client {invitation.client} to round {invitation.round_id} has expired: it was good until "
+        f"{until}. Ask for a new one."
+    )
+
+
+def check_matches(
+    invitation: Invitation,
+    *,
+    round_id: str | None = None,
+    client: str | None = None,
+    model: str | None = None,
+    wire: str | None = None,
+) -> None:
+    """Refuse an invitation that is for something else than what was asked for; None asks for nothing.
+
+    Raises:
+        BadInput: names both.
+    """
+    asked = (
+        ("round", round_id, invitation.round_id),
+        ("client", client, invitation.client),
+        ("model", model, invitation.model),
+        ("wire dtype", wire, invitation.wire or "none"),
+    )
+    for what, wanted, found in asked:
+        if wanted not in (None, found):
+            raise BadInput(f"The invitation is for {what} {found}, not {wanted}. Use the one for {wanted}.")
+
+
+def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
+    """Read an invitation: a file's path, its text, or the parsed JSON.
+
+    Raises:
+        UnusableInvitation: it is none, or it was changed since it was made.
+        BadInput: the file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return parse_invitation(json.dumps(dict(source)))
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return parse_invitation(source)
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"Cannot read the invitation {shown(str(path))}: {reason}.") from error
+    if len(data) > _MAX_BYTES:
+        raise UnusableInvitation(f"{path} is no invitation: it is larger than {_MAX_BYTES:,} bytes.")
+    return parse_invitation(data.decode("utf-8", errors="replace"))
+
+
+def parse_invitation(text: str) -> Invitation:
+    """Parse an invitation's text.
+
+    Raises:
+        UnusableInvitation: it is none, was changed since it was made, or its URLs are for something else.
+    """
+    try:
+        invitation = _parse(text)
+        _check_urls(invitation)
+    except InvalidContract as error:
+        raise UnusableInvitation(
+            f"{error} It is no invitation of `orchestrator invite`, or it was damaged on the way: pass the file as you "
+            "got it, or ask for it again."
+        ) from error
+    return invitation
+
+
+def _parse(text: str) -> Invitation:
+    f = Fields.parse("Invitation", text)
+    f.choice("kind", ("invitation",))
+    document = json.loads(text)
+    digest = document.pop("sha256", None)
+    try:
+        content = canonical_json(document)
+    except ValueError:  # NaN, or half a surrogate pair
+        content = b""
+    if digest != sha256_hex(content):
+        raise InvalidContract("Invitation: its content does not match its digest: it was changed since it was made.")
+    size = f.integer("size", 1, 2**63 - 1)
+    parts = _parts(f.object("parts"), size) if document.get("parts") is not None else None
+    if (parts is None) == (f.optional_text("put_url") is None):
+        raise InvalidContract("Invitation: expected one of put_url and parts.")
+    return Invitation(
+        round_id=f.name("round_id", "round"),
+        client=f.name("client", "client id"),
+        model=f.name("model", "model"),
+        issued_at=f.number("issued_at"),
+        expires_at=f.number("expires_at"),
+        size=size,
+        header_bytes=f.integer("header_bytes", 8, size),
+        stored_url=f.text("stored_url"),
+        closed_url=f.text("closed_url"),
+        result_url=f.text("result_url"),
+        wire=f.choice("wire", WIRE_DTYPES) if f.optional_text("wire") else None,
+        tensors_sha256=f.digest("tensors_sha256") if f.optional_text("tensors_sha256") else None,
+        put_url=f.optional_text("put_url"),
+        parts=parts,
+        base_round=f.name("base_round", "round") if f.optional_text("base_round") else None,
+        base_url=f.optional_text("base_url"),
+    )
+
+
+def _parts(f: Fields, size: int) -> Parts:
+    part_bytes, urls = f.integer("part_bytes", 1, size), f.array("urls")
+    if len(urls) != -(-size // part_bytes) or len(urls) > MAX_PARTS or not all(isinstance(url, str) for url in urls):
+        raise InvalidContract(f"Invitation: {len(urls)} parts of {part_bytes} bytes do not make {size}.")
+    return Parts(part_bytes, tuple(urls), f.text("complete_url"), f.text("abort_url"))
+
+
+def _check_urls(invitation: Invitation) -> None:
+    """Every URL is for this client's own object, the round's manifest or the model, at one host, over TLS."""
+    expected = {invitation.stored_url: invitation.key, invitation.put_url: invitation.key}
+    if invitation.parts:
+        own = (*invitation.parts.urls, invitation.parts.complete_url, invitation.parts.abort_url)
+        expected |= dict.fromkeys(own, invitation.key)
+    expected[invitation.result_url] = global_key(invitation.model, invitation.round_id)
+    if invitation.base_url is not None:
+        if invitation.base_round is None:
+            raise InvalidContract("Invitation: base_url without base_round.")
+        expected[invitation.base_url] = global_key(invitation.model, invitation.base_round)
+    hosts = set()
+    for url in invitation.urls():
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise InvalidContract("Invitation: one of its URLs is none.") from error
+        if host is None or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)):
+            raise InvalidContract("Invitation: expected https URLs (http only to this machine, for emulators).")
+        hosts.add((parts.scheme, host, port))
+        key = expected.get(url)
+        if key is not None and not urllib.parse.unquote(parts.path).endswith(f"/{key}"):
+            raise InvalidContract(f"Invitation: one of its URLs is for another object than {key}.")
+    if len(hosts) > 1:
+        raise InvalidContract("Invitation: its URLs lead to different hosts.")

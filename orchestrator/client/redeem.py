@@ -1,0 +1,199 @@
+"""Using an invitation: submit an update and fetch the model over plain HTTPS, without AWS credentials.
+
+S3 has the last word on every request; its answers are told here in the words of somebody who was invited.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import IO
+
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.errors import TensorTableMismatch
+from lambdas.protocol.safetensors import canonical_order
+from lambdas.protocol.tensor_table import TensorTable
+from orchestrator.client.fetch import Fetched, store
+from orchestrator.client.invitation import Invitation, Parts, UnusableInvitation, expired
+from orchestrator.client.presigned import Answer, FilePart, ask, refusal, stream
+from orchestrator.client.sources import Tensors
+from orchestrator.client.submit import Submitted
+from orchestrator.client.update_file import WrittenUpdate, write_update
+from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
+
+# An update is there already, or the multipart upload has been completed or aborted.
+_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload")
+_ENDED_CREDENTIALS = ("ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "InvalidClientTokenId")
+_BAD_SIGNATURE = ("SignatureDoesNotMatch", "AuthorizationQueryParametersError")
+_CHUNK = 1024**2
+
+
+def submit_invited(invitation: Invitation, tensors: Tensors, num_examples: int) -> Submitted:
+    """Submit the update that an invitation is for, once. Submitting the very same update again changes nothing.
+
+    Raises:
+        UnusableInvitation: expired, altered, or not accepted by S3.
+        RoundConflict: another update of this client is there, or the round is closed.
+        TensorTableMismatch, BadInput: the update is not one of the model's.
+        OrchestratorError: S3 cannot be reached.
+    """
+    invitation.check_time()
+    _check_table(invitation, tensors.table)
+    with tempfile.TemporaryFile(prefix="update-") as file:
+        update = write_update(tensors, num_examples, file, wire=invitation.wire, size=invitation.size)
+        submitted = Submitted(
+            invitation.key, update.nbytes, sha256_hex(update.header), update.data_sha256, num_examples, created=False
+        )
+        if ask("HEAD", invitation.closed_url).ok:
+            if _is_stored(invitation, update):
+                return submitted
+            raise RoundConflict(
+                f"Round {invitation.round_id} is closed: its updates are pinned. Ask for an invitation to the next."
+            )
+        answer = _put(invitation, file)
+    if answer.ok:
+        return replace(submitted, created=True)
+    if answer.code not in _TAKEN:
+        raise _explained(answer, invitation)
+    if _is_stored(invitation, update):
+        return submitted
+    if answer.code == "NoSuchUpload" and not ask("GET", invitation.stored_url, headers=_range(invitation)).ok:
+        raise UnusableInvitation(
+            f"The multipart upload of the {_called(invitation)} was cleared away, and no update is there. Ask for a "
+            "new invitation."
+        )
+    raise RoundConflict(
+        f"Client {invitation.client} has already submitted another update to round {invitation.round_id}. Updates are "
+        "written once: an invitation cannot be used for a second one."
+    )
+
+
+def fetch_invited(
+    invitation: Invitation,
+    to: Path,
+    *,
+    round_id: str | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Fetched:
+    """Store at `to` the newest global model that an invitation gives: the round's own where it is published, else the
+    one to start from. With `round_id`, that round's.
+
+    Raises:
+        UnusableInvitation: expired, altered, or not accepted by S3.
+        BadInput: the invitation gives no such model, or the file cannot be written.
+        OrchestratorError: S3 cannot be reached, or the download ended early.
+    """
+    invitation.check_time()
+    offers = [(invitation.round_id, invitation.result_url)]
+    if invitation.base_round is not None and invitation.base_url is not None:
+        offers.append((invitation.base_round, invitation.base_url))
+    for offered, url in offers:
+        if round_id not in (None, offered):
+            continue
+        with stream("GET", url) as response:
+            if response.status == 200:
+                size = int(response.headers["Content-Length"])
+                chunks = response.stream(_CHUNK)
+                return store(to, invitation.model, offered, chunks, size, progress=progress)
+            answer = refusal(response)
+        if answer.code != "NoSuchKey":
+            raise _explained(answer, invitation)
+    if invitation.base_round is None:
+        raise BadInput(
+            f"Model {invitation.model} has no global model yet: round {invitation.round_id} is its first, and not "
+            "published. Start from the model that the federation agreed on."
+        )
+    raise BadInput(
+        f"Round {round_id or invitation.round_id} has published no global model of {invitation.model}; the invitation "
+        f"is for {' and '.join(offered for offered, _ in offers)}."
+    )
+
+
+def _called(invitation: Invitation) -> str:
+    return f"invitation of client {invitation.client} to round {invitation.round_id}"
+
+
+def _check_table(invitation: Invitation, table: TensorTable) -> None:
+    ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
+    if invitation.tensors_sha256 not in (None, ordered.sha256):
+        raise TensorTableMismatch(
+            f"client {invitation.client}: the update's tensors are not those of model {invitation.model}: other names, "
+            f"shapes or dtypes. Submit the state_dict of the model that round {invitation.round_id} is about.",
+            client=invitation.client,
+        )
+
+
+# --- uploading -----------------------------------------------------------------------------------------------------
+
+
+def _put(invitation: Invitation, file: IO[bytes]) -> Answer:
+    """Upload the update; the answer that decides."""
+    if invitation.parts is not None:
+        return _put_parts(invitation.parts, file, invitation.size)
+    assert invitation.put_url is not None
+    return ask("PUT", invitation.put_url, FilePart(file, 0, invitation.size), {"If-None-Match": "*"})
+
+
+def _put_parts(parts: Parts, file: IO[bytes], size: int) -> Answer:
+    etags = []
+    for i, url in enumerate(parts.urls):
+        start = i * parts.part_bytes
+        answer = ask("PUT", url, FilePart(file, start, min(parts.part_bytes, size - start)))
+        if not answer.ok:
+            return answer
+        etags.append(answer.headers["ETag"])
+    listed = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, quote=False)}</ETag></Part>"
+        for number, etag in enumerate(etags, 1)
+    )
+    # S3's API reference, CompleteMultipartUpload.
+    body = (
+        f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{listed}</CompleteMultipartUpload>'
+    )
+    answer = ask("POST", parts.complete_url, body.encode(), {"If-None-Match": "*"})
+    if answer.code == "PreconditionFailed":
+        # Nobody can complete it any more. After any other failure the same invitation is used again.
+        ask("DELETE", parts.abort_url)
+    return answer
+
+
+def _range(invitation: Invitation) -> dict[str, str]:
+    return {"Range": f"bytes=0-{invitation.header_bytes - 1}"}
+
+
+def _is_stored(invitation: Invitation, update: WrittenUpdate) -> bool:
+    """Whether this very update is there: its header is, and that has the digest of the values."""
+    with stream("GET", invitation.stored_url, headers=_range(invitation)) as response:
+        return response.status == 206 and response.read(invitation.header_bytes) == update.header
+
+
+# --- S3's answers --------------------------------------------------------------------------------------------------
+
+
+def _explained(answer: Answer, invitation: Invitation) -> OrchestratorError:
+    """What a refusal means for the one who was invited."""
+    the = f"The {_called(invitation)}"
+    said = f"S3 answered {answer.status} {answer.code}" + (f": {answer.message}" if answer.message else "")
+    message = answer.message.lower()
+    if answer.code == "AccessDenied" and "expired" in message:
+        return expired(invitation)
+    if answer.code in _ENDED_CREDENTIALS:
+        return UnusableInvitation(
+            f"{the} is over: the credentials that signed it have ended or were withdrawn. Ask for a new one. ({said})"
+        )
+    if answer.code == "AccessDenied" and "not yet valid" in message:
+        return UnusableInvitation(f"{the} begins in the future: the clock of whoever made it is wrong. ({said})")
+    if answer.code in _BAD_SIGNATURE:
+        return UnusableInvitation(
+            f"{the} was altered since it was signed. Use the file as you got it, or ask for a new one. ({said})"
+        )
+    if answer.status == 403:
+        return UnusableInvitation(
+            f"{the} is not accepted: whoever made it may not, or no longer, do this. Ask for a new one. ({said})"
+        )
+    if answer.code == "NoSuchBucket":
+        return UnusableInvitation(f"{the} is for an environment that is gone. ({said})")
+    return OrchestratorError(f"The {_called(invitation)} could not be used: {said}. Try again.")

@@ -1,0 +1,140 @@
+"""A client's side, first half: a state_dict or a file becomes one update object, written once.
+
+The update is a safetensors file in safetensors' own order of tensors, with the example count in its metadata. It does
+not depend on the number of shards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.errors import TensorTableMismatch
+from lambdas.protocol.keys import check_name, manifest_key, update_key
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.safetensors import (
+    canonical_order,
+    check_same_table,
+)
+from lambdas.protocol.tensor_table import WIRE_DTYPES, TensorTable
+from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
+from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.rounds.request import read_record
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+from orchestrator.aws.models import latest_table
+from orchestrator.client.sources import Tensors
+from orchestrator.client.update_file import WIRE_NAMES, WrittenUpdate, write_update
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What `submit` stored; `created` is False when the very same update was there already.
+
+    `header_sha256` is the client's receipt: it covers the tensor table, the example count and `data_sha256`; the
+    round's manifest and report repeat it, and `orchestrator verify` follows it down to the bytes.
+    """
+
+    key: str
+    nbytes: int
+    header_sha256: str
+    data_sha256: str
+    num_examples: int
+    created: bool
+
+
+def submit(
+    s3: S3Client,
+    bucket: str,
+    round_id: str,
+    client: str,
+    tensors: Tensors,
+    num_examples: int,
+    *,
+    wire: str | None = None,
+) -> Submitted:
+    """Store a client's update for a round, once. Submitting the very same update again changes nothing.
+
+    Raises:
+        BadInput, InvalidName: an argument that cannot be used.
+        RoundConflict: the client has submitted another update, or the round is closed.
+        TensorTableMismatch: the model that the round continues has other tensors.
+    """
+    key = update_key(round_id, client)
+    check_name("round", round_id)
+    if wire is not None and wire not in WIRE_DTYPES:
+        raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
+    with tempfile.TemporaryFile(prefix="update-") as file:
+        update = write_update(tensors, num_examples, file, wire=wire)
+        submitted = Submitted(
+            key, update.nbytes, sha256_hex(update.header), update.data_sha256, num_examples, created=False
+        )
+        pinned = _pinned_clients(s3, bucket, round_id)
+        if pinned is not None:
+            if client in pinned and _is_stored(s3, bucket, key, update):
+                return submitted
+            raise RoundConflict(
+                f"Round {round_id} is closed: its updates are pinned. "
+                f"Submit client {client}'s update to the next round."
+            )
+        _check_against_latest(s3, bucket, round_id, client, tensors.table)
+        file.seek(0)
+        created = create_large_object(s3, bucket, key, file, update.nbytes)
+    if not created and not _is_stored(s3, bucket, key, update):
+        raise RoundConflict(
+            f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
+            "submit to another round, or under another client id."
+        )
+    # The round may have been closed while the update was on its way.
+    pinned = _pinned_clients(s3, bucket, round_id)
+    if pinned is not None and client not in pinned:
+        raise RoundConflict(
+            f"Round {round_id} was closed while client {client}'s update was on its way, and goes on without it. "
+            "Submit it to the next round."
+        )
+    return replace(submitted, created=created)
+
+
+def _pinned_clients(s3: S3Client, bucket: str, round_id: str) -> set[str] | None:
+    """Whose updates are in a closed round; None while it is open, or where this client may not know."""
+    try:
+        found = read_object(s3, bucket, manifest_key(round_id))
+    except ClientError as error:
+        if error_code(error) in DENIED:
+            return None
+        raise
+    return {p.client for p in RoundManifest.from_bytes(found[0]).participants} if found else None
+
+
+def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bool:
+    """Whether this very update is there: its header is, and that has the digest of the values."""
+    try:
+        stored, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return False
+        raise
+    return stored == update.header
+
+
+def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
+    """An early word to the client; `start-round` checks every update again."""
+    try:
+        record = read_record(s3, bucket, round_id)
+        expected = latest_table(s3, bucket, record.model) if record else None
+    except ClientError as error:
+        # To who may not list the bucket, S3 says the same of what is missing and of what is forbidden.
+        if error_code(error) in DENIED:
+            return
+        raise
+    if expected is not None:
+        ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
+        try:
+            check_same_table(ordered, expected[1], source=f"the model's last global model, of round {expected[0]}")
+        except TensorTableMismatch as error:
+            raise TensorTableMismatch(f"client {client}: {error}.", client=client) from error

@@ -1,0 +1,1 @@
+"""Terraform, the function zip, and the outputs of an environment."""

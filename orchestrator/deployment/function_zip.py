@@ -1,0 +1,223 @@
+"""The function zip: this project's `lambdas` package and numpy, for one Python and one architecture, reproducibly.
+
+`lambdas/averaging/fold.c` is compiled into it by Zig's C compiler, which pip gets and which compiles for any processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.paths import ROOT
+
+# AWS Lambda, "Lambda quotas": a zip that is uploaded directly may have 50 MB.
+MAX_ZIP_BYTES = 50 * 1000**2
+# Zip's earliest time stamp: the same inputs give the same bytes.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+# The functions' Python on AWS, and the wheels that fit Amazon Linux 2023 (glibc 2.34), best first.
+_LAMBDA_PYTHON = (3, 13)
+_MANYLINUX = {
+    architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
+    for architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
+}
+# Nothing is linked: the library runs beside any C library. For each architecture's oldest processor: wider registers
+# were not faster, since memory is the limit. Why nothing is contracted: fold.c.
+_COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
+# Parts of numpy that a function never imports.
+_LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
+_LEFT_OUT_SUFFIXES = {".pyi", ".h", ".a", ".pyc"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a zip is built for.
+
+    Attributes:
+        name: part of the file name: `aws`, `local` or `localstack`.
+        python: major and minor version of the function's runtime.
+        architecture: Lambda's word for it, `arm64` or `x86_64`.
+        platforms: wheel platform tags, best first; empty for the machine's own.
+    """
+
+    name: str
+    python: tuple[int, int]
+    architecture: str
+    platforms: tuple[str, ...] = ()
+
+    @property
+    def runtime(self) -> str:
+        """Lambda's name of the runtime."""
+        return f"python{self.python[0]}.{self.python[1]}"
+
+    @property
+    def path(self) -> Path:
+        """Where the zip is built."""
+        return ROOT / "build" / f"lambda-{self.name}.zip"
+
+    @property
+    def on_linux(self) -> bool:
+        """Whether the functions run on Linux; an emulator's may run as processes of another system."""
+        return bool(self.platforms) or sys.platform == "linux"
+
+
+def target_for(environment: str, emulator: str = "ministack") -> Target:
+    """What an environment's functions run on.
+
+    On AWS that is Lambda's Python on arm64. MiniStack runs functions with its own Python, which is this one; LocalStack
+    does as AWS does, on the machine's own architecture.
+
+    Args:
+        emulator: the kind of emulator, for the local environment (`orchestrator.emulator.KINDS`).
+    """
+    machine = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+    if environment != "local":
+        return Target("aws", _LAMBDA_PYTHON, "arm64", _MANYLINUX["arm64"])
+    if emulator == "localstack":
+        return Target("localstack", _LAMBDA_PYTHON, machine, _MANYLINUX[machine])
+    return Target("local", sys.version_info[:2], machine)
+
+
+def variables(target: Target) -> dict[str, str]:
+    """Build the zip; the Terraform variables that say what it is.
+
+    Raises:
+        OrchestratorError: it cannot be built.
+    """
+    return {"package_path": str(build(target)), "runtime": target.runtime, "architecture": target.architecture}
+
+
+def build(target: Target) -> Path:
+    """Build the zip, unless the one that is there was built from the same inputs; returns its path.
+
+    Raises:
+        OrchestratorError: wheels or compiler cannot be had, or the zip would be too large for Lambda.
+    """
+    inputs = _inputs(target)
+    record = target.path.with_suffix(".json")
+    if target.path.exists() and record.exists():
+        built = json.loads(record.read_text())
+        if built.get("inputs") == inputs and built.get("sha256") == _sha256(target.path):
+            return target.path
+    target.path.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.path.parent) as directory:
+        _download(target, Path(directory))
+        compiled = [compile_fold(target, Path(directory))] if target.on_linux else []
+        partial = target.path.with_suffix(".partial")
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
+            for name, data in sorted(_contents(Path(directory), compiled)):
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = (0o755 if ".so" in Path(name).suffixes else 0o644) << 16
+                out.writestr(entry, data)
+    if partial.stat().st_size > MAX_ZIP_BYTES:
+        raise OrchestratorError(f"{partial} has {partial.stat().st_size} bytes, Lambda takes {MAX_ZIP_BYTES}.")
+    partial.replace(target.path)
+    record.write_text(json.dumps({"inputs": inputs, "sha256": _sha256(target.path)}))
+    return target.path
+
+
+def compile_fold(target: Target, directory: Path) -> Path:
+    """Compile `lambdas/averaging/fold.c` for functions on Linux; returns the shared library's path.
+
+    Args:
+        directory: where the compiler and the shared library go.
+
+    Raises:
+        OrchestratorError: the compiler cannot be had, or fails.
+    """
+    compiler = _fetch_compiler(directory)
+    machine = {"arm64": "aarch64"}.get(target.architecture, target.architecture)
+    path = directory / "libfold.so"
+    command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_fold_source())]
+    # Nothing of the user's own environment changes what is compiled, and no cache stays in their home.
+    environ = {"PATH": os.defpath, "ZIG_GLOBAL_CACHE_DIR": str(directory), "ZIG_LOCAL_CACHE_DIR": str(directory)}
+    _run(command, f"{_fold_source()} could not be compiled", environ)
+    return path
+
+
+def _fetch_compiler(directory: Path) -> Path:
+    """Zig, which has a C compiler for all processors, from its wheel (https://pypi.org/project/ziglang)."""
+    failure = "pip could not get the compiler of lambdas/averaging/fold.c; PIP_INDEX_URL names an index that has it"
+    _pip_download(directory / "compiler", _build_requirements(), [], failure)
+    (wheel,) = (directory / "compiler").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory, [name for name in archive.namelist() if name.startswith("ziglang/")])
+    compiler = directory / "ziglang" / "zig"
+    compiler.chmod(0o755)
+    return compiler
+
+
+def _run(command: list[str], failure: str, environ: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    if result.returncode != 0:
+        raise OrchestratorError(f"{failure}:\n{result.stderr.strip()}")
+
+
+def _fold_source() -> Path:
+    return ROOT / "lambdas" / "averaging" / "fold.c"
+
+
+def _sources() -> list[Path]:
+    return sorted((ROOT / "lambdas").rglob("*.py"))
+
+
+def _requirements() -> Path:
+    return ROOT / "lambdas" / "requirements.txt"
+
+
+def _build_requirements() -> Path:
+    return ROOT / "lambdas" / "requirements-build.txt"
+
+
+def _inputs(target: Target) -> str:
+    digest = hashlib.sha256(repr((target, target.on_linux, zipfile.ZIP_DEFLATED)).encode())
+    for path in [*_sources(), _fold_source(), _requirements(), _build_requirements(), Path(__file__)]:
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _download(target: Target, directory: Path) -> None:
+    options = []
+    if target.platforms:
+        version = f"{target.python[0]}{target.python[1]}"
+        options = ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
+        for tag in target.platforms:
+            options += ["--platform", tag]
+    _pip_download(directory, _requirements(), options, f"pip could not get the function's wheels for {target}")
+
+
+def _pip_download(directory: Path, requirements: Path, options: list[str], failure: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(directory), "--requirement", str(requirements)]
+    _run([*command, *options], failure)
+
+
+def _contents(wheels: Path, compiled: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in _sources():
+        yield str(path.relative_to(ROOT)), path.read_bytes()
+    for path in compiled:
+        yield f"lambdas/averaging/{path.name}", path.read_bytes()
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                path = Path(entry.filename)
+                if (
+                    not entry.is_dir()
+                    and not _LEFT_OUT_DIRS & set(path.parts)
+                    and path.suffix not in _LEFT_OUT_SUFFIXES
+                ):
+                    yield entry.filename, archive.read(entry)

@@ -1,0 +1,1 @@
+"""AWS emulators on this machine: MiniStack and LocalStack."""

@@ -1,0 +1,1 @@
+"""Predicts what a round takes and costs, and sizes the functions."""

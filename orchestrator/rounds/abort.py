@@ -1,0 +1,70 @@
+"""Ending a round without a publication, and removing what it leaves in S3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from lambdas.protocol.keys import global_key, partials_prefix, report_key, shards_prefix
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.s3 import create_object, delete_objects, error_code, list_objects, read_object
+from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.rounds import lease
+from orchestrator.rounds import report as reports
+from orchestrator.rounds.manifest import read_manifest
+from orchestrator.rounds.report import Report
+from orchestrator.rounds.request import read_record
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
+    """Stop a round: its driver gives up, its queued jobs are dropped, its upload and shards are removed.
+
+    The updates and the manifest stay until they expire. Aborting again changes nothing.
+
+    Raises:
+        BadInput: there is no such round.
+        RoundConflict: it is published already, or just being published.
+    """
+    s3 = clients.s3
+    record = read_record(s3, bucket, round_id)
+    if record is None:
+        raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
+    ended = read_object(s3, bucket, report_key(round_id))
+    if ended is None:
+        # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.
+        driver = lease.forbid(s3, bucket, round_id, record.model)
+        report = reports.aborted(bucket, record, read_manifest(s3, bucket, round_id), driver)
+        create_object(s3, bucket, report_key(round_id), report.to_bytes())
+    else:
+        report = Report.from_bytes(ended[0])
+        if report.document["status"] == "published":
+            raise RoundConflict(
+                f"Round {round_id} is already published, and clients may have fetched its global model. "
+                "Start another round instead."
+            )
+    clean_up(s3, bucket, round_id, record.model)
+    return report
+
+
+def clean_up(s3: S3Client, bucket: str, round_id: str, model: str) -> None:
+    """Abort the round's unfinished multipart uploads and delete its shard objects and partial sums."""
+    key = global_key(model, round_id)
+    pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+        if upload["Key"] == key:
+            abort_upload(s3, bucket, key, upload["UploadId"])
+    for prefix in (shards_prefix(round_id), partials_prefix(round_id)):
+        delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, prefix)])
+
+
+def abort_upload(s3: S3Client, bucket: str, key: str, upload_id: str) -> None:
+    """Abort a multipart upload, if it is still there."""
+    try:
+        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except ClientError as error:
+        if error_code(error) != "NoSuchUpload":
+            raise

@@ -1,0 +1,251 @@
+"""One driver per round: a lease in S3, taken by compare-and-swap and renewed while its holder drives.
+
+Clocks of different hosts are never compared: a lease has run out when the watcher saw no renewal for so long by its own
+monotonic clock, or when its process has ended on the watcher's own machine. That a driver is alone saves work; that the
+result is one and the same is the protocol's doing (docs/design.md), also while two of them think that they drive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambdas.protocol.errors import FederationError
+from lambdas.protocol.keys import global_key
+from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from orchestrator.aws.s3 import exists, read_object, swap_object
+from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
+from orchestrator.rounds.processes import is_gone, this_process
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+# A lease that nobody has renewed for so long is free. Three renewals fit into it.
+LEASE_S = 30.0
+# How often one that waits looks at the lease and the report.
+WATCH_EVERY_S = 1.0
+
+
+class LeaseLost(OrchestratorError):
+    """Another orchestrator drives the round now."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease that another process holds."""
+
+    record: DriverRecord
+    etag: str
+
+
+def read_driver(s3: S3Client, bucket: str, round_id: str) -> Held | None:
+    """The round's driver record, None before anybody has driven it."""
+    found = read_object(s3, bucket, driver_key(round_id))
+    return Held(DriverRecord.from_bytes(found[0]), found[1]) if found else None
+
+
+def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = None) -> Lease | Held:
+    """Take the round's lease if it is free: never taken, given back, or held by a process of this machine that is gone.
+
+    Args:
+        instead_of: a lease that has run out, and is taken if nobody has touched it since.
+
+    Returns:
+        The lease, or who holds it.
+
+    Raises:
+        RoundAborted: the round was aborted.
+    """
+    while True:
+        held = read_driver(s3, bucket, round_id)
+        process = this_process()
+        token = uuid.uuid4().hex
+        if held is None:
+            record = DriverRecord(round_id, token, process, LEASE_S)
+        else:
+            if held.record.state == "aborted":
+                raise aborted(held.record)
+            expired = instead_of is not None and held.etag == instead_of.etag
+            if held.record.state not in ("stopped", "failed") and not expired and not is_gone(held.record.process):
+                return held
+            record = held.record.succeeded_by(process, token, LEASE_S)
+        etag = swap_object(s3, bucket, driver_key(round_id), record.to_bytes(), held.etag if held else None)
+        if etag is not None:
+            return Lease(s3, bucket, record, etag)
+
+
+def forbid(s3: S3Client, bucket: str, round_id: str, model: str) -> DriverRecord:
+    """Take the lease from whoever holds it and mark the round as aborted: no driver can publish it any more.
+
+    Raises:
+        RoundConflict: it is being published, or its global model is there already.
+    """
+    while True:
+        held = read_driver(s3, bucket, round_id)
+        if held is None:
+            record = DriverRecord(round_id, uuid.uuid4().hex, this_process(), LEASE_S, state="aborted")
+        elif held.record.state == "aborted":
+            return held.record
+        elif held.record.state == "publishing":
+            raise RoundConflict(
+                f"Round {round_id} is being published by {held.record.process}; it cannot be aborted any more. "
+                f"`orchestrator resume --round {round_id}` finishes it should that process be gone."
+            )
+        else:
+            # A driver that stopped while it published may have stored the model; clients may have it.
+            if exists(s3, bucket, global_key(model, round_id)):
+                raise RoundConflict(
+                    f"Round {round_id} has stored its global model already; it cannot be aborted any more. "
+                    f"`orchestrator resume --round {round_id}` finishes it."
+                )
+            record = held.record.succeeded_by(this_process(), uuid.uuid4().hex, LEASE_S)
+            record = replace(record, state="aborted")
+        if swap_object(s3, bucket, driver_key(round_id), record.to_bytes(), held.etag if held else None):
+            return record
+
+
+def aborted(record: DriverRecord) -> RoundAborted:
+    """The error of a round that was aborted."""
+    return RoundAborted(
+        f"Round {record.round_id} was aborted by {record.process}. Start a round with another id, and have the clients "
+        "submit to it."
+    )
+
+
+class Watch:
+    """Watches a lease that another process holds, to see when it runs out."""
+
+    def __init__(self, s3: S3Client, bucket: str, held: Held) -> None:
+        self._s3, self._bucket = s3, bucket
+        self.held = held
+        self._changed = time.monotonic()
+
+    def has_run_out(self) -> bool:
+        """Look again: whether it was given back, its process is gone, or nobody has renewed it for its term."""
+        found = read_driver(self._s3, self._bucket, self.held.record.round_id)
+        now = time.monotonic()
+        if found is None:
+            return True
+        if found.etag != self.held.etag:
+            self.held, self._changed = found, now
+        record = self.held.record
+        return record.state == "stopped" or is_gone(record.process) or now - self._changed > record.lease_s
+
+
+class Lease:
+    """The right to drive a round. As a context it is renewed in the background, and given back at the end.
+
+    Left by an error, it is marked as stopped, with the error for those who wait. After `end` or a publication it is
+    left as it is: the round's report says the rest.
+    """
+
+    def __init__(self, s3: S3Client, bucket: str, record: DriverRecord, etag: str) -> None:
+        self._s3, self._bucket = s3, bucket
+        self.record = record
+        self._etag = etag
+        self._renewed = time.monotonic()
+        self._lost: DriverRecord | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def drivers(self) -> tuple[Process, ...]:
+        """Everybody who has driven the round, oldest first, this process last."""
+        return (*self.record.earlier, self.record.process)
+
+    def check(self) -> None:
+        """Return if this process still drives.
+
+        Raises:
+            LeaseLost: another one does.
+            RoundAborted: the round was aborted.
+        """
+        if self._lost is None and time.monotonic() - self._renewed > self.record.lease_s / 2:
+            self._renew()
+        self._raise_if_lost()
+
+    def begin_publishing(self) -> None:
+        """Decide that the round is published: from here on it can no longer be aborted. Raises as `check` does."""
+        self._replace("publishing")
+
+    def end(self, state: str) -> None:
+        """Mark the round as ended without a publication. Raises as `check` does."""
+        self._replace(state)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[Lease]:
+        """Renew the lease in the background while the block runs."""
+        self._thread.start()
+        try:
+            yield self
+        except (LeaseLost, RoundAborted):
+            raise
+        except FederationError as error:
+            self._give_back(error)
+            raise
+        except BaseException:
+            self._give_back(None)
+            raise
+        finally:
+            self._stop.set()
+
+    # -- internals --
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is None:
+            return
+        if self._lost.state == "aborted":
+            raise aborted(self._lost)
+        raise LeaseLost(f"Round {self.record.round_id} is driven by {self._lost.process} now.")
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.record.lease_s / 3):
+            try:
+                self._renew()
+            except (ClientError, BotoCoreError) as error:
+                log.warning("Round %s: its lease could not be renewed: %s", self.record.round_id, error)
+            if self._lost is not None:
+                return
+
+    def _renew(self) -> None:
+        with self._lock:
+            if not self._stop.is_set():
+                self._swap(self.record.renewed())
+
+    def _replace(self, state: str) -> None:
+        with self._lock:
+            self._swap(replace(self.record.renewed(), state=state))
+        self._raise_if_lost()
+
+    def _swap(self, record: DriverRecord) -> None:
+        if self._lost is not None:
+            return
+        began = time.monotonic()
+        etag = swap_object(self._s3, self._bucket, driver_key(record.round_id), record.to_bytes(), self._etag)
+        if etag is not None:
+            self.record, self._etag, self._renewed = record, etag, began
+            return
+        held = read_driver(self._s3, self._bucket, record.round_id)
+        self._lost = held.record if held else record
+
+    def _give_back(self, error: FederationError | None) -> None:
+        """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
+        told = None
+        if error is not None:
+            told = {
+                "kind": type(error).__name__, "message": str(error), "exit_status": getattr(error, "exit_status", 1),
+            }  # fmt: skip
+        with contextlib.suppress(ClientError, BotoCoreError), self._lock:
+            if self.record.state in ("driving", "publishing"):
+                self._swap(replace(self.record.renewed(), state="stopped", error=told))

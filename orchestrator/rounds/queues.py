@@ -1,0 +1,168 @@
+"""What comes back from the workers: results, and the dead letters of jobs whose every try failed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.errors import InvalidContract
+from lambdas.protocol.keys import report_key
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.messages import ShardJob, ShardResult, TreeJob, parse_job
+from orchestrator.aws.clients import Clients
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.aws.limits import REQUESTS_AT_ONCE
+from orchestrator.aws.s3 import exists
+from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+log = logging.getLogger(__name__)
+# How long one receive waits for results (SQS long polling, at most 20 s).
+_WAIT_S = 5
+# A result of another running round is left for that round's orchestrator.
+_FOREIGN_HIDDEN_S = 2
+# The dead-letter queue keeps the letters of other rounds for days.
+_LETTERS_LOOKED_AT = 1000
+# While they are looked at: longer than looking takes, so that none is seen twice.
+_LETTERS_HIDDEN_S = 30
+
+
+class Results:
+    """The environment's result queue, as one round sees it."""
+
+    def __init__(self, clients: Clients, deployment: Deployment, round_id: str, digest: str) -> None:
+        self._clients = clients
+        self._bucket = deployment.bucket
+        self._url = deployment.result_queue_url
+        self._round_id = round_id
+        self._digest = digest
+        self._ended: dict[str, bool] = {}
+
+    def receive(self, wait_s: int | None = None) -> list[ShardResult]:
+        """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
+        messages = self._clients.sqs.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S if wait_s is None else wait_s
+        ).get("Messages", [])
+        mine, delete = [], []
+        for message in messages:
+            try:
+                result = ShardResult.from_json(message["Body"])
+            except InvalidContract as error:
+                log.warning("Dropped a message that is no result: %s", error)
+                delete.append(message)
+                continue
+            if result.manifest_sha256 == self._digest:
+                mine.append(result)
+                delete.append(message)
+            elif result.round_id == self._round_id or self._has_ended(result.round_id):
+                delete.append(message)
+            else:
+                self._clients.sqs.change_message_visibility(
+                    QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=_FOREIGN_HIDDEN_S
+                )
+        if delete:
+            entries: list[Any] = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(delete)]
+            self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return mine
+
+    def _has_ended(self, round_id: str) -> bool:
+        if not self._ended.get(round_id):
+            self._ended[round_id] = exists(self._clients.s3, self._bucket, report_key(round_id))
+        return self._ended[round_id]
+
+
+def dead_letters(clients: Clients, lane: Lane, digest: str, *, keep: bool = False) -> dict[str, ShardJob | TreeJob]:
+    """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at.
+
+    Args:
+        keep: leave this manifest's letters hidden for a while, for the one who is going to delete them: a receipt
+            handle deletes nothing once somebody else has received the letter.
+    """
+    found: dict[str, ShardJob | TreeJob] = {}
+    seen = []
+    for _ in range(_LETTERS_LOOKED_AT // 10):
+        # Hidden for a moment, so that the next ten are others.
+        messages = clients.sqs.receive_message(
+            QueueUrl=lane.dead_letter_queue_url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=_LETTERS_HIDDEN_S,
+            # Not 0: SQS then asks some of its servers only, and may answer that an occupied queue is empty.
+            WaitTimeSeconds=1,
+        ).get("Messages", [])
+        if not messages:
+            break
+        seen += [message["ReceiptHandle"] for message in messages]
+        for message in messages:
+            try:
+                job = parse_job(message["Body"])
+            except InvalidContract:
+                continue
+            if job.manifest_sha256 == digest:
+                found[message["ReceiptHandle"]] = job
+    seen = [handle for handle in seen if not (keep and handle in found)]
+    for i in range(0, len(seen), 10):  # put back for the next one who looks
+        entries: list[Any] = [
+            {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0} for n, handle in enumerate(seen[i : i + 10])
+        ]
+        clients.sqs.change_message_visibility_batch(QueueUrl=lane.dead_letter_queue_url, Entries=entries)
+    return found
+
+
+def delete_dead_letters(clients: Clients, lane: Lane, letters: Iterable[str]) -> None:
+    """Delete letters that `dead_letters` found, by their receipt handles."""
+    for handle in letters:
+        clients.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)
+
+
+def log_group(lane: Lane) -> str:
+    """Where CloudWatch keeps what a lane's function logged: all that is left of a try that was killed."""
+    return f"/aws/lambda/{lane.function_name}"
+
+
+# SQS SendMessageBatch takes up to ten messages; a failed entry is sent again this often.
+_BATCH = 10
+_SEND_ATTEMPTS = 5
+
+
+def queue_jobs(
+    clients: Clients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
+) -> None:
+    """Send one job per shard, ten to a request, several requests at once.
+
+    Raises:
+        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+    """
+    digest = sha256_hex(manifest.to_bytes())
+    send_jobs(clients, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
+
+
+def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+    """Send jobs, ten to a request, several requests at once.
+
+    Raises:
+        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+    """
+    batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        list(pool.map(lambda batch: _send(clients.sqs, queue_url, batch), batches))
+
+
+def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+    entries: list[Any] = [{"Id": str(i), "MessageBody": job.to_json()} for i, job in enumerate(jobs)]
+    for _ in range(_SEND_ATTEMPTS):
+        failed = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", [])
+        again = {entry["Id"] for entry in failed}
+        entries = [entry for entry in entries if entry["Id"] in again]
+        if not entries:
+            return
+    raise OrchestratorError(
+        f"SQS refused {len(entries)} jobs {_SEND_ATTEMPTS} times "
+        f"({failed[0].get('Message', 'no reason given')}). `orchestrator resume` "
+        "continues with what is missing."
+    )

@@ -1,0 +1,249 @@
+"""A round's report: what happened, as JSON (`rounds/R/report.json`) and as a page of text."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
+from lambdas.protocol.lease import DriverRecord, Process
+from lambdas.protocol.limits import MAX_SHARDS
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.messages import ShardResult
+from orchestrator.aws.deployment import Lane
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.planner import predict
+from orchestrator.rounds.norms import Norms
+from orchestrator.rounds.pin import Update
+from orchestrator.rounds.publish import Published
+from orchestrator.rounds.queues import log_group
+from orchestrator.rounds.report_page import render
+from orchestrator.rounds.request import RoundRecord, RoundRequest
+from orchestrator.rounds.wait import BadShard, Collection
+
+SCHEMA = 1
+STATUSES = ("published", "failed", "aborted")
+
+# Wire dtypes: rounding to nearest errs by at most 2**-p of a value, p the significant bits; below the smallest normal
+# number by half the distance of two subnormal ones, whatever the value.
+_ERROR_BOUNDS = {"BF16": (2.0**-8, 2.0**-134), "F16": (2.0**-11, 2.0**-25)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a round did. `document` is the JSON; its fields are in docs/design.md."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, as stored."""
+        return canonical_json(self.document)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Report:
+        """Parse a stored report and check what other commands read of it; else InvalidContract."""
+        f = Fields.parse("Report", data)
+        f.name("round", "round")
+        f.name("model", "model")
+        f.choice("status", STATUSES)
+        f.array("participants")
+        f.integer("shards", 0, MAX_SHARDS)
+        if "error" in f:
+            f.text("error")
+        else:
+            f.object("global_model").text("key")
+        return cls(f.document)
+
+    def to_text(self) -> str:
+        """A readable page."""
+        return render(self.document)
+
+
+def published(
+    bucket: str,
+    manifest: RoundManifest,
+    lane: Lane,
+    collection: Collection,
+    done: Published,
+    seconds: Mapping[str, float],
+    drivers: Sequence[Process],
+    levels: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    request: RoundRequest,
+    norms: Norms | None,
+    late: Sequence[Update],
+) -> Report:
+    """The report of a round that has published its global model; `levels` of a tree, as `TreeRun.levels` tells them."""
+    results = [collection.results[shard] for shard in sorted(collection.results)]
+    stats = [result.stats for result in results]
+    plan = predict(
+        manifest.table.nbytes,
+        len(manifest.participants),
+        architecture=manifest.architecture,
+        shards=manifest.shards,
+        memory_mb=lane.memory_mb,
+        cpu=lane.architecture,
+        account_concurrency=lane.maximum_concurrency,
+    )
+    return Report(
+        {
+            **head_of(bucket, manifest, "published"),
+            "options": asdict(request),
+            "drivers": _drivers(drivers),
+            "norms": _norms(norms),
+            "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
+            "lane": {
+                "function_name": lane.function_name,
+                "memory_mb": lane.memory_mb,
+                "architecture": lane.architecture,
+                "maximum_concurrency": lane.maximum_concurrency,
+            },
+            "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
+            "shard_sha256": list(done.shard_sha256),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "totals": {
+                "reported_shards": len(results),
+                "wall_s": round(sum(s.wall_s for s in stats), 3),
+                "cpu_s": round(sum(s.cpu_s for s in stats), 3),
+                "peak_rss_mb": max((s.peak_rss_mb for s in stats), default=0.0),
+                "bytes_read": sum(s.bytes_read for s in stats),
+                "bytes_written": sum(s.bytes_written for s in stats),
+                "gets": sum(s.gets for s in stats),
+                "puts": sum(s.puts for s in stats),
+                "retries": sum(s.retries for s in stats),
+            },
+            **({} if levels is None else {"levels": list(levels)}),
+            "shard_results": [_result(result) for result in results],
+            "redelivered": [_result(result) for result in collection.retries],
+            "silent_tries": _silent_tries(lane, collection),
+            "predicted_on_aws": {"seconds": plan.predicted_seconds, "usd": plan.predicted_cost_usd},
+        }
+    )
+
+
+def failed(
+    bucket: str,
+    manifest: RoundManifest,
+    error: OrchestratorError,
+    cause: BadShard,
+    drivers: Sequence[Process],
+    request: RoundRequest,
+) -> Report:
+    """The report of a round that cannot publish: `error` because of `cause`."""
+    return Report(
+        {
+            **head_of(bucket, manifest, "failed"),
+            "options": asdict(request),
+            "drivers": _drivers(drivers),
+            "error": str(error),
+            "exit_status": error.exit_status,
+            "client": cause.bad[0].client if cause.bad else cause.result.client if cause.result else None,
+            "shard": cause.result.shard if cause.result else None,
+            "bad": [asdict(exclusion) for exclusion in cause.bad],
+        }
+    )
+
+
+def _norms(norms: Norms | None) -> dict[str, float | None] | None:
+    """JSON has no infinity: a norm beyond float64 is null, as one that is not known."""
+    return None if norms is None else {c: norm if math.isfinite(norm) else None for c, norm in norms.items()}
+
+
+def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, driver: DriverRecord) -> Report:
+    """The report of a round that `driver` has aborted; without participants where none were pinned."""
+    begin: dict[str, Any] = (
+        head_of(bucket, manifest, "aborted")
+        if manifest
+        else {
+            "schema": SCHEMA, "round": record.round_id, "model": record.model, "status": "aborted", "bucket": bucket,
+            "shards": 0, "participants": [],
+        }
+    )  # fmt: skip
+    return Report(
+        {
+            **begin,
+            "drivers": _drivers(driver.earlier),
+            "error": f"Round {record.round_id} was aborted by {driver.process}.",
+            "aborted_by": _drivers([driver.process])[0],
+        }
+    )
+
+
+def _silent_tries(lane: Lane, collection: Collection) -> list[dict[str, Any]]:
+    """Tries that sent no result: killed, out of memory. The function's log is all that is left of them."""
+    told = collections.Counter(result.shard for result in collection.retries)
+    silent = {shard: r.receive_count - 1 - told[shard] for shard, r in sorted(collection.results.items())}
+    return [
+        {"shard": shard, "tries": tries, "log_group": log_group(lane)} for shard, tries in silent.items() if tries > 0
+    ]
+
+
+def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    """Who drove the round, oldest first."""
+    return [{"host": p.host, "pid": p.pid, "since": p.since} for p in processes]
+
+
+def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
+    """What every report begins with; all of it follows from the manifest."""
+    return {
+        "schema": SCHEMA,
+        "round": manifest.round_id,
+        "model": manifest.model,
+        "status": status,
+        "architecture": manifest.architecture,
+        "bucket": bucket,
+        "shards": manifest.shards,
+        "manifest_sha256": sha256_hex(manifest.to_bytes()),
+        "tensors_sha256": manifest.table.sha256,
+        "participants": [
+            {
+                "client": p.client,
+                "num_examples": p.num_examples,
+                "bytes": p.size,
+                "etag": p.etag,
+                "header_sha256": p.header_sha256,
+                "data_sha256": p.data_sha256,
+                "stored": sorted(set(manifest.layouts[p.layout])),
+            }
+            for p in manifest.participants
+        ],
+        "excluded": [asdict(exclusion) for exclusion in manifest.excluded],
+        "revision": manifest.revision,
+        "total_examples": manifest.total_examples,
+        "wire_loss": _wire_loss(manifest),
+    }
+
+
+def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
+    """What updates stored in a smaller dtype cost in accuracy, per dtype: how much of the weight came that way, and by
+    how much such a client's value may be off before it is averaged: relative to itself or, where that is more, at all.
+    """
+    losses = []
+    for dtype, (relative, absolute) in _ERROR_BOUNDS.items():
+        layouts = {
+            i
+            for i, layout in enumerate(manifest.layouts)
+            if any(stored == dtype != t.dtype for stored, t in zip(layout, manifest.table.tensors, strict=True))
+        }
+        weights = [p.num_examples for p in manifest.participants if p.layout in layouts]
+        if weights:
+            losses.append(
+                {
+                    "stored": dtype,
+                    "clients": len(weights),
+                    "share_of_weight": sum(weights) / manifest.total_examples,
+                    "relative_error_bound": relative,
+                    "absolute_error_bound": absolute,
+                }
+            )
+    return losses
+
+
+def _result(result: ShardResult) -> dict[str, Any]:
+    document = asdict(result)
+    for name in ("round_id", "manifest_sha256", "missing", "bad", "norms"):
+        del document[name]
+    return {name: value for name, value in document.items() if value is not None}

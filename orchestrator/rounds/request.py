@@ -1,0 +1,261 @@
+"""What a round is asked to be, and `rounds/R/round.json`, which keeps it: whoever continues the round needs no more."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
+from lambdas.protocol.errors import FederationError, InvalidContract
+from lambdas.protocol.keys import check_name, manifest_key, round_key
+from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_SHARDS
+from lambdas.protocol.topologies import ARCHITECTURES, GRADS_SHARDING
+from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
+from orchestrator.errors import BadInput, RoundConflict
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+ON_DEADLINE = ("fail", "extend")
+ON_INVALID = ("fail", "exclude")
+
+# Options that are the driving process's own patience: another value makes no other round.
+_OF_THE_PROCESS = ("timeout_s",)
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """What `start-round` is asked for.
+
+    Attributes:
+        shards: shard count, None to let the planner choose among the deployed lanes.
+        min_clients: quorum; with fewer usable updates the round does not publish.
+        expect: close as soon as this many updates are there (None: at the quorum).
+        deadline_s: how long to wait for updates, seconds since the round was opened; 0 closes the round with what is
+            there now.
+        timeout_s: how long to wait without any shard being finished, seconds (None: as long as the lane's queue
+            tries).
+        min_fraction: quorum as a share of the expected clients, above 0 and up to 1; besides `min_clients`.
+        expect_clients: the clients that the round is for, ascending; others are left out and reported (None: anyone).
+        on_deadline: below the quorum at the deadline, `fail` or `extend` it.
+        extend_s: seconds by which the deadline is extended at a time (None: as long as the first wait).
+        max_extensions: how often it is extended before the round fails after all.
+        on_invalid: with an update that cannot be averaged, `fail` the round or `exclude` the client from all of it.
+        max_norm: the largest L2 norm of an update that is averaged (None: any).
+        max_examples: the largest example count that is believed.
+        late_from: a round whose late updates count in this one, where their clients have submitted nothing newer.
+        architecture: which aggregation runs the round.
+    """
+
+    model: str
+    round_id: str
+    shards: int | None = None
+    min_clients: int = 1
+    expect: int | None = None
+    deadline_s: float = 0.0
+    timeout_s: float | None = None
+    min_fraction: float | None = None
+    expect_clients: tuple[str, ...] | None = None
+    on_deadline: str = "fail"
+    extend_s: float | None = None
+    max_extensions: int = 3
+    on_invalid: str = "fail"
+    max_norm: float | None = None
+    max_examples: int = MAX_EXAMPLES
+    late_from: str | None = None
+    architecture: str = GRADS_SHARDING
+
+    def __post_init__(self) -> None:
+        check_name("model", self.model)
+        check_name("round", self.round_id)
+        if self.expect_clients is not None:
+            object.__setattr__(self, "expect_clients", tuple(sorted(set(self.expect_clients))))
+        self._check_waiting()
+        self._check_updates()
+
+    def _check_waiting(self) -> None:
+        if self.shards is not None and not 1 <= self.shards <= MAX_SHARDS:
+            raise BadInput(f"{self.shards} shards; expected 1 to {MAX_SHARDS}.")
+        if self.min_clients < 1:
+            raise BadInput(f"A quorum of {self.min_clients} clients makes no average; expected 1 or more.")
+        if self.expect_clients is not None:
+            for client in self.expect_clients:
+                check_name("client id", client)
+            if self.expect is not None:
+                raise BadInput("Expecting a number of clients and a list of clients at once: give one of the two.")
+            if not 1 <= len(self.expect_clients) <= MAX_CLIENTS:
+                raise BadInput(f"{len(self.expect_clients)} clients are expected by name; 1 to {MAX_CLIENTS} can be.")
+        expected = self.expected
+        if self.min_fraction is not None:
+            if not 0 < self.min_fraction <= 1:
+                raise BadInput(
+                    f"A quorum of {self.min_fraction} of the expected clients; expected a share above 0 and up to 1."
+                )
+            if expected is None:
+                raise BadInput(
+                    "A quorum as a share needs to know of how many: say which clients are expected, or how many."
+                )
+        if expected is not None and expected < self.min_clients:
+            raise BadInput(f"Expecting {expected} clients cannot reach the quorum of {self.min_clients}.")
+        if not (math.isfinite(self.deadline_s) and self.deadline_s >= 0):
+            raise BadInput(f"A deadline of {self.deadline_s} s; expected 0 or more.")
+        if self.timeout_s is not None and not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise BadInput(f"A timeout of {self.timeout_s} s; expected more than 0.")
+        if self.on_deadline not in ON_DEADLINE:
+            raise BadInput(f"At the deadline: {self.on_deadline!r}; expected {' or '.join(ON_DEADLINE)}.")
+        if self.on_deadline == "extend" and self.deadline_s == 0:
+            raise BadInput("Without a deadline there is nothing to extend. Give the round a deadline.")
+        if self.extend_s is not None and not (math.isfinite(self.extend_s) and self.extend_s > 0):
+            raise BadInput(f"Extending the deadline by {self.extend_s} s; expected more than 0.")
+        if not 1 <= self.max_extensions <= 1000:
+            raise BadInput(f"{self.max_extensions} extensions of the deadline; expected 1 to 1000.")
+
+    def _check_updates(self) -> None:
+        if self.on_invalid not in ON_INVALID:
+            raise BadInput(f"With an invalid update: {self.on_invalid!r}; expected {' or '.join(ON_INVALID)}.")
+        if self.max_norm is not None and not (math.isfinite(self.max_norm) and self.max_norm > 0):
+            raise BadInput(f"A largest norm of {self.max_norm}; expected a number above 0.")
+        if not 1 <= self.max_examples <= MAX_EXAMPLES:
+            raise BadInput(f"A largest example count of {self.max_examples}; expected 1 to {MAX_EXAMPLES}.")
+        if self.late_from is not None and check_name("round", self.late_from) == self.round_id:
+            raise BadInput(f"Round {self.round_id} cannot take over its own late updates. Name an earlier round.")
+        if self.architecture not in ARCHITECTURES:
+            raise BadInput(f"Unknown architecture {self.architecture!r}; expected {', '.join(ARCHITECTURES)}.")
+        if self.max_norm is not None and self.architecture != GRADS_SHARDING:
+            raise BadInput(f"{self.architecture} does not tell the norms of updates; only {GRADS_SHARDING} has them.")
+        if self.architecture != GRADS_SHARDING and self.shards not in (None, 1):
+            raise BadInput(f"{self.architecture} averages whole models, not {self.shards} shards. Leave --shards out.")
+
+    @property
+    def expected(self) -> int | None:
+        """How many clients are expected; None where nothing is said about it."""
+        return len(self.expect_clients) if self.expect_clients is not None else self.expect
+
+    @property
+    def quorum(self) -> int:
+        """The fewest usable updates with which the round publishes."""
+        if self.min_fraction is None:
+            return self.min_clients
+        # By way of the decimal digits: 0.55 of 100 is 55, although the float is a little more than that.
+        return max(self.min_clients, math.ceil(Fraction(str(self.min_fraction)) * (self.expected or 0)))
+
+    def differences(self, other: RoundRequest) -> list[str]:
+        """How `other` would be another round: a phrase per option."""
+        return [
+            f"{field.name} is {_shown(getattr(self, field.name))}, not {_shown(getattr(other, field.name))}"
+            for field in fields(self)
+            if field.name not in _OF_THE_PROCESS and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(value[:5])}{', ...' if len(value) > 5 else ''}] ({len(value)} clients)"
+    return "not given" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """`rounds/R/round.json`: what the round was opened with.
+
+    Attributes:
+        opened_at: seconds since the epoch; the deadline counts from here, whoever waits.
+    """
+
+    request: RoundRequest
+    opened_at: float
+
+    @property
+    def round_id(self) -> str:
+        """The round's id."""
+        return self.request.round_id
+
+    @property
+    def model(self) -> str:
+        """The model that the round publishes."""
+        return self.request.model
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, as stored."""
+        return canonical_json({"schema": SCHEMA, "opened_at": self.opened_at, **asdict(self.request)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RoundRecord:
+        """Parse and check a record: whatever is no possible request raises InvalidContract."""
+        f = Fields.parse("Round record", data)
+        try:
+            request = RoundRequest(
+                model=f.name("model", "model"),
+                round_id=f.name("round_id", "round"),
+                shards=f.optional_integer("shards", 1, MAX_SHARDS),
+                min_clients=f.integer("min_clients", 1, MAX_CLIENTS),
+                expect=f.optional_integer("expect", 1, MAX_CLIENTS),
+                deadline_s=f.number("deadline_s"),
+                timeout_s=f.optional_number("timeout_s"),
+                min_fraction=f.optional_number("min_fraction"),
+                expect_clients=f.optional_names("expect_clients", "client id"),
+                on_deadline=f.choice("on_deadline", ON_DEADLINE),
+                extend_s=f.optional_number("extend_s"),
+                max_extensions=f.integer("max_extensions", 1, 1000),
+                on_invalid=f.choice("on_invalid", ON_INVALID),
+                max_norm=f.optional_number("max_norm"),
+                max_examples=f.integer("max_examples", 1, MAX_EXAMPLES),
+                late_from=f.optional_name("late_from", "round"),
+                architecture=f.choice("architecture", ARCHITECTURES),
+            )
+        except InvalidContract:
+            raise
+        except FederationError as error:
+            raise InvalidContract(f"Round record: {error}") from error
+        return cls(request, f.number("opened_at"))
+
+
+def read_record(s3: S3Client, bucket: str, round_id: str) -> RoundRecord | None:
+    """What a round was opened with; None where it was not opened."""
+    found = read_object(s3, bucket, round_key(round_id))
+    return RoundRecord.from_bytes(found[0]) if found else None
+
+
+def open_round(s3: S3Client, bucket: str, request: RoundRequest, *, replace_options: bool = False) -> RoundRecord:
+    """Write the round's record, or read the one that is there.
+
+    Args:
+        replace_options: where an open round was opened with other options, these take their place and the deadline
+            counts anew.
+
+    Raises:
+        RoundConflict: the round belongs to another model, or was opened with other options; names them.
+    """
+    record = RoundRecord(request, time.time())
+    key = round_key(request.round_id)
+    while True:
+        if create_object(s3, bucket, key, record.to_bytes()):
+            return record
+        found = read_object(s3, bucket, key)
+        if found is None:
+            continue  # somebody deleted it in between
+        existing = RoundRecord.from_bytes(found[0])
+        if existing.model != request.model:
+            raise RoundConflict(
+                f"Round {request.round_id} is one of model {existing.model}, not of {request.model}. "
+                "Choose another round id."
+            )
+        different = existing.request.differences(request)
+        if not different:
+            return replace(existing, request=replace(existing.request, timeout_s=request.timeout_s))
+        pinned = exists(s3, bucket, manifest_key(request.round_id))
+        if pinned or not replace_options:
+            raise RoundConflict(
+                f"Round {request.round_id} was opened with other options: {'; '.join(different)}. "
+                + (
+                    "Its updates are pinned, so they stay: continue it with the options that it was opened with."
+                    if pinned
+                    else "Start it with the same options to continue it, or with --replace-options to change them."
+                )
+            )
+        if swap_object(s3, bucket, key, record.to_bytes(), found[1]):
+            return record

@@ -1,0 +1,1 @@
+"""Verifies a published round: follows its digests and recomputes its shards."""

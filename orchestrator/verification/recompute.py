@@ -1,0 +1,227 @@
+"""Shards averaged once more, on this machine, beside what a round has published. Streaming: memory stays flat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from lambdas.averaging.mean import Float64, OpenStream, Pacing, Stream, average_shard, from_float64, to_float64
+from lambdas.protocol.manifest import Participant, RoundManifest
+from lambdas.protocol.safetensors import Run, runs
+from lambdas.protocol.tensor_table import ITEMSIZE
+from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.protocol.tree import Tree, tree_of
+from lambdas.storage.shards import head_of_shard
+from lambdas.storage.updates import UpdateReader
+from orchestrator.rounds.publish import shard_region
+
+_READ_BYTES = 1024**2
+
+
+@dataclass(frozen=True)
+class Published:
+    """The global model's object, as it is now."""
+
+    key: str
+    etag: str
+    size: int
+
+    def open(self, reader: UpdateReader, start: int, stop: int) -> Stream:
+        """Its bytes start <= b < stop."""
+        whole = Participant("global-model", self.key, self.etag, self.size, 0, 1, "")
+        return reader.open(whole, start, stop)
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """One shard, looked at from both sides.
+
+    Attributes:
+        recomputed: SHA-256 of the shard as averaged here; None where it was not averaged.
+        published: SHA-256 of its bytes in the global model; None where there is no such object to read.
+        first_difference: index of the first value that differs between the two, None where none does.
+    """
+
+    shard: int
+    recomputed: str | None
+    published: str | None
+    first_difference: int | None = None
+
+
+class HashedData:
+    """Opens streams of updates and hashes each client's data section as it passes.
+
+    Shards that are read in ascending order, all of them, read every data section once, from its first byte to its last.
+    """
+
+    def __init__(self, open_stream: OpenStream) -> None:
+        self._open = open_stream
+        self._digests: dict[str, hashlib._Hash] = {}
+
+    def open(self, participant: Participant, start: int, stop: int) -> Stream:
+        """The same range, read through the hash."""
+        digest = self._digests.setdefault(participant.client, hashlib.sha256())
+        return _HashedStream(self._open(participant, start, stop), digest)
+
+    def sha256(self, client: str) -> str:
+        """SHA-256 of what was read of a client's data section so far."""
+        return self._digests.get(client, hashlib.sha256()).hexdigest()
+
+
+@dataclass
+class _HashedStream:
+    _stream: Stream
+    _digest: hashlib._Hash
+
+    def readinto(self, view: memoryview) -> None:
+        self._stream.readinto(view)
+        self._digest.update(view)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def check_shard(
+    reader: UpdateReader,
+    manifest: RoundManifest,
+    shard: int,
+    open_update: OpenStream | None,
+    published: Published | None,
+    whole: hashlib._Hash,
+) -> ShardCheck:
+    """Average one shard again (where `open_update` is given) and hash it beside its region of the global model.
+
+    Args:
+        whole: also takes the bytes of that region.
+
+    Raises:
+        Whatever the streams raise, and NonFiniteUpdate.
+    """
+    start, stop = shard_region(manifest, shard)
+    region = published.open(reader, start, stop) if published else None
+    try:
+        beside = _Beside(region, stop - start, whole)
+        if open_update is None:
+            beside.read_on()
+            return ShardCheck(shard, None, beside.published)
+        beside.write(memoryview(head_of_shard(manifest, shard)))
+        if manifest.architecture == GRADS_SHARDING:
+            average_shard(manifest, shard, open_update, beside.write, Pacing())
+        else:
+            average_by_tree(manifest, open_update, beside.write)
+        differs = None
+        if beside.differs_at is not None:
+            differs = _element_at(manifest, start + beside.differs_at)
+        return ShardCheck(shard, beside.recomputed, beside.published, differs)
+    finally:
+        if region is not None:
+            region.close()
+
+
+# Values of a tree's sums that are held at a time, on each of its levels.
+_TREE_VALUES = 512 * 1024
+
+
+def average_by_tree(
+    manifest: RoundManifest,
+    open_update: OpenStream,
+    write: Callable[[memoryview], object],
+    values: int = _TREE_VALUES,
+) -> None:
+    """Average a whole model in the order in which the round's tree added up: float64 sums of sums, rounded once.
+
+    The tree's aggregators hold whole models; here, a stretch of `values` of it is taken up all levels at a time.
+    """
+    tree = tree_of(manifest)
+    for run in runs(manifest, 0, manifest.table.elements):
+        for start in range(run.start, run.stop, values):
+            piece = Run(start, min(run.stop, start + values), run.dtype, run.stored)
+            sums = _tree_sums(manifest, tree, tree.root, 0, piece, open_update)
+            with np.errstate(all="ignore"):
+                np.divide(sums, float(manifest.total_examples), out=sums)
+                write(from_float64(sums, piece.dtype).data)
+
+
+def _tree_sums(
+    manifest: RoundManifest, tree: Tree, level: int, aggregator: int, piece: Run, open_update: OpenStream
+) -> Float64:
+    """One aggregator's sums over a piece: float64, shape (piece.stop - piece.start,)."""
+    sums: Float64 = np.zeros(piece.stop - piece.start, dtype=np.float64)
+    inputs = tree.inputs(level, aggregator)
+    if level > 0:
+        for below in inputs:
+            sums += _tree_sums(manifest, tree, level - 1, below, piece, open_update)
+        return sums
+    scratch = np.empty_like(sums)
+    with ExitStack() as stack, np.errstate(all="ignore"):
+        participants = [manifest.participants[i] for i in inputs]
+        streams = []
+        for p in participants:
+            table = manifest.layout_tables[p.layout]
+            streams.append(open_update(p, table.byte_at(piece.start), table.byte_at(piece.stop)))
+            stack.callback(streams[-1].close)
+        for p, stream in zip(participants, streams, strict=True):
+            dtype = piece.stored[p.layout]
+            raw = memoryview(bytearray(len(sums) * ITEMSIZE[dtype]))
+            stream.readinto(raw)
+            to_float64(raw, dtype, scratch)
+            np.multiply(scratch, float(p.num_examples), out=scratch)
+            sums += scratch
+    return sums
+
+
+def _element_at(manifest: RoundManifest, file_byte: int) -> int:
+    """Flat index of the value that a byte of the global model's file belongs to (the first one for the header)."""
+    first = shard_region(manifest, 0)[1] - manifest.table.byte_at(manifest.bounds[1])
+    table, byte = manifest.table, max(0, file_byte - first)
+    index = max(i for i, begin in enumerate(table.first_byte[:-1]) if begin <= byte and table.tensors[i].elements)
+    within = byte - table.first_byte[index]
+    return table.first_element[index] + within // ITEMSIZE[table.tensors[index].dtype]
+
+
+class _Beside:
+    """Takes the recomputed bytes in order and reads as many of the published ones beside them."""
+
+    def __init__(self, region: Stream | None, nbytes: int, whole: hashlib._Hash) -> None:
+        self._region = region
+        self._whole = whole
+        self._left = nbytes
+        self._position = 0
+        self._recomputed, self._published = hashlib.sha256(), hashlib.sha256()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self.differs_at: int | None = None
+
+    @property
+    def recomputed(self) -> str:
+        return self._recomputed.hexdigest()
+
+    @property
+    def published(self) -> str | None:
+        return self._published.hexdigest() if self._region is not None else None
+
+    def write(self, piece: memoryview) -> None:
+        piece = piece.cast("B")
+        self._recomputed.update(piece)
+        for at in range(0, len(piece) if self._region is not None else 0, _READ_BYTES):
+            mine = piece[at : at + _READ_BYTES]
+            theirs = self._read(len(mine))
+            if self.differs_at is None and mine != theirs:
+                self.differs_at = self._position + next(i for i in range(len(mine)) if mine[i] != theirs[i])
+            self._position += len(mine)
+
+    def read_on(self) -> None:
+        while self._left and self._region is not None:
+            self._read(min(self._left, _READ_BYTES))
+
+    def _read(self, count: int) -> memoryview:
+        assert self._region is not None
+        view = self._buffer[:count]
+        self._region.readinto(view)
+        self._published.update(view)
+        self._whole.update(view)
+        self._left -= count
+        return view

@@ -1,0 +1,1 @@
+"""Does the functions' work on any machine, from the same queues."""
