@@ -1,13 +1,12 @@
-"""The averaging worker: one shard job in, one averaged shard in S3 and one result message out.
+"""What the workers share: one job in, one result message out.
 
-`handler` is what Lambda calls; it only translates events. `Worker.run` does the work, here and in
-`orchestrator worker`, and its answer decides who acknowledges: True means the message can go, False leaves it in the
-queue, which delivers it again and, after the last try, moves it to the dead-letter queue.
+`Worker.run` does a job, in Lambda and in `orchestrator worker`, and its answer decides who acknowledges the message: True
+means that the message can go, False leaves it in the queue, which delivers it again and, after the last try, moves it to
+the dead-letter queue.
 """
 
 from __future__ import annotations
 
-import base64
 import codecs
 import gc
 import logging
@@ -15,28 +14,27 @@ import os
 import resource
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.averaging.mean import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
-from lambdas.protocol.keys import manifest_key, norms_key
+from lambdas.protocol.keys import manifest_key
 from lambdas.protocol.lease import OVER, DriverRecord, driver_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import ShardJob, ShardResult, ShardStats, TreeJob
-from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.protocol.messages import Job, JobResult, ShardStats
 from lambdas.storage.connections import tls_context
 from lambdas.storage.deliveries import beside, retry_soon, time_limit
 from lambdas.storage.logs import keep_secrets_out
-from lambdas.storage.shards import ShardSink, Written, find_shard
-from lambdas.storage.updates import ReadCounts, UpdateReader
+from lambdas.storage.updates import ReadCounts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -44,7 +42,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-AnyJob = ShardJob | TreeJob
+AnyJob = TypeVar("AnyJob", bound=Job)
+AnyResult = TypeVar("AnyResult", bound=JobResult)
 # How many clients at fault a result names, and how long a reason may be: a message has its limits. Who is left out is
 # found the next time.
 _MOST_NAMED, _REASON_CHARS = 200, 500
@@ -69,12 +68,12 @@ def s3_config() -> Config:
 
 
 @dataclass
-class Worker:
-    """Runs shard jobs. Keeps its clients between jobs, nothing of a round. TreeWorker does the same for trees' jobs.
+class Worker(ABC, Generic[AnyJob, AnyResult]):
+    """Runs one kind of jobs. It keeps its clients between jobs, and nothing of a round.
 
     Attributes:
         bucket: the environment's bucket.
-        result_queue_url: where ShardResult messages go.
+        result_queue_url: where result messages go.
         memory_mb: the function's memory, for the report; 0 outside Lambda.
     """
 
@@ -98,16 +97,16 @@ class Worker:
             True when the message is dealt with, False when it should be delivered again.
         """
         try:
-            job = self._parse(body)
+            job = self.parse(body)
         except InvalidContract as error:
             # Nobody to tell: a message that names no round can only be looked at in the dead-letter queue.
             log.error("Not a job of this queue, left for the dead-letter queue: %s", error)
             return False
-        what, result = self._begin(job)
+        what, result = self.begin(job)
         result = replace(result, receive_count=receive_count, worker=worker, memory_mb=self.memory_mb)
         try:
             with time_limit(limit_s):
-                result = self._do(job, result)
+                result = self.do(job, result)
         except Superseded as error:
             log.info("%s: dropped: %s", what, error)
             return True
@@ -126,72 +125,29 @@ class Worker:
         except (ClientError, BotoCoreError) as error:
             # What is in S3 can be seen there without its message; anything else is known from its message only.
             log.warning("%s: no result sent: %s", what, error)
-            return result.status == "done" and result.segment is None
+            return result.status == "done" and result.is_in_s3
         log.info(
             "%s: %s in %.2f s, %.1f MB read", what, result.status, result.stats.wall_s, result.stats.bytes_read / 1e6
         )
         return result.status != "retrying"
 
-    # -- what differs between shards and trees --
+    # -- what differs between shards and aggregators --
 
-    def _parse(self, body: str) -> AnyJob:
-        """The job in a message; InvalidContract where it is none of this worker's."""
-        return ShardJob.from_json(body)
+    @abstractmethod
+    def parse(self, body: str) -> AnyJob:
+        """The job in a message; InvalidContract where it is not one of this worker's."""
 
-    def _begin(self, job: AnyJob) -> tuple[str, ShardResult]:
+    @abstractmethod
+    def begin(self, job: AnyJob) -> tuple[str, AnyResult]:
         """What the job does, in words, and the result that is sent if it succeeds, still empty."""
-        assert isinstance(job, ShardJob)
-        what = f"Averaging shard {job.shard} of round {job.round_id}"
-        return what, ShardResult(job.round_id, job.manifest_sha256, job.shard, "done")
 
-    def _do(self, job: AnyJob, result: ShardResult) -> ShardResult:
+    @abstractmethod
+    def do(self, job: AnyJob, result: AnyResult) -> AnyResult:
         """Do the work; the result, filled in."""
-        assert isinstance(job, ShardJob)
-        began, cpu_began = time.perf_counter(), time.process_time()
-        manifest = self._manifest(job)
-        if job.shard >= manifest.shards or manifest.architecture != GRADS_SHARDING:
-            raise InvalidContract(
-                f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.architecture} "
-                f"and has {manifest.shards} shards."
-            )
-        reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
-        write_s, puts = 0.0, 0
-        written: Written | None = None
-        if self._may_be_done(job, result.receive_count):
-            written = find_shard(self.s3, self.bucket, manifest, job.shard)
-        if written is None:
-            sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
-            try:
-                squares = average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
-                write_began = time.perf_counter()
-                norms = squares.astype("<f8").tobytes()
-                if manifest.norms == "objects":
-                    # Before the shard: who sees the shard can read them.
-                    self._put_norms(manifest, job.shard, norms)
-                else:
-                    result = replace(result, norms=base64.b64encode(norms).decode())
-                written = sink.finish()
-                write_s, puts = time.perf_counter() - write_began, 1 + (manifest.norms == "objects")
-            finally:
-                sink.close()
-                reader.close()
-        return replace(
-            result,
-            etag=written.etag,
-            sha256=written.sha256,
-            stats=stats_of(began, cpu_began, reader.counts, write_s=write_s, puts=puts, written=written.nbytes),
-        )
 
-    def _put_norms(self, manifest: RoundManifest, shard: int, norms: bytes) -> None:
-        key = norms_key(manifest.round_id, shard, manifest.shards, manifest.revision)
-        try:
-            self.s3.put_object(Bucket=self.bucket, Key=key, Body=norms)
-        except (ClientError, BotoCoreError) as error:
-            raise StorageUnavailable(f"Storing {key}: {error}") from error
+    # -- what they share --
 
-    # -- shared --
-
-    def _may_be_done(self, job: AnyJob, receive_count: int) -> bool:
+    def may_be_done(self, job: AnyJob, receive_count: int) -> bool:
         """Whether what the job makes may be stored already: it was queued or delivered before, or its round resumed.
 
         A round that is resumed queues its missing jobs again, so a job from before may come after its repetition.
@@ -210,7 +166,13 @@ class Worker:
             raise Superseded(f"round {job.round_id} is {driver.state}")
         return job.attempt > 0 or receive_count > 1 or bool(driver.earlier)
 
-    def _manifest(self, job: AnyJob) -> RoundManifest:
+    def manifest_of(self, job: AnyJob) -> RoundManifest:
+        """The manifest that a job was made for.
+
+        Raises:
+            Superseded: the round has another manifest by now, or none.
+            StorageUnavailable: S3 kept failing.
+        """
         key = manifest_key(job.round_id)
         try:
             data = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -272,7 +234,7 @@ def peak_rss_mb() -> float:
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
 
 
-AnyWorker = TypeVar("AnyWorker", bound=Worker)
+AnyWorker = TypeVar("AnyWorker", bound=Worker[Any, Any])
 
 
 def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:

@@ -21,7 +21,7 @@ from lambdas.averaging.mean import Float64, Stream
 from lambdas.protocol.errors import PartialsMissing, StorageUnavailable
 from lambdas.protocol.keys import partial_key
 from lambdas.protocol.manifest import Participant, RoundManifest
-from lambdas.protocol.messages import Partial, TreeJob
+from lambdas.protocol.messages import AggregatorJob, Partial
 from lambdas.protocol.safetensors import serialize_header
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import tree_of
@@ -45,7 +45,7 @@ class Place:
     aggregator: int
 
     @classmethod
-    def of(cls, manifest: RoundManifest, job: TreeJob) -> Place:
+    def of(cls, manifest: RoundManifest, job: AggregatorJob) -> Place:
         """Where a job belongs; InvalidContract where the manifest's tree has no such place."""
         job.check(manifest)
         return cls(manifest, job.manifest_sha256, job.level, job.aggregator)

@@ -182,7 +182,7 @@ def _build_requirements() -> Path:
 def _inputs(target: Target) -> str:
     digest = hashlib.sha256(repr((target, target.on_linux, zipfile.ZIP_DEFLATED)).encode())
     for path in [*_sources(), _fold_source(), _requirements(), _build_requirements(), Path(__file__)]:
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+        digest.update(os.path.relpath(path, ROOT).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lambdas.protocol.keys import norms_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import ShardResult
+from lambdas.protocol.messages import Result, ShardResult
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import read_object
 
@@ -33,7 +33,7 @@ Norms = Mapping[str, float]
 
 
 def read_norms(
-    s3: S3Client, bucket: str, manifest: RoundManifest, results: Mapping[int, ShardResult]
+    s3: S3Client, bucket: str, manifest: RoundManifest, results: Mapping[int, Result]
 ) -> dict[str, float] | None:
     """L2 norm by client; None where a shard's sums of squares are not known, because its message was lost."""
     shards = range(manifest.shards)
@@ -46,7 +46,7 @@ def read_norms(
         with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             parts = list(pool.map(read, shards))
     else:
-        parts = [_decoded(results[shard].norms) if shard in results else None for shard in shards]
+        parts = [_decoded(results.get(shard)) for shard in shards]
     total: npt.NDArray[np.float64] = np.zeros(len(manifest.participants), dtype=np.float64)
     for part in parts:
         if part is None or len(part) != total.nbytes:
@@ -58,9 +58,11 @@ def read_norms(
     return {p.client: math.sqrt(squares) for p, squares in zip(manifest.participants, total.tolist(), strict=True)}
 
 
-def _decoded(text: str | None) -> bytes | None:
+def _decoded(result: Result | None) -> bytes | None:
+    if not isinstance(result, ShardResult) or result.norms is None:
+        return None
     try:
-        return base64.b64decode(text, validate=True) if text is not None else None
+        return base64.b64decode(result.norms, validate=True)
     except ValueError:  # no base64, or no ASCII at all
         return None
 

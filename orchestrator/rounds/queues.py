@@ -11,7 +11,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import report_key
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.messages import ShardJob, ShardResult, TreeJob, parse_job
+from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, parse_job, parse_result
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
@@ -44,7 +44,7 @@ class Results:
         self._digest = digest
         self._ended: dict[str, bool] = {}
 
-    def receive(self, wait_s: int | None = None) -> list[ShardResult]:
+    def receive(self, wait_s: int | None = None) -> list[Result]:
         """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
         messages = self._clients.sqs.receive_message(
             QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S if wait_s is None else wait_s
@@ -52,7 +52,7 @@ class Results:
         mine, delete = [], []
         for message in messages:
             try:
-                result = ShardResult.from_json(message["Body"])
+                result = parse_result(message["Body"])
             except InvalidContract as error:
                 log.warning("Dropped a message that is no result: %s", error)
                 delete.append(message)
@@ -77,14 +77,16 @@ class Results:
         return self._ended[round_id]
 
 
-def dead_letters(clients: Clients, lane: Lane, digest: str, *, keep: bool = False) -> dict[str, ShardJob | TreeJob]:
+def dead_letters(
+    clients: Clients, lane: Lane, digest: str, *, keep: bool = False
+) -> dict[str, ShardJob | AggregatorJob]:
     """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at.
 
     Args:
         keep: leave this manifest's letters hidden for a while, for the one who is going to delete them: a receipt
             handle deletes nothing once somebody else has received the letter.
     """
-    found: dict[str, ShardJob | TreeJob] = {}
+    found: dict[str, ShardJob | AggregatorJob] = {}
     seen = []
     for _ in range(_LETTERS_LOOKED_AT // 10):
         # Hidden for a moment, so that the next ten are others.
@@ -142,7 +144,7 @@ def queue_jobs(
     send_jobs(clients, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 
 
-def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:
     """Send jobs, ten to a request, several requests at once.
 
     Raises:
@@ -153,7 +155,7 @@ def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | TreeJo
         list(pool.map(lambda batch: _send(clients.sqs, queue_url, batch), batches))
 
 
-def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | TreeJob]) -> None:
+def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:
     entries: list[Any] = [{"Id": str(i), "MessageBody": job.to_json()} for i, job in enumerate(jobs)]
     for _ in range(_SEND_ATTEMPTS):
         failed = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", [])

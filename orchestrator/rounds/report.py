@@ -12,7 +12,7 @@ from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
 from lambdas.protocol.lease import DriverRecord, Process
 from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.messages import ShardResult
+from lambdas.protocol.messages import Result
 from orchestrator.aws.deployment import Lane
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.planner import predict
@@ -141,7 +141,7 @@ def failed(
             "error": str(error),
             "exit_status": error.exit_status,
             "client": cause.bad[0].client if cause.bad else cause.result.client if cause.result else None,
-            "shard": cause.result.shard if cause.result else None,
+            **(cause.result.job_name if cause.result else {"shard": None}),
             "bad": [asdict(exclusion) for exclusion in cause.bad],
         }
     )
@@ -174,11 +174,13 @@ def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, dr
 
 def _silent_tries(lane: Lane, collection: Collection) -> list[dict[str, Any]]:
     """Tries that sent no result: killed, out of memory. The function's log is all that is left of them."""
-    told = collections.Counter(result.shard for result in collection.retries)
-    silent = {shard: r.receive_count - 1 - told[shard] for shard, r in sorted(collection.results.items())}
-    return [
-        {"shard": shard, "tries": tries, "log_group": log_group(lane)} for shard, tries in silent.items() if tries > 0
-    ]
+    told = collections.Counter(tuple(result.job_name.values()) for result in collection.retries)
+    silent = []
+    for _, result in sorted(collection.results.items()):
+        tries = result.receive_count - 1 - told[tuple(result.job_name.values())]
+        if tries > 0:
+            silent.append({**result.job_name, "tries": tries, "log_group": log_group(lane)})
+    return silent
 
 
 def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
@@ -242,8 +244,8 @@ def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
     return losses
 
 
-def _result(result: ShardResult) -> dict[str, Any]:
+def _result(result: Result) -> dict[str, Any]:
     document = asdict(result)
     for name in ("round_id", "manifest_sha256", "missing", "bad", "norms"):
-        del document[name]
+        document.pop(name, None)
     return {name: value for name, value in document.items() if value is not None}

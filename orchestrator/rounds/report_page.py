@@ -36,12 +36,19 @@ def _who(d: Mapping[str, Any]) -> Iterator[str]:
     for u in d.get("late_updates", []):
         yield f"  late          client {u['client']}, {u['bytes']:,} bytes"
     for r in d.get("redelivered", []):
-        yield f"  failed try    shard {r['shard']}, delivery {r['receive_count']}: {r.get('error', 'no cause told')}"
+        yield f"  failed try    {_job(r)}, delivery {r['receive_count']}: {r.get('error', 'no cause told')}"
     for s in d.get("silent_tries", []):
-        yield f"  silent tries  shard {s['shard']}: {s['tries']} without a result; their log is {s['log_group']}"
+        yield f"  silent tries  {_job(s)}: {s['tries']} without a result; their log is {s['log_group']}"
     for p in d.get("drivers", []):
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(p["since"]))
         yield f"  driven by     {p['host']}, process {p['pid']}, since {since}"
+
+
+def _job(entry: Mapping[str, Any]) -> str:
+    """Which job a try was for, in words."""
+    return (
+        f"shard {entry['shard']}" if "shard" in entry else f"aggregator {entry['aggregator']} on level {entry['level']}"
+    )
 
 
 def _published(d: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import partials_prefix
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.messages import Partial, ShardJob, ShardResult, TreeJob
+from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, Result, ShardJob
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.partials import Place
@@ -54,15 +54,16 @@ class TreeRun:
     """
 
     partials: dict[Node, Partial] = field(default_factory=dict)
-    results: dict[Node, ShardResult] = field(default_factory=dict)
-    retries: list[ShardResult] = field(default_factory=list)
+    results: dict[Node, AggregatorResult] = field(default_factory=dict)
+    retries: list[Result] = field(default_factory=list)
     level_s: dict[int, float] = field(default_factory=dict)
     made_again: set[Node] = field(default_factory=set)
 
     def collection(self) -> Collection:
         """The results in the order of the levels, as a report takes them."""
         return Collection(
-            results=dict(enumerate(self.results[node] for node in sorted(self.results))), retries=self.retries
+            results=dict(enumerate(self.results[node] for node in sorted(self.results))),
+            retries=self.retries,
         )
 
     def digests(self, tree: Tree) -> dict[int, str]:
@@ -139,7 +140,7 @@ def drive_tree(
                 below = [(level - 1, i) for i in tree.inputs(level, index)] if level else []
                 again = (level, index) in run.made_again
                 inputs = tuple(run.partials[node] for node in below)
-                jobs.append(TreeJob(manifest.round_id, digest, level, index, inputs, attempt, again))
+                jobs.append(AggregatorJob(manifest.round_id, digest, level, index, inputs, attempt, again))
                 attempts[level, index] = attempt + 1
                 if attempt > _MAKE_AGAIN:
                     raise RoundFailed(
@@ -199,11 +200,11 @@ def _take_in(run: TreeRun, step: _Level, collection: Collection, narration: Narr
     if late and stored_shards(step.s3, step.bucket, step.manifest) is None:
         return False
     for other in collection.others:
-        if other.status == "done" and other.level is not None and other.aggregator is not None:
+        if other.status == "done" and isinstance(other, AggregatorResult):
             run.results.setdefault((other.level, other.aggregator), other)
     for index in step.wanted:
         node, result = (step.level, index), collection.results.get(index)
-        if result is None:
+        if not isinstance(result, AggregatorResult):
             if index in stored:
                 run.partials[node] = stored[index]
         elif result.status == "missing":
@@ -233,8 +234,8 @@ class _Level:
     def name(self, number: int) -> str:
         return f"aggregator {number} on level {self.level} of {self.manifest.architecture}"
 
-    def number_of(self, message: ShardJob | TreeJob | ShardResult) -> int | None:
-        if isinstance(message, ShardJob) or message.level != self.level:
+    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
+        if not isinstance(message, AggregatorJob | AggregatorResult) or message.level != self.level:
             return None
         return message.aggregator
 
@@ -270,7 +271,7 @@ def stored_partials(s3: S3Client, bucket: str, manifest: RoundManifest, digest: 
 def dead_aggregators(clients: Clients, lane: Lane, manifest: RoundManifest) -> list[Node]:
     """The aggregators of a round whose jobs are among the dead letters."""
     letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes())).values()
-    return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, TreeJob)})
+    return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, AggregatorJob)})
 
 
 def delete_partials(s3: S3Client, bucket: str, round_id: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import ShardJob, ShardResult, TreeJob
+from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, ShardResult
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
@@ -38,7 +38,7 @@ class BadShard(RoundFailed):
         bad: the clients at fault, those of other shards among them, in ascending id.
     """
 
-    def __init__(self, message: str, result: ShardResult | None, bad: Sequence[Exclusion] = ()) -> None:
+    def __init__(self, message: str, result: Result | None, bad: Sequence[Exclusion] = ()) -> None:
         super().__init__(message)
         self.result = result
         self.bad = tuple(bad)
@@ -53,9 +53,9 @@ class Collection:
     """
 
     stored: dict[int, StoredShard] = field(default_factory=dict)
-    results: dict[int, ShardResult] = field(default_factory=dict)
-    retries: list[ShardResult] = field(default_factory=list)
-    others: list[ShardResult] = field(default_factory=list)
+    results: dict[int, Result] = field(default_factory=dict)
+    retries: list[Result] = field(default_factory=list)
+    others: list[Result] = field(default_factory=list)
 
     def digests(self) -> dict[int, str]:
         """SHA-256 of the shards whose workers reported one."""
@@ -81,7 +81,7 @@ class Step(Protocol):
     def name(self, number: int) -> str:
         """One of them, in words."""
 
-    def number_of(self, message: ShardJob | TreeJob | ShardResult) -> int | None:
+    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
         """Which of them a job or a result of this round is about; None for any other."""
 
     def stored(self) -> Set[int] | None:
@@ -104,8 +104,8 @@ class ShardStep:
     def name(self, number: int) -> str:
         return f"shard {number} of {self.manifest.shards}"
 
-    def number_of(self, message: ShardJob | TreeJob | ShardResult) -> int | None:
-        return None if isinstance(message, TreeJob) else message.shard
+    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
+        return message.shard if isinstance(message, ShardJob | ShardResult) else None
 
     def stored(self) -> Set[int] | None:
         found = stored_shards(self.s3, self.bucket, self.manifest)
@@ -244,9 +244,9 @@ class _Verdicts:
         self._wanted = wanted
         self._wait_s = wait_s
         self._until = 0.0
-        self._failed: dict[int, ShardResult] = {}
+        self._failed: dict[int, Result] = {}
 
-    def add(self, number: int, result: ShardResult) -> None:
+    def add(self, number: int, result: Result) -> None:
         """Note a job that no delivery can do."""
         if not self._failed:
             self._until = time.monotonic() + self._wait_s

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lambdas.shard_average import ShardWorker
 from lambdas.storage.deliveries import retry_soon
 from lambdas.storage.partials import SharedBlocks
-from lambdas.tree_average import TreeWorker
-from lambdas.worker import Worker
+from lambdas.tree_average import AggregatorWorker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 
@@ -41,8 +41,8 @@ def work(
     Returns:
         How many jobs were dealt with.
     """
-    sharded = Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
-    trees = TreeWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
+    sharded = ShardWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    trees = AggregatorWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
     name = f"{socket.gethostname()}/{os.getpid()}"
     finished, idle_since = 0, time.monotonic()
     wait_s = _WAIT_S if len(lanes) == 1 else 1

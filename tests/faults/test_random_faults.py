@@ -23,7 +23,6 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import DriverRecord, Process, driver_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage import shards
-from lambdas.worker import Worker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundConflict

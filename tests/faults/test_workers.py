@@ -17,7 +17,6 @@ import pytest
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.messages import ShardJob
-from lambdas.worker import Worker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed

@@ -19,7 +19,7 @@ from lambdas.protocol.keys import check_name, client_of, global_key, update_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import DriverRecord, Process
 from lambdas.protocol.manifest import Output, RoundManifest
-from lambdas.protocol.messages import Partial, ShardJob, ShardResult, TreeJob, parse_job
+from lambdas.protocol.messages import AggregatorJob, Partial, ShardJob, ShardResult, parse_job
 from orchestrator.aws.deployment import parse_deployment
 from orchestrator.client.invitation import Invitation, Parts, expired, load_invitation, parse_invitation
 from orchestrator.rounds.norms import read_norms
@@ -63,7 +63,7 @@ TARGETS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "manifest": (_document(MANIFEST.to_bytes()), lambda body: use(RoundManifest.from_bytes(body))),
     "shard job": (_document(ShardJob("r-1", DIGEST, 3, 1).to_json()), parse_job),
     "tree job": (
-        _document(TreeJob("r-1", DIGEST, 1, 2, (Partial('"e"'), Partial(segment="s"))).to_json()),
+        _document(AggregatorJob("r-1", DIGEST, 1, 2, (Partial('"e"'), Partial(segment="s"))).to_json()),
         lambda body: check_tree_job(parse_job(body)),
     ),
     "result": (_document(ShardResult("r-1", DIGEST, 1, "done", '"e"', DIGEST).to_json()), ShardResult.from_json),
@@ -90,9 +90,9 @@ def use(manifest: RoundManifest) -> None:
     assert RoundManifest.from_bytes(manifest.to_bytes()) == manifest
 
 
-def check_tree_job(job: ShardJob | TreeJob) -> None:
+def check_tree_job(job: ShardJob | AggregatorJob) -> None:
     """What a worker asks of a tree's job."""
-    if isinstance(job, TreeJob):
+    if isinstance(job, AggregatorJob):
         for architecture in ("lambda-fl", "lifl"):
             whole = manifest_of(TABLE, [Update(b"\0" * TABLE.nbytes)] * 5)
             survives("tree job", lambda a=architecture, m=whole: job.check(replace(m, architecture=a)))  # type: ignore[misc]

@@ -24,7 +24,6 @@ from lambdas.protocol.keys import global_key, latest_key, manifest_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
-from lambdas.worker import Worker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import main

@@ -88,13 +88,13 @@ def expected_file(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 def working(clients: Clients, deployment: Deployment, *lanes: int) -> Any:
     """Workers on some lanes while the block runs; they end by themselves soon after it."""
 
-    def poll(shards: int) -> None:
+    def serve(shards: int) -> None:
         # The emulator may be gone when the last one asks again.
         with contextlib.suppress(Exception):
             poll.work(clients, deployment, [deployment.lanes[shards]], idle_exit_s=3)
 
     for shards in lanes:
-        threading.Thread(target=poll, args=(shards,), daemon=True).start()
+        threading.Thread(target=serve, args=(shards,), daemon=True).start()
     yield
 
 
@@ -102,7 +102,7 @@ def work_off(clients: Clients, deployment: Deployment, shards: int, *, jobs: int
     """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
     lane = deployment.lanes[shards]
     done = 0
-    doer = poll.Worker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    doer = poll.ShardWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
     while jobs is None or done < jobs:
         messages = clients.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
         if not messages:

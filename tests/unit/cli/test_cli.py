@@ -515,7 +515,7 @@ def test_a_plan_changes_nothing(applied: list[Any]) -> None:
 
 def test_the_installed_command_runs() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli.main", "fetch", "--model", "a/b", "--output", "json"],
+        [sys.executable, "-m", "orchestrator.cli", "fetch", "--model", "a/b", "--output", "json"],
         capture_output=True,
         text=True,
         check=False,
@@ -523,7 +523,5 @@ def test_the_installed_command_runs() -> None:
     assert result.returncode == 2
     assert json.loads(result.stdout)["error"]["kind"] == "BadInput"
     assert result.stderr.startswith("Error: 'a/b' is no valid model")
-    version = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli.main", "--version"], capture_output=True, text=True
-    )
+    version = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--version"], capture_output=True, text=True)
     assert "version" in version.stdout

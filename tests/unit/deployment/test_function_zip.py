@@ -143,7 +143,7 @@ def test_the_libraries_for_lambda_are_aarch64_elf_for_its_python(built: dict[str
         assert executable[name] == 0o755
         if ".cpython-" in name:
             assert ".cpython-313-aarch64-linux-gnu.so" in name
-    assert executable["lambdas/contract.py"] == 0o644
+    assert executable["lambdas/protocol/manifest.py"] == 0o644
 
 
 ELF_MACHINES = {"arm64": 183, "x86_64": 62}  # EM_AARCH64, EM_X86_64
@@ -152,7 +152,7 @@ ELF_MACHINES = {"arm64": 183, "x86_64": 62}  # EM_AARCH64, EM_X86_64
 @pytest.mark.parametrize("environment", ["local", "dev"])
 def test_the_zip_has_the_compiled_loop_for_the_functions_processor(built: dict[str, Path], environment: str) -> None:
     with zipfile.ZipFile(built[environment]) as archive:
-        machine = struct.unpack_from("<H", archive.read("lambdas/libfold.so"), 18)
+        machine = struct.unpack_from("<H", archive.read("lambdas/averaging/libfold.so"), 18)
     assert machine == (ELF_MACHINES[target_for(environment).architecture],)
 
 
@@ -163,7 +163,7 @@ def test_an_emulator_on_another_system_than_linux_gets_no_library_that_it_could_
     monkeypatch.setattr(sys, "platform", "darwin")
     for environment, there in (("local", False), ("dev", True)):
         with zipfile.ZipFile(build(elsewhere(environment, tmp_path))) as archive:
-            assert ("lambdas/libfold.so" in archive.namelist()) == there, environment
+            assert ("lambdas/averaging/libfold.so" in archive.namelist()) == there, environment
 
 
 @pytest.mark.parametrize("architecture", sorted(ELF_MACHINES))
@@ -181,7 +181,7 @@ def test_the_same_source_is_compiled_to_the_same_bytes_whatever_the_users_enviro
 def test_the_library_for_lambda_multiplies_and_adds_apart(built: dict[str, Path]) -> None:
     """Arm's processors have a fused multiply-add, which rounds once where numpy rounds twice."""
     with zipfile.ZipFile(built["dev"]) as archive:
-        code = archive.read("lambdas/libfold.so")
+        code = archive.read("lambdas/averaging/libfold.so")
     words = struct.unpack(f"<{len(code) // 4}I", code[: len(code) // 4 * 4])
     apart, fused = ((0xBFA0FC00, 0x2E20DC00), (0xBFA0FC00, 0x0E20D400)), (
         (0xBFA0FC00, 0x0E20CC00), (0xBF80F400, 0x0F801000), (0xFF000000, 0x1F000000),
@@ -206,11 +206,11 @@ def test_the_local_zip_runs_where_nothing_else_is_installed(built: dict[str, Pat
     program = f"""
 import sys
 sys.path = [p for p in sys.path if "site-packages" not in p] + [{str(tmp_path)!r}]
-import numpy, lambdas.average, lambdas.tensors
-assert (lambdas.fold.load() is None) == (sys.platform != "linux")
+import numpy, lambdas.averaging.mean, lambdas.protocol.safetensors
+assert (lambdas.averaging.fold.load() is None) == (sys.platform != "linux")
 assert numpy.__file__.startswith({str(tmp_path)!r}), numpy.__file__
 assert lambdas.__file__.startswith({str(tmp_path)!r}), lambdas.__file__
-print(bytes(lambdas.average.from_float64(numpy.array([1.0]), "BF16")).hex())
+print(bytes(lambdas.averaging.mean.from_float64(numpy.array([1.0]), "BF16")).hex())
 """
     result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
     assert result.stdout == "803f\n", result.stderr
@@ -254,7 +254,7 @@ def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_ch
     build(target)
     assert len(downloads) == 4
     with zipfile.ZipFile(target.path) as archive:
-        assert archive.read("lambdas/libfold.so") == b"compiled"
+        assert archive.read("lambdas/averaging/libfold.so") == b"compiled"
     build_requirements = tmp_path / "requirements-build.txt"
     build_requirements.write_text("ziglang==1\n")
     monkeypatch.setattr(function_zip, "_build_requirements", lambda: build_requirements)
@@ -276,7 +276,7 @@ def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
 
 @pytest.mark.parametrize(
     ("requirements", "what"),
-    [("_requirements", "the function's wheels"), ("_build_requirements", r"the compiler of lambdas/fold\.c")],
+    [("_requirements", "the function's wheels"), ("_build_requirements", r"the compiler of lambdas/averaging/fold\.c")],
 )
 def test_what_pip_cannot_get_is_an_error_in_its_own_words(
     requirements: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from lambdas import shard_average
+from lambdas import worker as base
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import global_key, manifest_key, norms_key, shard_key
 from lambdas.protocol.lease import DriverRecord, Process, driver_key
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.protocol.safetensors import global_header
+from lambdas.shard_average import ShardWorker
 from lambdas.storage.updates import Retry, UpdateReader
-from lambdas.worker import Worker
 from tests import support
 from tests.support import (
     BUCKET,
@@ -59,7 +60,7 @@ class Scene:
         self.s3 = FakeS3(server, uploads={"upload-1"})
         self.sqs = FakeSqs()
         self.store(self.manifest)
-        self.worker = Worker(self.s3, self.sqs, BUCKET, "https://queue/results", memory_mb=256)
+        self.worker = ShardWorker(self.s3, self.sqs, BUCKET, "https://queue/results", memory_mb=256)
 
     def store(self, manifest) -> None:
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
@@ -270,8 +271,8 @@ def test_a_failure_that_cannot_be_reported_stays_in_the_queue(scene) -> None:
 
 
 def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch) -> None:
-    monkeypatch.setattr(shard_average, "worker_from_environment", lambda kind: scene.worker)
-    handler = shard_average.handler_for(Worker, "elsewhere")
+    monkeypatch.setattr(base, "worker_from_environment", lambda kind: scene.worker)
+    handler = base.handler_for(ShardWorker, "elsewhere")
     records = [
         {"messageId": "good", "body": scene.job(0), "attributes": {"ApproximateReceiveCount": "1"}},
         {"messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "1"}},
@@ -284,8 +285,8 @@ def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch
 
 
 def test_a_failed_record_is_delivered_again_soon_from_the_queue_that_it_came_from(scene, monkeypatch) -> None:
-    monkeypatch.setattr(shard_average, "worker_from_environment", lambda kind: scene.worker)
-    handler = shard_average.handler_for(Worker, "elsewhere")
+    monkeypatch.setattr(base, "worker_from_environment", lambda kind: scene.worker)
+    handler = base.handler_for(ShardWorker, "elsewhere")
     record = {
         "messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "3"}, "receiptHandle": "handle-7",
         "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:shards-4",
@@ -355,7 +356,7 @@ def test_the_functions_worker_comes_from_the_environment(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     level = logging.getLogger().level
     try:
-        worker = shard_average.worker_from_environment(Worker)
+        worker = base.worker_from_environment(ShardWorker)
     finally:
         logging.getLogger().setLevel(level)
     assert (worker.bucket, worker.result_queue_url, worker.memory_mb) == ("b", "https://q", 384)

@@ -18,6 +18,7 @@ from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, OrchestratorError
+from orchestrator.rounds import queues
 from orchestrator.rounds.manifest import freeze_round, read_manifest, sink_for
 from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.queues import queue_jobs
@@ -161,7 +162,7 @@ def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monk
         OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
     ):
         queue_jobs(Clients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
-    assert sqs.requests == manifest._SEND_ATTEMPTS
+    assert sqs.requests == queues._SEND_ATTEMPTS
 
 
 def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(

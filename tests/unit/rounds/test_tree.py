@@ -18,7 +18,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import partial_key, partials_prefix, report_key
 from lambdas.protocol.limits import MAX_CLIENTS
-from lambdas.protocol.messages import Partial, TreeJob, parse_job
+from lambdas.protocol.messages import AggregatorJob, Partial, parse_job
 from lambdas.protocol.topologies import TREES
 from lambdas.protocol.tree import Tree
 from orchestrator.aws.clients import Clients
@@ -95,27 +95,27 @@ DIGEST = "0123456789abcdef" * 4
 
 
 def test_a_tree_jobs_json_is_pinned_literally() -> None:
-    job = TreeJob("r-1", DIGEST, 1, 2, (Partial(etag='"e"'), Partial(segment="m/s")), 3, True)
+    job = AggregatorJob("r-1", DIGEST, 1, 2, (Partial(etag='"e"'), Partial(segment="m/s")), 3, True)
     text = (
         '{"aggregator":2,"attempt":3,"in_s3":true,"inputs":[{"etag":"\\"e\\"","segment":null},{"etag":null,'
         '"segment":"m/s"}],"level":1,"manifest_sha256":"' + DIGEST + '","round_id":"r-1","schema":1}'
     )
     assert job.to_json() == text
-    assert TreeJob.from_json(text) == parse_job(text) == job
+    assert AggregatorJob.from_json(text) == parse_job(text) == job
 
 
 @pytest.mark.parametrize(
     "inputs", ["[{}]", '[{"etag":"e","segment":"s"}]', '["e"]', '{"etag":"e"}'], ids=["none", "both", "text", "object"]
 )
 def test_an_input_that_is_nowhere_or_in_two_places_is_refused(inputs: str) -> None:
-    text = TreeJob("r-1", DIGEST, 1, 0).to_json().replace('"inputs":[]', f'"inputs":{inputs}')
+    text = AggregatorJob("r-1", DIGEST, 1, 0).to_json().replace('"inputs":[]', f'"inputs":{inputs}')
     with pytest.raises(InvalidContract):
-        TreeJob.from_json(text)
+        AggregatorJob.from_json(text)
 
 
 def test_the_jobs_of_the_largest_tree_fit_into_a_message() -> None:
     inputs = tuple(Partial(etag=f'"{"0" * 32}"') for _ in range(316))
-    assert len(TreeJob("r" * 128, DIGEST, 1, 0, inputs).to_json()) < 64 * 1024
+    assert len(AggregatorJob("r" * 128, DIGEST, 1, 0, inputs).to_json()) < 64 * 1024
 
 
 # --- rounds --------------------------------------------------------------------------------------------------------
@@ -130,11 +130,11 @@ def submit_all(clients: Clients, deployment: Deployment, round_id: str = "r-1") 
 def aggregating(clients: Clients, deployment: Deployment, tree: str) -> Iterator[None]:
     """A worker on a tree's lane while the block runs."""
 
-    def poll() -> None:
+    def serve() -> None:
         with contextlib.suppress(Exception):
             poll.work(clients, deployment, [deployment.baselines[tree]], idle_exit_s=3)
 
-    threading.Thread(target=poll, daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
     yield
 
 
@@ -212,7 +212,7 @@ def test_a_partial_sum_that_disappears_is_made_again(clients: Clients, lanes_wit
     digest = sha256_hex(manifest.to_bytes())
     lane = lanes_without_functions.baselines["lambda-fl"]
     gone = tuple(Partial(etag=f'"{"0" * 32}"') for _ in range(3))
-    send_jobs(clients, lane.queue_url, [TreeJob("r-1", digest, 1, 0, gone, 1)])
+    send_jobs(clients, lane.queue_url, [AggregatorJob("r-1", digest, 1, 0, gone, 1)])
     report = run(clients, lanes_without_functions, "lambda-fl")
     assert report["status"] == "published"
     assert read_global(clients, lanes_without_functions) == expected_file(UPDATES)
