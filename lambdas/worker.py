@@ -1,8 +1,8 @@
 """What the workers share: one job in, one result message out.
 
-`Worker.run` does a job, in Lambda and in `orchestrator worker`, and its answer decides who acknowledges the message: True
-means that the message can go, False leaves it in the queue, which delivers it again and, after the last try, moves it to
-the dead-letter queue.
+`Worker.run` does a job, in Lambda and in `orchestrator worker`, and its answer decides who acknowledges the message:
+True means that the message can go, False leaves it in the queue, which delivers it again and, after the last try, moves
+it to the dead-letter queue.
 """
 
 from __future__ import annotations

@@ -117,6 +117,10 @@ class ShardResult(JobResult):
         return {"shard": self.shard}
 
     @classmethod
+    def from_json(cls, text: str | bytes) -> ShardResult:
+        return cls.from_fields(Fields.parse("Shard result", text))
+
+    @classmethod
     def from_fields(cls, f: Fields) -> ShardResult:
         return cls(
             **_shared(f, ("done", "failed", "retrying")),
@@ -147,6 +151,10 @@ class AggregatorResult(JobResult):
     @property
     def is_in_s3(self) -> bool:
         return self.segment is None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> AggregatorResult:
+        return cls.from_fields(Fields.parse("Aggregator result", text))
 
     @classmethod
     def from_fields(cls, f: Fields) -> AggregatorResult:

@@ -17,13 +17,13 @@ from lambdas.protocol.keys import latest_key, report_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import driver_key
 from lambdas.protocol.manifest import RoundManifest
+from lambdas.shard_average import ShardWorker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.rounds import lease, manifest, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
-from orchestrator.workers.poll import Worker
 from tests.faults.orchestrate import KillPoint, document
 from tests.unit.kit import LARGE, expected_file, objects, put, queued, read, read_global, uploads, weights
 
@@ -89,7 +89,7 @@ class CountingWorker:
 
     def _work(self) -> None:
         sqs, url = self._clients.sqs, self._lane.queue_url
-        worker = Worker(self._clients.s3, sqs, self._deployment.bucket, self._deployment.result_queue_url)
+        worker = ShardWorker(self._clients.s3, sqs, self._deployment.bucket, self._deployment.result_queue_url)
         while not self._stop.is_set():
             if self.averaged.total() >= self._allowed:
                 self._stop.wait(0.02)

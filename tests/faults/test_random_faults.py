@@ -22,6 +22,7 @@ from lambdas.protocol.keys import global_key, latest_key, manifest_key, report_k
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import DriverRecord, Process, driver_key
 from lambdas.protocol.manifest import RoundManifest
+from lambdas.shard_average import ShardWorker
 from lambdas.storage import shards
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
@@ -142,7 +143,7 @@ class Rounds(RuleBasedStateMachine):
     def _work(self, life: Life) -> None:
         clients = self._clients(life)
         received = self.sqs.receive_message(QueueUrl=LANE).get("Messages", [])
-        worker = Worker(clients.s3, clients.sqs, BUCKET, RESULTS)
+        worker = ShardWorker(clients.s3, clients.sqs, BUCKET, RESULTS)
         for message in received:
             count = int(message["Attributes"]["ApproximateReceiveCount"])
             with contextlib.suppress(Killed):

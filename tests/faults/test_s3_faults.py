@@ -11,6 +11,7 @@ from botocore.config import Config
 
 from lambdas.protocol.keys import report_key
 from lambdas.storage import updates
+from orchestrator.aws import clients as clients_module
 from orchestrator.aws import s3
 from orchestrator.aws.clients import Clients, connect
 from orchestrator.aws.deployment import Deployment
@@ -39,7 +40,7 @@ def proxy(clients: Clients, endpoint_url: str, monkeypatch: pytest.MonkeyPatch) 
 def through(proxy: FaultyProxy, deployment: Deployment, read_timeout_s: float = 60) -> Clients:
     """Clients as users have them, through the proxy; less patient where a test lets S3 be silent."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3, "Config", lambda **options: Config(**{**options, "read_timeout": read_timeout_s}))
+        patch.setattr(clients_module, "Config", lambda **options: Config(**{**options, "read_timeout": read_timeout_s}))
         return connect(deployment.region, proxy.url)
 
 

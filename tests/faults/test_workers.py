@@ -17,6 +17,7 @@ import pytest
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.messages import ShardJob
+from lambdas.shard_average import ShardWorker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
@@ -220,7 +221,7 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
             told.append(json.loads(MessageBody))
 
     sqs: Any = Told()
-    doer = Worker(clients.s3, sqs, bucket, "unused")
+    doer = ShardWorker(clients.s3, sqs, bucket, "unused")
     for shard in range(2):
         job = ShardJob("r-1", sha256_hex(manifest.to_bytes()), shard)
         assert doer.run(job.to_json(), receive_count=1, worker="w"), "nobody can do it, so it is not delivered again"

@@ -66,7 +66,14 @@ TARGETS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
         _document(AggregatorJob("r-1", DIGEST, 1, 2, (Partial('"e"'), Partial(segment="s"))).to_json()),
         lambda body: check_tree_job(parse_job(body)),
     ),
-    "result": (_document(ShardResult("r-1", DIGEST, 1, "done", '"e"', DIGEST).to_json()), ShardResult.from_json),
+    "result": (
+        _document(
+            ShardResult(
+                round_id="r-1", manifest_sha256=DIGEST, shard=1, status="done", etag='"e"', sha256=DIGEST
+            ).to_json()
+        ),
+        ShardResult.from_json,
+    ),
     "round record": (
         _document(RoundRecord(RoundRequest("m", "r-1", 4, expect_clients=("a", "b")), 1.5).to_bytes()),
         lambda body: RoundRecord.from_bytes(body).request.quorum,
@@ -180,7 +187,13 @@ def test_a_hostile_invitation_is_refused_in_a_sentence_also_with_a_digest_that_f
 
 
 def test_hostile_norms_are_unknown_norms() -> None:
-    good = ShardResult("r-1", DIGEST, 0, "done", norms=base64.b64encode(struct.pack("<2d", 4.0, 9.0)).decode())
+    good = ShardResult(
+        round_id="r-1",
+        manifest_sha256=DIGEST,
+        shard=0,
+        status="done",
+        norms=base64.b64encode(struct.pack("<2d", 4.0, 9.0)).decode(),
+    )
     whole = replace(MANIFEST, bounds=(0, TABLE.elements))
     squares = st.lists(st.floats() | st.sampled_from([-1.0, math.inf, math.nan]), max_size=3)
     texts = squares.map(lambda values: base64.b64encode(struct.pack(f"<{len(values)}d", *values)).decode())

@@ -24,6 +24,7 @@ from lambdas.protocol.keys import global_key, latest_key, manifest_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
+from lambdas.shard_average import ShardWorker
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import main
@@ -122,7 +123,7 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
     with RangeServer(stored) as server:
         s3: Any = FakeS3(server=server, objects={manifest_key(ROUND): manifest.to_bytes()})
         sqs: Any = FakeSqs()
-        worker = Worker(s3, sqs, BUCKET, "results")
+        worker = ShardWorker(s3, sqs, BUCKET, "results")
 
         @given(hostile(json.loads(job.to_json())))
         def bodies(body: bytes) -> None:
@@ -165,7 +166,7 @@ class _Queue:
 def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     digest = "ab" * 32
-    good = ShardResult("r-1", digest, 1, "done", '"e"', digest)
+    good = ShardResult(round_id="r-1", manifest_sha256=digest, shard=1, status="done", etag='"e"', sha256=digest)
     queue: Any = _Queue()
     s3: Any = _Bucket({})
     s3.head_object = lambda **_: {"ETag": '"e"', "ContentLength": 0}  # every other round has ended

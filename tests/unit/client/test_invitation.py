@@ -26,7 +26,7 @@ from lambdas.protocol.errors import InvalidName, TensorTableMismatch
 from lambdas.protocol.keys import manifest_key, update_key
 from lambdas.protocol.limits import MAX_EXAMPLES
 from lambdas.protocol.safetensors import header_length, parse_update_header
-from orchestrator.aws import s3
+from orchestrator.aws import clients as clients_module
 from orchestrator.aws.clients import Clients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import options
@@ -57,7 +57,11 @@ def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("an invited client needs neither boto3 nor an environment")
 
-    for module, name in ((s3.boto3.session, "Session"), (s3, "LocalStackSession"), (api, "load_deployment")):
+    for module, name in (
+        (clients_module.boto3.session, "Session"),
+        (clients_module, "LocalStackSession"),
+        (api, "load_deployment"),
+    ):
         monkeypatch.setattr(module, name, fail)
     monkeypatch.setattr(options, "load_deployment", fail)
 

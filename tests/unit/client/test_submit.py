@@ -377,7 +377,7 @@ import sys, pathlib
 sys.modules["torch"] = None  # as if it were not installed
 import numpy as np
 from orchestrator.errors import BadInput
-from orchestrator.submit import from_file, from_state_dict
+from orchestrator.client.sources import from_file, from_state_dict
 assert from_state_dict({{"w": np.zeros(2, np.float32)}}).table.elements == 2
 try:
     from_file(pathlib.Path({str(tmp_path / "m.pt")!r}))

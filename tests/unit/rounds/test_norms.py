@@ -17,7 +17,10 @@ MANIFEST = manifest_of(TABLE, [Update(b"\0" * 16), Update(b"\0" * 16)], shards=2
 
 
 def norms_of(*texts: str | None) -> Any:
-    results = {shard: ShardResult("r", "0" * 64, shard, "done", norms=text) for shard, text in enumerate(texts)}
+    results = {
+        shard: ShardResult(round_id="r", manifest_sha256="0" * 64, shard=shard, status="done", norms=text)
+        for shard, text in enumerate(texts)
+    }
     s3: Any = None
     return read_norms(s3, "bucket", MANIFEST, results)
 

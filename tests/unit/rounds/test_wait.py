@@ -78,7 +78,13 @@ def send(clients: Clients, deployment: Deployment, result: ShardResult | str) ->
 
 
 def result_of(manifest: RoundManifest, shard: int, status: str = "done", **fields: Any) -> ShardResult:
-    return ShardResult(manifest.round_id, sha256_hex(manifest.to_bytes()), shard, status, **fields)
+    return ShardResult(
+        round_id=manifest.round_id,
+        manifest_sha256=sha256_hex(manifest.to_bytes()),
+        shard=shard,
+        status=status,
+        **fields,
+    )
 
 
 def results_left(clients: Clients, deployment: Deployment) -> int:
@@ -124,7 +130,11 @@ def test_results_of_other_running_rounds_are_left_for_them(
 ) -> None:
     manifest = frozen(clients, lanes_without_functions)
     for shard in range(3):
-        send(clients, lanes_without_functions, ShardResult("r-other", DIGEST, shard, "done"))
+        send(
+            clients,
+            lanes_without_functions,
+            ShardResult(round_id="r-other", manifest_sha256=DIGEST, shard=shard, status="done"),
+        )
     for shard in range(SHARDS):
         send(clients, lanes_without_functions, result_of(manifest, shard))
     assert sorted(await_all(clients, lanes_without_functions, manifest).results) == [0, 1]
@@ -136,8 +146,10 @@ def test_stale_and_malformed_results_are_dropped(clients: Clients, lanes_without
     bucket = lanes_without_functions.bucket
     clients.s3.put_object(Bucket=bucket, Key=report_key("r-ended"), Body=b"{}")
     stale = [
-        ShardResult("r-ended", DIGEST, 0, "done"),  # of a round that has ended
-        ShardResult("r-1", DIGEST, 0, "failed", error="x"),  # of an older manifest of this round
+        ShardResult(round_id="r-ended", manifest_sha256=DIGEST, shard=0, status="done"),  # of a round that has ended
+        ShardResult(
+            round_id="r-1", manifest_sha256=DIGEST, shard=0, status="failed", error="x"
+        ),  # of an older manifest of this round
     ]
     malformed = ["", "x", "[]", '{"schema":2}', result_of(manifest, 0).to_json().replace('"done"', '"perhaps"')]
     outside = [result_of(manifest, SHARDS), result_of(manifest, 999)]  # no shards of this manifest

@@ -95,12 +95,12 @@ def test_a_job_that_failed_is_not_acknowledged_and_the_next_ones_are_done(
     clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = averaging(clients, lanes_without_functions, 4)
-    real = poll.Worker.run
+    real = poll.ShardWorker.run
 
     def fail_once(self: Any, body: str, **kwargs: Any) -> bool:
         return ShardJob.from_json(body).shard != 2 and real(self, body, **kwargs)
 
-    monkeypatch.setattr(poll.Worker, "run", fail_once)
+    monkeypatch.setattr(poll.ShardWorker, "run", fail_once)
     done = poll.work(clients, lanes_without_functions, [lanes_without_functions.lane(4)], idle_exit_s=0.1)
     assert done == 3
     assert queued(clients, lanes_without_functions) == 1
@@ -118,7 +118,7 @@ def test_redelivery_is_told_to_the_handler(
         counts.append(receive_count)
         return len(counts) == 2
 
-    monkeypatch.setattr(poll.Worker, "run", record)
+    monkeypatch.setattr(poll.ShardWorker, "run", record)
     first = clients.sqs.receive_message(QueueUrl=lane.queue_url)["Messages"][0]
     clients.sqs.change_message_visibility(
         QueueUrl=lane.queue_url, ReceiptHandle=first["ReceiptHandle"], VisibilityTimeout=0

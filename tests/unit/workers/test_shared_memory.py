@@ -57,14 +57,14 @@ def test_sums_in_another_pools_memory_are_made_again_in_s3(
     names: queue.Queue[tuple[str, str]] = queue.Queue()
     lane = deployment.baselines["lifl"]
 
-    def poll(pool: str) -> None:
+    def serve(pool: str) -> None:
         # As on two machines: neither sees the other's blocks.
         blocks = Blocks(pool, names)
         with contextlib.suppress(Exception):
             poll.work(clients, deployment, [lane], idle_exit_s=4, shared=blocks, on_job=lambda done: blocks.unmap())
 
     for pool in ("fedagg-test-one", "fedagg-test-two"):
-        threading.Thread(target=poll, args=(pool,), daemon=True).start()
+        threading.Thread(target=serve, args=(pool,), daemon=True).start()
     try:
         request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), architecture="lifl")
         report = start_round(clients, deployment, request).document

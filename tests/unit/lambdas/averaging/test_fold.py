@@ -27,7 +27,7 @@ compiled = pytest.mark.skipif(sys.platform != "linux", reason="compiled for Linu
 def fold(tmp_path_factory: pytest.TempPathFactory) -> Fold:
     """The loop, as a function on this machine has it."""
     with zipfile.ZipFile(build(target_for("local"))) as archive:
-        loaded = load(Path(archive.extract("lambdas/libfold.so", tmp_path_factory.mktemp("zip"))))
+        loaded = load(Path(archive.extract("lambdas/averaging/libfold.so", tmp_path_factory.mktemp("zip"))))
     assert loaded is not None
     return loaded
 

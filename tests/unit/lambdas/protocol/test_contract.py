@@ -136,13 +136,14 @@ def test_a_jobs_json_is_pinned_literally() -> None:
 
 def test_a_results_json_is_pinned_literally() -> None:
     result = ShardResult(
-        "r-1", DIGEST, 3, "done", '"e"', DIGEST, receive_count=2, worker="f/1", memory_mb=256,
+        round_id="r-1", manifest_sha256=DIGEST, shard=3, status="done", etag='"e"', sha256=DIGEST, receive_count=2,
+        worker="f/1", memory_mb=256,
         stats=ShardStats(10, 5, 0.5, 0.25, 0.125, 1.0, 0.75, 64.5, 3, 1, 0),
     )  # fmt: skip
     text = (
-        '{"aggregator":null,"bad":[],"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"","level":null,'
+        '{"bad":[],"client":null,"error":null,"error_kind":null,"etag":"\\"e\\"",'
         '"manifest_sha256":"' + DIGEST + '",'
-        '"memory_mb":256,"missing":[],"norms":null,"receive_count":2,"round_id":"r-1","schema":1,"segment":null,'
+        '"memory_mb":256,"norms":null,"receive_count":2,"round_id":"r-1","schema":1,'
         '"sha256":"' + DIGEST + '","shard":3,"stats":'
         '{"bytes_read":10,"bytes_written":5,"compute_s":0.25,"cpu_s":0.75,"gets":3,"peak_rss_mb":64.5,"puts":1,'
         '"read_s":0.5,"retries":0,"wall_s":1.0,"write_s":0.125},"status":"done","worker":"f/1"}'
@@ -323,7 +324,10 @@ def test_whatever_stands_in_a_document_it_parses_or_is_refused_as_invalid_contra
             [
                 (RoundManifest.from_bytes, MANIFEST_JSON),
                 (ShardJob.from_json, ShardJob("r", DIGEST, 1).to_json()),
-                (ShardResult.from_json, ShardResult("r", DIGEST, 1, "done").to_json()),
+                (
+                    ShardResult.from_json,
+                    ShardResult(round_id="r", manifest_sha256=DIGEST, shard=1, status="done").to_json(),
+                ),
             ]
         )
     )
