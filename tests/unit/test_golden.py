@@ -91,7 +91,7 @@ pytestmark = pytest.mark.usefixtures("tiny_parts")
 
 
 def check(name: str, found: bytes | str) -> None:
-    """Hold bytes against a file; one that is missing is written, for the next run."""
+    """Compare bytes with a golden file. A missing file is written, and the test fails once."""
     path, data = GOLDEN / name, found.encode() if isinstance(found, str) else found
     if not path.exists():
         path.write_bytes(data)
@@ -142,7 +142,7 @@ def tensors(client: int) -> Tensors:
 
 
 class MemoryS3(FakeS3):
-    """Takes what orchestrators and workers store, and serves all of it to workers."""
+    """Stores what clients and workers put, and serves it to workers over HTTP."""
 
     def put_object(self, *, Key: str, Body: Any, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's spelling
         assert self.server is not None
@@ -199,8 +199,8 @@ class Round:
             }
         )
 
-    def planned_anew(self) -> RoundManifest:
-        """The second revision, without two clients, whose norms are wanted in objects."""
+    def replanned(self) -> RoundManifest:
+        """The second revision: without two clients, its norms in objects."""
         excluded = (
             Exclusion("b", "NonFiniteUpdate", "client b: tensor 'größe' has NaN at index 0"),
             Exclusion("z", "NotExpected", "is not among the clients whom the round expects"),
@@ -209,14 +209,14 @@ class Round:
         return self.manifest(shards=4, participants=left, revision=1, excluded=excluded, norms="objects")
 
     def average(self, manifest: RoundManifest) -> None:
-        """Do the jobs of a sharded round."""
+        """Run the jobs of a sharded round."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
         worker = Worker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
         for shard in range(manifest.shards):
             self._run(worker, ShardJob(ROUND, sha256_hex(manifest.to_bytes()), shard))
 
     def aggregate(self, manifest: RoundManifest) -> None:
-        """Do the jobs of a tree, level by level."""
+        """Run the jobs of a tree, level by level."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
         worker = TreeWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
         tree, etags = tree_of(manifest), dict[tuple[int, int], str]()
@@ -241,7 +241,7 @@ class Round:
         return global_header(manifest.table) + b"".join(shards)
 
     def stored_partial(self, manifest: RoundManifest, level: int, aggregator: int) -> bytes:
-        """A partial sum; the digest of the manifest, which its header names, is replaced by another of that length."""
+        """A partial sum. DIGEST replaces the manifest's digest in its header, so that the manifest may change."""
         digest = sha256_hex(manifest.to_bytes())
         body: bytes = self.s3.objects[partial_key(ROUND, digest, level, aggregator)]
         assert body.count(digest.encode()) == 1
@@ -281,11 +281,11 @@ def test_a_global_model_of_any_number_of_shards(scene: Round, shards: int, outpu
     check("model.safetensors", scene.stored_model(manifest))
 
 
-def test_a_global_model_without_two_clients_and_the_sums_of_squares_of_a_shard(scene: Round) -> None:
-    manifest = scene.planned_anew()
+def test_the_global_model_of_a_replanned_round_and_a_shards_norms(scene: Round) -> None:
+    manifest = scene.replanned()
     scene.average(manifest)
-    check("model-planned-anew.safetensors", scene.stored_model(manifest))
-    # Of the last shard, whose values have exact squares: other sums depend on the order of summation.
+    check("model-replanned.safetensors", scene.stored_model(manifest))
+    # The last shard: its squares are exact, so the order of summation does not matter.
     check("norms.bin", scene.s3.objects[norms_key(ROUND, 3, 4, 1)])
 
 
@@ -354,7 +354,7 @@ def test_the_pointer_to_the_newest_model() -> None:
 
 MANIFESTS: dict[str, Callable[[Round], RoundManifest]] = {
     "manifest-multipart.json": lambda scene: scene.manifest(shards=4, output=MULTIPART),
-    "manifest-objects.json": lambda scene: scene.planned_anew(),
+    "manifest-objects.json": lambda scene: scene.replanned(),
     "manifest-lambda-fl.json": lambda scene: scene.manifest(LAMBDA_FL),
     "manifest-lifl.json": lambda scene: scene.manifest(LIFL),
 }
@@ -412,7 +412,7 @@ STOPPED = replace(
 
 
 @pytest.mark.parametrize(("name", "record"), [("driver.json", DRIVEN), ("driver-stopped.json", STOPPED)])
-def test_the_record_of_who_drives_a_round(name: str, record: DriverRecord) -> None:
+def test_a_driver_record(name: str, record: DriverRecord) -> None:
     assert driver_key("r") == "rounds/r/driver.json"
     check(name, record.to_bytes())
     assert DriverRecord.from_bytes(golden(name)) == record
@@ -447,7 +447,7 @@ def test_the_report_of_a_sharded_round(scene: Round) -> None:
     )
     late = (Update("y", update_key(ROUND, "y"), '"late"', 1000, PUBLISHED_AT),)
     norms = {"a": 1.5, "c": 0.1, "d": float("inf"), "e": 2.0}
-    report = published_report(scene.planned_anew(), collection, norms=norms, late=late)
+    report = published_report(scene.replanned(), collection, norms=norms, late=late)
     check("report-published.json", report.to_bytes())
     assert Report.from_bytes(golden("report-published.json")).to_bytes() == golden("report-published.json")
 
@@ -488,8 +488,8 @@ def test_the_report_of_a_round_that_was_aborted(scene: Round, pinned: bool) -> N
     assert Report.from_bytes(golden(name)).to_bytes() == golden(name)
 
 
-def test_every_file_is_held_against_something() -> None:
-    """A file that no test names any more is a promise that nobody keeps."""
+def test_every_golden_file_is_compared() -> None:
+    """Fail on a file that no test names."""
     source = Path(__file__).read_text()
     made = {f"update-{n}.safetensors" for n in ("float32", "bfloat16", "float16")}
     made |= {f"{n}-{t}.safetensors" for n in ("model", "partial") for t in (LAMBDA_FL, LIFL)}
