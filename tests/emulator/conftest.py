@@ -88,7 +88,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
             found = Environment(name, variables, shared=running.pid is None)
         else:
             variables |= package.variables(package.target_for(name))
-            # Whatever terraform.tfvars says, nothing of the user's is taken over.
+            # Whatever local.auto.tfvars says, nothing of the user's is taken over.
             variables |= {"bucket_name": f"{variables['name_prefix']}-bucket", "create_github_oidc_provider": False}
             found = Environment(name, variables, shared=True)
         if found.shared:
