@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,14 @@ def test_the_state_is_locked_and_its_key_is_the_one_that_the_ci_role_may_read() 
             key = f'"fedagg/{directory.name}/terraform.tfstate"'
             assert f"key    = {key}" in (directory / "backend.hcl.example").read_text()
             assert f"terraform_state_key = {key}" in (directory / "terraform.tfvars").read_text()
+
+
+def test_the_terraform_reference_is_current() -> None:
+    result = subprocess.run(
+        [sys.executable, "docs/terraform_reference.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
