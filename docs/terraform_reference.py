@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _code(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else _plain(str(value))}`"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     cells = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('<', '&lt;') for cell in row)} |\n" for row in cells)
 

@@ -87,7 +87,7 @@ run "another_list_of_shard_counts_makes_other_lanes" {
 
   assert {
     condition     = keys(output.deployment.lanes) == ["10000"]
-    error_message = "Expected the one lane that is asked for, got ${jsonencode(keys(output.deployment.lanes))}."
+    error_message = "Expected only the requested lane, got ${jsonencode(keys(output.deployment.lanes))}."
   }
 }
 
@@ -214,7 +214,7 @@ run "a_key_that_is_made_here_reaches_the_orchestrator_and_the_clients" {
   }
 }
 
-run "there_are_alarms_for_every_lane_and_no_topic_unless_asked_for" {
+run "there_are_alarms_for_every_lane_and_no_topic_unless_requested" {
   module {
     source = "./aggregator"
   }
@@ -228,7 +228,7 @@ run "there_are_alarms_for_every_lane_and_no_topic_unless_asked_for" {
 
   assert {
     condition     = module.monitoring.topic_arn == null && output.access.ci_role_arn == null
-    error_message = "Neither a topic nor a CI role may appear without being asked for."
+    error_message = "A topic and a CI role may exist only where they are requested."
   }
 }
 

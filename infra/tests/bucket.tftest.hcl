@@ -194,7 +194,7 @@ run "access_logs_go_to_a_closed_bucket_that_only_s3_writes_to" {
     condition = [
       for s in jsondecode(aws_s3_bucket_policy.logs["fedagg-test-bucket"].policy).Statement : [s.Principal, s.Action] if s.Effect == "Allow"
     ] == [[{ Service = "logging.s3.amazonaws.com" }, "s3:PutObject"]]
-    error_message = "Nobody but S3's log delivery may write to it."
+    error_message = "Only S3's log delivery may write to it."
   }
 
   assert {
