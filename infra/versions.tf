@@ -1,5 +1,5 @@
-# Nothing is deployed from here. This directory is the root from which `terraform test` finds tests/ and reaches every
-# module by a short path.
+# The Terraform and provider versions of every module, which link to this file. Nothing is deployed from this directory;
+# it is the root from which `terraform test` finds tests/.
 terraform {
   required_version = ">= 1.11"
 

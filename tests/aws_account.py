@@ -55,7 +55,7 @@ They create, in the Terraform workspace {prefix} of that environment's backend:
   {len(lanes)} lanes, each a queue, its dead-letter queue, a function, a log group, a role and two alarms:
     {f"{chr(10)}    ".join(lanes)}
   1 result queue; IAM policies {prefix}-*.
-environments/{environment}/terraform.tfvars counts, but for names and sizes.
+terraform.tfvars and local.auto.tfvars of environments/{environment} apply, except for names and sizes.
 
 They run for about ten minutes, with up to {CLIENTS} clients a round, and cost less than ${upper_bound_usd():.2f} by the
 prices in orchestrator/pricing.py (us-east-1). What is deployed in {environment} already is not touched.

@@ -1,4 +1,1 @@
-output "deployment" {
-  description = "What the orchestrator needs to know about this environment; read by orchestrator/deployment.py."
-  value       = module.aggregator.deployment
-}
+../shared/outputs.tf

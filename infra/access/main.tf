@@ -8,7 +8,7 @@ locals {
   region    = data.aws_region.current.name
 
   use_object_key = [
-    for key_arn in var.kms_key_arn[*] : {
+    for key_arn in var.bucket.kms_key_arn[*] : {
       Sid      = "UseObjectKey"
       Effect   = "Allow"
       Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
@@ -18,7 +18,7 @@ locals {
 }
 
 ################################################################################
-# Orchestrator: opens, closes and collects rounds
+# Orchestrator: runs rounds
 ################################################################################
 
 resource "aws_iam_policy" "orchestrator" {
@@ -33,57 +33,57 @@ resource "aws_iam_policy" "orchestrator" {
           Sid      = "ReadAndWriteObjects"
           Effect   = "Allow"
           Action   = ["s3:GetObject", "s3:PutObject"]
-          Resource = ["${var.bucket_arn}/rounds/*", "${var.bucket_arn}/models/*"]
+          Resource = ["${var.bucket.arn}/rounds/*", "${var.bucket.arn}/models/*"]
         },
         {
-          # Shards that were too small to be parts, once they are assembled, and trees' partial sums. Nothing else is ever
-          # deleted.
+          # Shards that were too small to be parts of an upload, after they are assembled, and trees' partial sums. The
+          # orchestrator deletes nothing else.
           Sid      = "DeleteShards"
           Effect   = "Allow"
           Action   = ["s3:DeleteObject"]
-          Resource = ["${var.bucket_arn}/rounds/*/shards/*", "${var.bucket_arn}/rounds/*/partials/*"]
+          Resource = ["${var.bucket.arn}/rounds/*/shards/*", "${var.bucket.arn}/rounds/*/partials/*"]
         },
         {
           # Creating and completing an upload is s3:PutObject.
           Sid      = "WatchAndAbortUploads"
           Effect   = "Allow"
           Action   = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
-          Resource = ["${var.bucket_arn}/rounds/*", "${var.bucket_arn}/models/*"]
+          Resource = ["${var.bucket.arn}/rounds/*", "${var.bucket.arn}/models/*"]
         },
         {
           Sid      = "ListObjects"
           Effect   = "Allow"
           Action   = ["s3:ListBucket"]
-          Resource = [var.bucket_arn]
-          # Whether an object is missing or forbidden is decided by this permission too; its key is the prefix then.
+          Resource = [var.bucket.arn]
+          # S3 also checks this permission, with an object's key as the prefix, before it answers that the object is missing.
           Condition = { StringLike = { "s3:prefix" = ["rounds/*", "models/*"] } }
         },
         {
-          # To find the uploads of orchestrators that died before they could write them down. IAM knows no prefix here.
+          # To find uploads of orchestrators that stopped before they recorded them. IAM cannot restrict this to a prefix.
           Sid      = "ListUploads"
           Effect   = "Allow"
           Action   = ["s3:ListBucketMultipartUploads"]
-          Resource = [var.bucket_arn]
+          Resource = [var.bucket.arn]
         },
         {
           Sid      = "SendJobs"
           Effect   = "Allow"
           Action   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
-          Resource = var.queue_arns
+          Resource = [for lane in var.lanes : lane.queue_arn]
         },
         {
-          # Results of other rounds are put back by making them visible again.
+          # Results of other rounds are returned to the queue by making them visible again.
           Sid      = "ReceiveResults"
           Effect   = "Allow"
           Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
           Resource = [var.result_queue_arn]
         },
         {
-          # Letters of other rounds are put back, too; those of a round that goes on are queued again and deleted.
+          # Failed jobs of other rounds are returned as well; those of a round that continues are queued again and deleted.
           Sid      = "LookThroughFailedJobs"
           Effect   = "Allow"
           Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
-          Resource = var.dead_letter_queue_arns
+          Resource = [for lane in var.lanes : lane.dead_letter_queue_arn]
         },
       ],
       local.use_object_key,
@@ -92,15 +92,15 @@ resource "aws_iam_policy" "orchestrator" {
 }
 
 ################################################################################
-# Clients: upload an update, fetch a global model
+# Clients: upload an update, download a global model
 ################################################################################
 
 locals {
-  # A policy variable that IAM fills in: the value of the calling role's or user's tag `client`.
+  # A policy variable that IAM replaces by the value of the calling role's or user's tag `client`.
   own_update = "rounds/*/updates/$${aws:PrincipalTag/client}.safetensors"
 
-  # What a client reads: what the round is about, its own update, the models. Never another client's update, nor the
-  # manifest, which names the clients and their example counts. It lists nothing.
+  # A client reads the description of the round, its own update and the models. It reads neither other clients' updates
+  # nor the manifest, which names the clients and their example counts, and it lists nothing.
   client_reads = ["rounds/*/round.json", local.own_update, "models/*"]
 
   client_policy = {
@@ -111,14 +111,14 @@ locals {
           Sid      = "UploadOwnUpdate"
           Effect   = "Allow"
           Action   = ["s3:PutObject", "s3:AbortMultipartUpload"]
-          Resource = ["${var.bucket_arn}/${local.own_update}"]
+          Resource = ["${var.bucket.arn}/${local.own_update}"]
         },
         {
-          # Updates are write-once. A multipart upload is checked when it is completed, its parts cannot be.
+          # Updates are write-once. A multipart upload is checked when it is completed; its parts cannot be checked.
           Sid      = "NeverReplaceAnUpdate"
           Effect   = "Deny"
           Action   = ["s3:PutObject"]
-          Resource = ["${var.bucket_arn}/rounds/*"]
+          Resource = ["${var.bucket.arn}/rounds/*"]
           Condition = {
             Null = { "s3:if-none-match" = "true" }
             Bool = { "s3:ObjectCreationOperation" = "true" }
@@ -128,7 +128,7 @@ locals {
           Sid      = "ReadRoundsAndModels"
           Effect   = "Allow"
           Action   = ["s3:GetObject"]
-          Resource = [for key in local.client_reads : "${var.bucket_arn}/${key}"]
+          Resource = [for key in local.client_reads : "${var.bucket.arn}/${key}"]
         },
       ],
       local.use_object_key,
@@ -137,21 +137,21 @@ locals {
 }
 
 ################################################################################
-# CI: plans, ships the workers' code, runs rounds
+# CI: plans, ships the functions' code, runs rounds
 ################################################################################
 
-# It does not create roles or change policies: who may do that may become anyone. A first apply, and one that changes
-# more than the zip, is a person's.
+# The CI role does not create roles or change policies, because that would let it grant itself any permission. A person
+# runs the first apply, and every apply that changes more than the zip.
 
 resource "aws_iam_openid_connect_provider" "github" {
-  count = var.create_github_oidc_provider ? 1 : 0
+  count = var.ci.create_github_oidc_provider ? 1 : 0
 
   url            = "https://token.actions.githubusercontent.com"
   client_id_list = ["sts.amazonaws.com"]
 }
 
 locals {
-  github_repositories = toset(var.github_repository[*])
+  github_repositories = toset(var.ci.github_repository[*])
   github_issuer       = "token.actions.githubusercontent.com"
 }
 
@@ -160,8 +160,8 @@ resource "aws_iam_role" "ci" {
   for_each = local.github_repositories
 
   name                 = "${var.name_prefix}-ci"
-  description          = "GitHub Actions of ${each.key}, branch ${var.github_branch}"
-  max_session_duration = 7200 # as long as the job in docs/examples/round.yml may last
+  description          = "GitHub Actions of ${each.key}, branch ${var.ci.github_branch}"
+  max_session_duration = 7200 # the time limit of the job in docs/examples/round.yml
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
@@ -173,7 +173,7 @@ resource "aws_iam_role" "ci" {
         StringEquals = {
           "${local.github_issuer}:aud" = "sts.amazonaws.com"
           # Pull requests, tags and other branches have another subject.
-          "${local.github_issuer}:sub" = "repo:${each.key}:ref:refs/heads/${var.github_branch}"
+          "${local.github_issuer}:sub" = "repo:${each.key}:ref:refs/heads/${var.ci.github_branch}"
         }
       }
     }]
@@ -203,7 +203,7 @@ resource "aws_iam_role_policy" "ci_ship" {
           Sid      = "ShipCode"
           Effect   = "Allow"
           Action   = ["lambda:UpdateFunctionCode"]
-          Resource = var.function_arns
+          Resource = [for lane in var.lanes : lane.function_arn]
         },
         {
           Sid    = "ReadOwnResources"
@@ -219,10 +219,10 @@ resource "aws_iam_role_policy" "ci_ship" {
             "sns:GetTopicAttributes", "sns:ListTagsForResource",
           ]
           Resource = [
-            # With the bucket of the access logs, which infra/bucket names so. Asking whether a bucket is there is
-            # s3:ListBucket without a prefix.
-            var.bucket_arn,
-            "${var.bucket_arn}-logs",
+            # Includes the bucket of the access logs, which infra/bucket names so. Terraform finds out
+            # whether a bucket exists with s3:ListBucket without a prefix.
+            var.bucket.arn,
+            "${var.bucket.arn}-logs",
             "arn:${local.partition}:sqs:${local.region}:${local.account}:${var.name_prefix}-*",
             "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name_prefix}-*",
             "arn:${local.partition}:iam::${local.account}:role/${var.name_prefix}-*",
@@ -233,7 +233,7 @@ resource "aws_iam_role_policy" "ci_ship" {
           ]
         },
         {
-          # These read actions know no narrower resource than the account.
+          # These read actions cannot be restricted to a resource.
           Sid    = "ReadWhatHasNoName"
           Effect = "Allow"
           Action = [
@@ -244,7 +244,7 @@ resource "aws_iam_role_policy" "ci_ship" {
         },
       ],
       [
-        for key_arn in var.kms_key_arn[*] : {
+        for key_arn in var.bucket.kms_key_arn[*] : {
           Sid      = "ReadObjectKey"
           Effect   = "Allow"
           Action   = ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListResourceTags"]
@@ -252,7 +252,7 @@ resource "aws_iam_role_policy" "ci_ship" {
         }
       ],
       [
-        for state in var.terraform_state[*] : {
+        for state in var.ci.terraform_state[*] : {
           Sid      = "ReadAndWriteState"
           Effect   = "Allow"
           Action   = ["s3:GetObject", "s3:PutObject"]
@@ -260,7 +260,7 @@ resource "aws_iam_role_policy" "ci_ship" {
         }
       ],
       [
-        for state in var.terraform_state[*] : {
+        for state in var.ci.terraform_state[*] : {
           Sid      = "LockState"
           Effect   = "Allow"
           Action   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
@@ -268,7 +268,7 @@ resource "aws_iam_role_policy" "ci_ship" {
         }
       ],
       [
-        for state in var.terraform_state[*] : {
+        for state in var.ci.terraform_state[*] : {
           Sid      = "FindState"
           Effect   = "Allow"
           Action   = ["s3:ListBucket"]

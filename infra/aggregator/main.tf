@@ -6,30 +6,54 @@ locals {
   account = data.aws_caller_identity.current.account_id
   region  = data.aws_region.current.name
 
-  # Bucket names are shared by all of AWS: the prefix alone may be taken.
+  # Bucket names are unique among all AWS accounts, so the prefix alone may be taken.
   bucket_name       = coalesce(var.bucket_name, "${var.name_prefix}-${local.account}-${local.region}")
   result_queue_name = "${var.name_prefix}-results"
+
+  # What every lane is given.
+  bucket       = { name = module.bucket.name, arn = module.bucket.arn, kms_key_arn = module.bucket.kms_key_arn }
+  result_queue = { url = aws_sqs_queue.results.url, arn = aws_sqs_queue.results.arn }
+  sizing = {
+    model_bytes            = var.model_bytes
+    clients                = var.clients
+    function_memory_cap_mb = var.function_memory_cap_mb
+    memory_mb_override     = var.memory_mb_override
+  }
+  function = {
+    package_path       = var.package_path
+    runtime            = var.runtime
+    cpu_architecture   = var.cpu_architecture
+    log_level          = var.log_level
+    log_retention_days = var.log_retention_days
+  }
+  delivery = {
+    functions_enabled   = var.functions_enabled
+    maximum_concurrency = var.maximum_concurrency
+    max_receive_count   = var.max_receive_count
+  }
 }
 
 ################################################################################
-# What the rounds share
+# Bucket and result queue
 ################################################################################
 
 module "bucket" {
   source = "../bucket"
 
-  name                    = local.bucket_name
-  force_destroy           = var.force_destroy
-  kms_key_arn             = var.kms_key_arn
-  create_kms_key          = var.create_kms_key
-  round_retention_days    = var.round_retention_days
-  noncurrent_version_days = var.noncurrent_version_days
-  incomplete_upload_days  = var.incomplete_upload_days
-  access_logs             = var.access_logs
+  name           = local.bucket_name
+  force_destroy  = var.force_destroy
+  kms_key_arn    = var.kms_key_arn
+  create_kms_key = var.create_kms_key
+  access_logs    = var.access_logs
+  retention = {
+    round_retention_days    = var.round_retention_days
+    noncurrent_version_days = var.noncurrent_version_days
+    incomplete_upload_days  = var.incomplete_upload_days
+  }
 }
 
-# A message per finished shard. They speed a round up and fill its report; what nobody collects within the hour is in S3
-# all the same.
+# One message per finished shard. Messages speed up a round and fill its report. They are kept for an hour; S3 holds the
+# state of a round, so a lost message loses no work.
 resource "aws_sqs_queue" "results" {
   name = local.result_queue_name
 
@@ -59,49 +83,24 @@ module "lane" {
 
   name         = "${var.name_prefix}-shards-${each.key}"
   shards       = each.value
-  bucket       = { name = module.bucket.name, arn = module.bucket.arn }
-  kms_key_arn  = module.bucket.kms_key_arn
-  result_queue = { url = aws_sqs_queue.results.url, arn = aws_sqs_queue.results.arn }
-
-  model_bytes            = var.model_bytes
-  clients                = var.clients
-  function_memory_cap_mb = var.function_memory_cap_mb
-  memory_mb_override     = var.memory_mb_override
-
-  functions_enabled   = var.functions_enabled
-  maximum_concurrency = var.maximum_concurrency
-  max_receive_count   = var.max_receive_count
-
-  package_path       = var.package_path
-  runtime            = var.runtime
-  architecture       = var.architecture
-  log_level          = var.log_level
-  log_retention_days = var.log_retention_days
+  bucket       = local.bucket
+  result_queue = local.result_queue
+  sizing       = local.sizing
+  function     = local.function
+  delivery     = local.delivery
 }
 
-# The trees that GradsSharding is compared with, where they are asked for and fit.
+# The trees that GradsSharding is compared with, where they are requested and fit.
 module "baselines" {
   source = "../baselines"
 
   enabled      = var.baselines
   name_prefix  = var.name_prefix
-  bucket       = { name = module.bucket.name, arn = module.bucket.arn }
-  kms_key_arn  = module.bucket.kms_key_arn
-  result_queue = { url = aws_sqs_queue.results.url, arn = aws_sqs_queue.results.arn }
-
-  model_bytes            = var.model_bytes
-  clients                = var.clients
-  function_memory_cap_mb = var.function_memory_cap_mb
-
-  functions_enabled   = var.functions_enabled
-  maximum_concurrency = var.maximum_concurrency
-  max_receive_count   = var.max_receive_count
-
-  package_path       = var.package_path
-  runtime            = var.runtime
-  architecture       = var.architecture
-  log_level          = var.log_level
-  log_retention_days = var.log_retention_days
+  bucket       = local.bucket
+  result_queue = local.result_queue
+  sizing       = local.sizing
+  function     = local.function
+  delivery     = local.delivery
 }
 
 locals {
@@ -109,7 +108,7 @@ locals {
 }
 
 ################################################################################
-# Who watches, who may
+# Monitoring and access
 ################################################################################
 
 module "monitoring" {
@@ -117,27 +116,20 @@ module "monitoring" {
 
   name_prefix = var.name_prefix
   alarm_email = var.alarm_email
-  lanes = {
-    for key, lane in local.all_lanes : key => {
-      function_name          = lane.function_name
-      dead_letter_queue_name = lane.dead_letter_queue_name
-    } if var.alarms
-  }
+  lanes       = { for key, lane in local.all_lanes : key => lane if var.alarms }
 }
 
 module "access" {
   source = "../access"
 
-  name_prefix            = var.name_prefix
-  bucket_arn             = module.bucket.arn
-  kms_key_arn            = module.bucket.kms_key_arn
-  result_queue_arn       = aws_sqs_queue.results.arn
-  queue_arns             = [for lane in local.all_lanes : lane.queue_arn]
-  dead_letter_queue_arns = [for lane in local.all_lanes : lane.dead_letter_queue_arn]
-  function_arns          = [for lane in local.all_lanes : lane.function_arn]
-
-  github_repository           = var.github_repository
-  github_branch               = var.github_branch
-  create_github_oidc_provider = var.create_github_oidc_provider
-  terraform_state             = var.terraform_state
+  name_prefix      = var.name_prefix
+  bucket           = local.bucket
+  result_queue_arn = local.result_queue.arn
+  lanes            = local.all_lanes
+  ci = {
+    github_repository           = var.github_repository
+    github_branch               = var.github_branch
+    create_github_oidc_provider = var.create_github_oidc_provider
+    terraform_state             = var.terraform_state
+  }
 }

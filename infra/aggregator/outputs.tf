@@ -1,5 +1,5 @@
 output "deployment" {
-  description = "Everything that the orchestrator needs to know about this environment; read by orchestrator/deployment.py and by nothing else."
+  description = "What the orchestrator needs to know about the environment. For the orchestrator only, which parses it."
   value = {
     schema                 = 1
     environment            = var.environment
@@ -19,7 +19,7 @@ output "deployment" {
 }
 
 output "access" {
-  description = "For people: what to attach to or to give to the orchestrator, clients and CI. See infra/access."
+  description = "Policies and roles for the orchestrator, clients and CI. For people; see infra/access."
   value = {
     orchestrator_policy_arn = module.access.orchestrator_policy_arn
     client_policy_json      = module.access.client_policy_json

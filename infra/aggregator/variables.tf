@@ -23,9 +23,14 @@ variable "name_prefix" {
 }
 
 variable "endpoint_url" {
-  description = "URL of the AWS emulator that stands in for AWS; null on AWS."
+  description = "URL of the AWS emulator that the environment is deployed to, http or https, without a path; null on AWS."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.endpoint_url == null || can(regex("^https?://[^/]+$", var.endpoint_url))
+    error_message = "endpoint_url must be null or a URL without a path, such as http://127.0.0.1:4566."
+  }
 }
 
 ################################################################################
@@ -53,9 +58,10 @@ variable "shard_counts" {
 }
 
 variable "baselines" {
-  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; where function_memory_cap_mb forbids that, plan and apply say so and leave them out."
+  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; where no function can do that, plan and apply leave the tree out and say why."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "model_bytes" {
@@ -69,7 +75,7 @@ variable "model_bytes" {
 }
 
 variable "clients" {
-  description = "Most clients whose updates one round averages, 1 to 100000."
+  description = "The largest number of clients whose updates one round averages, 1 to 100000."
   type        = number
 
   validation {
@@ -83,7 +89,7 @@ variable "clients" {
 ################################################################################
 
 variable "package_path" {
-  description = "Path of the functions' zip, from the directory that Terraform runs in."
+  description = "Path of the functions' zip, relative to the directory that Terraform runs in."
   type        = string
 }
 
@@ -91,6 +97,7 @@ variable "runtime" {
   description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
   type        = string
   default     = "python3.13"
+  nullable    = false
 
   validation {
     condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
@@ -98,21 +105,23 @@ variable "runtime" {
   }
 }
 
-variable "architecture" {
-  description = "Processor of the functions, arm64 or x86_64; the zip's numpy must be built for it. arm64 costs a fifth less."
+variable "cpu_architecture" {
+  description = "Processor of the functions, arm64 or x86_64; the zip's numpy must be built for it. arm64 costs 20 % less."
   type        = string
   default     = "arm64"
+  nullable    = false
 
   validation {
-    condition     = contains(["arm64", "x86_64"], var.architecture)
-    error_message = "architecture must be arm64 or x86_64."
+    condition     = contains(["arm64", "x86_64"], var.cpu_architecture)
+    error_message = "cpu_architecture must be arm64 or x86_64."
   }
 }
 
 variable "function_memory_cap_mb" {
-  description = "Most memory the account lets a function have, 128 to 10240 MB; new accounts have 3008."
+  description = "The most memory that the account lets a function have, 128 to 10240 MB; new accounts have 3008."
   type        = number
   default     = 3008
+  nullable    = false
 
   validation {
     condition     = var.function_memory_cap_mb >= 128 && var.function_memory_cap_mb <= 10240 && floor(var.function_memory_cap_mb) == var.function_memory_cap_mb
@@ -121,7 +130,7 @@ variable "function_memory_cap_mb" {
 }
 
 variable "memory_mb_override" {
-  description = "Memory of every lane's function, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  description = "Memory of the functions that average shards, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
   type        = number
   default     = null
 
@@ -135,6 +144,7 @@ variable "log_level" {
   description = "Level of the functions' logs: DEBUG, INFO, WARNING or ERROR."
   type        = string
   default     = "INFO"
+  nullable    = false
 
   validation {
     condition     = contains(["DEBUG", "INFO", "WARNING", "ERROR"], var.log_level)
@@ -146,6 +156,7 @@ variable "log_retention_days" {
   description = "Days for which the functions' logs are kept: one of CloudWatch's periods from 1 to 3653."
   type        = number
   default     = 30
+  nullable    = false
 
   validation {
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
@@ -158,13 +169,14 @@ variable "log_retention_days" {
 ################################################################################
 
 variable "functions_enabled" {
-  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` does all of it."
+  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` processes all jobs."
   type        = bool
   default     = true
+  nullable    = false
 }
 
 variable "maximum_concurrency" {
-  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range."
+  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range. Keep it below the account's quota, which is 10 in new accounts."
   type        = number
   default     = null
 
@@ -175,9 +187,10 @@ variable "maximum_concurrency" {
 }
 
 variable "max_receive_count" {
-  description = "Deliveries after which a job goes to the dead-letter queue, 1 to 1000; AWS advises at least 5."
+  description = "Deliveries after which a job goes to the dead-letter queue, 1 to 1000; AWS recommends at least 5."
   type        = number
   default     = 5
+  nullable    = false
 
   validation {
     condition     = var.max_receive_count >= 1 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
@@ -201,9 +214,10 @@ variable "bucket_name" {
 }
 
 variable "force_destroy" {
-  description = "Whether `terraform destroy` deletes the bucket's objects too. For environments whose models nobody needs."
+  description = "Whether `terraform destroy` deletes the bucket's objects too: true or false. For environments whose models nobody needs."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "kms_key_arn" {
@@ -218,9 +232,10 @@ variable "kms_key_arn" {
 }
 
 variable "create_kms_key" {
-  description = "Whether to create a KMS key for the objects (about 1 USD a month). Not together with kms_key_arn."
+  description = "Whether to create a KMS key for the objects (about 1 USD a month): true or false. Not together with kms_key_arn."
   type        = bool
   default     = false
+  nullable    = false
 
   validation {
     condition     = !(var.create_kms_key && var.kms_key_arn != null)
@@ -232,6 +247,7 @@ variable "round_retention_days" {
   description = "Days after which the objects under rounds/ (updates, manifests, shards) expire, 1 to 3650."
   type        = number
   default     = 7
+  nullable    = false
 
   validation {
     condition     = var.round_retention_days >= 1 && var.round_retention_days <= 3650 && floor(var.round_retention_days) == var.round_retention_days
@@ -243,6 +259,7 @@ variable "noncurrent_version_days" {
   description = "Days for which replaced or deleted versions of any object are kept, 1 to 3650; under rounds/ it is 1."
   type        = number
   default     = 30
+  nullable    = false
 
   validation {
     condition     = var.noncurrent_version_days >= 1 && var.noncurrent_version_days <= 3650 && floor(var.noncurrent_version_days) == var.noncurrent_version_days
@@ -254,6 +271,7 @@ variable "incomplete_upload_days" {
   description = "Days after which a multipart upload that nobody completed is aborted, 1 to 365. More than a round can last."
   type        = number
   default     = 7
+  nullable    = false
 
   validation {
     condition     = var.incomplete_upload_days >= 1 && var.incomplete_upload_days <= 365 && floor(var.incomplete_upload_days) == var.incomplete_upload_days
@@ -261,18 +279,26 @@ variable "incomplete_upload_days" {
   }
 }
 
+variable "access_logs" {
+  description = "Whether S3 logs every request for an object, to a second bucket: true or false."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 ################################################################################
 # Alarms and access
 ################################################################################
 
 variable "alarms" {
-  description = "Whether the lanes have alarms. An emulator has nobody to tell."
+  description = "Whether the lanes have alarms: true, or false on an emulator."
   type        = bool
   default     = true
+  nullable    = false
 }
 
 variable "alarm_email" {
-  description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that only show in CloudWatch."
+  description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that are only shown in CloudWatch."
   type        = string
   default     = null
 
@@ -288,15 +314,17 @@ variable "github_repository" {
   default     = null
 
   validation {
+    # Only these characters are allowed, and the subject is compared as a whole, so that no wildcard takes effect.
     condition     = var.github_repository == null || can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.github_repository))
     error_message = "github_repository must be null or owner/name."
   }
 }
 
 variable "github_branch" {
-  description = "The one branch whose workflows may take the CI role."
+  description = "The one branch whose workflows may take the CI role: its name, without wildcards."
   type        = string
   default     = "main"
+  nullable    = false
 
   validation {
     condition     = can(regex("^[A-Za-z0-9._/-]+$", var.github_branch))
@@ -305,22 +333,22 @@ variable "github_branch" {
 }
 
 variable "create_github_oidc_provider" {
-  description = "Whether to make GitHub known to the account as an identity provider. An account has one: true in the first environment only."
+  description = "Whether to register GitHub with the account as an identity provider: true or false. An account has one: true in the first environment only."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "terraform_state" {
-  description = "Bucket and key of the environment's Terraform state, for the CI role to plan with; null to leave it out."
+  description = "Bucket and key of the environment's Terraform state, which lets the CI role plan; null for no access to the state."
   type = object({
     bucket = string
     key    = string
   })
   default = null
-}
 
-variable "access_logs" {
-  description = "Whether S3 logs every request for an object, to a second bucket."
-  type        = bool
-  default     = false
+  validation {
+    condition     = var.terraform_state == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.terraform_state.bucket))
+    error_message = "terraform_state must be null or name a bucket and a key."
+  }
 }

@@ -1,15 +1,15 @@
-# Who read or wrote which object, when and from where: delivered by S3 within hours, to a bucket of its own.
+# Access logs: who read or wrote which object, when and from where. S3 delivers them within hours to a second bucket.
 
 locals {
   logged = toset(var.access_logs ? [var.name] : [])
 }
 
 resource "aws_s3_bucket" "logs" {
-  #checkov:skip=CKV_AWS_18:Logging the log bucket's own deliveries would never end
-  #checkov:skip=CKV_AWS_21:Logs are written once by S3 and expire; there is no earlier version to go back to
+  #checkov:skip=CKV_AWS_18:Logging the deliveries to the log bucket would cause further deliveries
+  #checkov:skip=CKV_AWS_21:S3 writes logs once and they expire; there is no earlier version to restore
   #checkov:skip=CKV_AWS_144:Logs are not worth a second region
   #checkov:skip=CKV_AWS_145:S3 delivers access logs to buckets with SSE-S3 only
-  #checkov:skip=CKV2_AWS_62:Nothing listens to log deliveries
+  #checkov:skip=CKV2_AWS_62:Nothing subscribes to log deliveries
   for_each = local.logged
 
   bucket        = "${each.key}-logs"
@@ -61,11 +61,11 @@ resource "aws_s3_bucket_lifecycle_configuration" "logs" {
     filter {}
 
     expiration {
-      days = var.access_log_retention_days
+      days = 90
     }
 
     abort_incomplete_multipart_upload {
-      days_after_initiation = var.incomplete_upload_days
+      days_after_initiation = var.retention.incomplete_upload_days
     }
   }
 }

@@ -4,7 +4,7 @@ data "aws_region" "current" {}
 
 locals {
   account_root = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root"
-  # Written out, not referenced: the bucket's encryption waits for the key.
+  # Composed from the name: the bucket's encryption depends on the key, so the key cannot reference the bucket.
   bucket_arn = "arn:${data.aws_partition.current.partition}:s3:::${var.name}"
 
   kms_key_arn = var.create_kms_key ? one(aws_kms_key.this[*].arn) : var.kms_key_arn
@@ -16,10 +16,10 @@ locals {
 ################################################################################
 
 resource "aws_s3_bucket" "this" {
-  #checkov:skip=CKV_AWS_18:access_logs is the environment's choice; staging and prod have them
+  #checkov:skip=CKV_AWS_18:Each environment decides with access_logs; staging and prod enable them
   #checkov:skip=CKV_AWS_144:A round is repeated from its clients, not restored from another region
-  #checkov:skip=CKV2_AWS_62:Nothing listens to object events; jobs go through the lanes' queues
-  #checkov:skip=CKV_AWS_145:SSE-S3 unless a KMS key is asked for
+  #checkov:skip=CKV2_AWS_62:Nothing subscribes to object events; jobs go through the lanes' queues
+  #checkov:skip=CKV_AWS_145:SSE-S3 unless a KMS key is requested
   bucket        = var.name
   force_destroy = var.force_destroy
 }
@@ -82,8 +82,8 @@ resource "aws_s3_bucket_policy" "this" {
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
       {
-        # Write-once for everybody, whatever their own policies say. A multipart upload is checked when it is completed;
-        # creating it and uploading its parts is no object creation.
+        # Updates and models are write-once for everybody, whatever their own policies allow. A multipart upload is checked
+        # when it is completed: creating it and uploading its parts does not create an object.
         Sid       = "DenyReplacingUpdatesAndModels"
         Effect    = "Deny"
         Principal = "*"
@@ -100,7 +100,7 @@ resource "aws_s3_bucket_policy" "this" {
     ]
   })
 
-  # S3 refuses two of these changes to one bucket at the same moment.
+  # S3 refuses to make these two changes to one bucket at the same time.
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
@@ -111,8 +111,8 @@ resource "aws_kms_key" "this" {
   enable_key_rotation     = true
   deletion_window_in_days = 30
 
-  # The account decides through IAM who may administer the key and who may use it; but using it is only possible through
-  # S3, for objects of this bucket. A key policy is about its own key: Resource is always "*".
+  # IAM policies of the account decide who may administer the key and who may use it. The key can be used only through
+  # S3, for objects of this bucket. In a key policy, Resource is always "*": the key itself.
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [
@@ -153,7 +153,7 @@ resource "aws_kms_key" "this" {
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
   bucket = aws_s3_bucket.this.id
 
-  # Updates, manifests, shards and reports. Published models are under models/ and no rule expires them.
+  # Updates, manifests, shards and reports. Published models are under models/ and do not expire.
   rule {
     id     = "expire-rounds"
     status = "Enabled"
@@ -163,11 +163,11 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     }
 
     expiration {
-      days = var.round_retention_days
+      days = var.retention.round_retention_days
     }
 
-    # Expiring only hides the current version. Updates say something about their clients' data, so what is hidden goes
-    # a day later instead of staying for a second retention period.
+    # Expiration only hides the current version. Updates reveal something about their clients' data, so hidden versions
+    # are deleted a day later instead of being kept for a second retention period.
     noncurrent_version_expiration {
       noncurrent_days = 1
     }
@@ -179,14 +179,14 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 
     filter {}
 
-    # Parts of rounds that nobody finished cost storage and are in no listing.
+    # Parts of uploads that nobody completed cost storage and appear in no listing of objects.
     abort_incomplete_multipart_upload {
-      days_after_initiation = var.incomplete_upload_days
+      days_after_initiation = var.retention.incomplete_upload_days
     }
 
     # models/<model>/latest.json is replaced in every round.
     noncurrent_version_expiration {
-      noncurrent_days = var.noncurrent_version_days
+      noncurrent_days = var.retention.noncurrent_version_days
     }
 
     expiration {

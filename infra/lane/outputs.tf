@@ -1,5 +1,5 @@
 output "deployment" {
-  description = "The lane as it appears in the environment's `deployment` output."
+  description = "The lane's entry in the environment's `deployment` output. For the orchestrator."
   value = {
     shards                = var.shards
     queue_url             = aws_sqs_queue.jobs.url
@@ -9,42 +9,37 @@ output "deployment" {
     function_name         = aws_lambda_function.worker.function_name
     memory_mb             = aws_lambda_function.worker.memory_size
     timeout_s             = aws_lambda_function.worker.timeout
-    ephemeral_storage_mb  = local.ephemeral_storage_mb
-    architecture          = var.architecture
+    ephemeral_storage_mb  = module.sizing.ephemeral_storage_mb
+    cpu_architecture      = var.function.cpu_architecture
     maximum_concurrency   = local.maximum_concurrency
-    max_receive_count     = var.max_receive_count
+    max_receive_count     = var.delivery.max_receive_count
   }
 
-  # A lane is there when somebody takes its jobs.
+  # The lane is complete when its function takes jobs.
   depends_on = [aws_lambda_event_source_mapping.jobs]
 }
 
 output "queue_arn" {
-  description = "ARN of the job queue: for the policy of whoever sends jobs."
+  description = "ARN of the job queue. For the policy of the orchestrator, which sends jobs."
   value       = aws_sqs_queue.jobs.arn
 }
 
 output "dead_letter_queue_arn" {
-  description = "ARN of the dead-letter queue: for the policy of whoever sends jobs back."
+  description = "ARN of the dead-letter queue. For the policy of the orchestrator, which sends failed jobs back."
   value       = aws_sqs_queue.dead_letters.arn
 }
 
 output "dead_letter_queue_name" {
-  description = "Name of the dead-letter queue: for alarms."
+  description = "Name of the dead-letter queue. For alarms."
   value       = aws_sqs_queue.dead_letters.name
 }
 
 output "function_name" {
-  description = "Name of the function: for alarms and logs."
+  description = "Name of the function. For alarms and logs."
   value       = aws_lambda_function.worker.function_name
 }
 
 output "function_arn" {
-  description = "ARN of the function: for the policy of whoever ships its code."
+  description = "ARN of the function. For the policy of the CI role, which ships code."
   value       = aws_lambda_function.worker.arn
-}
-
-output "role_name" {
-  description = "Name of the function's role: to attach what your account asks of every role."
-  value       = aws_iam_role.worker.name
 }

@@ -6,12 +6,12 @@ locals {
 # Alarms
 ################################################################################
 
-# Jobs that failed max_receive_count times: the round they belong to waits for somebody.
+# Jobs that failed max_receive_count times: their round cannot finish until an operator acts.
 resource "aws_cloudwatch_metric_alarm" "dead_letters" {
   for_each = var.lanes
 
   alarm_name          = "${each.value.function_name}-dead-letters"
-  alarm_description   = "Shard jobs failed for good. Look at them in ${each.value.dead_letter_queue_name} and at the function's log, then send them back."
+  alarm_description   = "Jobs failed and will not be retried. Look at them in ${each.value.dead_letter_queue_name} and at the function's log, then send them back."
   namespace           = "AWS/SQS"
   metric_name         = "ApproximateNumberOfMessagesVisible"
   dimensions          = { QueueName = each.value.dead_letter_queue_name }
@@ -25,12 +25,12 @@ resource "aws_cloudwatch_metric_alarm" "dead_letters" {
   ok_actions          = local.alarm_actions
 }
 
-# Crashes, timeouts and too little memory. A worker that only wants its job delivered again is no error here.
+# Crashes, timeouts and exhausted memory. A worker that returns its job for another delivery does not count as an error.
 resource "aws_cloudwatch_metric_alarm" "errors" {
   for_each = var.lanes
 
   alarm_name          = "${each.value.function_name}-errors"
-  alarm_description   = "The function crashed or ran out of time or memory ${var.function_error_threshold} times or more in five minutes."
+  alarm_description   = "The function crashed or ran out of time or memory in the last five minutes."
   namespace           = "AWS/Lambda"
   metric_name         = "Errors"
   dimensions          = { FunctionName = each.value.function_name }
@@ -38,14 +38,14 @@ resource "aws_cloudwatch_metric_alarm" "errors" {
   period              = 300
   evaluation_periods  = 1
   comparison_operator = "GreaterThanOrEqualToThreshold"
-  threshold           = var.function_error_threshold
+  threshold           = 1
   treat_missing_data  = "notBreaching"
   alarm_actions       = local.alarm_actions
   ok_actions          = local.alarm_actions
 }
 
 ################################################################################
-# Who is told
+# Notification
 ################################################################################
 
 resource "aws_sns_topic" "alarms" {

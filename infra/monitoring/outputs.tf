@@ -1,5 +1,5 @@
 output "alarm_names" {
-  description = "Names of the alarms: to watch them from elsewhere."
+  description = "Names of the alarms. For dashboards and composite alarms."
   value = sort(concat(
     [for alarm in aws_cloudwatch_metric_alarm.dead_letters : alarm.alarm_name],
     [for alarm in aws_cloudwatch_metric_alarm.errors : alarm.alarm_name],
@@ -7,6 +7,6 @@ output "alarm_names" {
 }
 
 output "topic_arn" {
-  description = "ARN of the alarms' topic, null without alarm_email: to subscribe more than an address."
+  description = "ARN of the alarms' topic, null without alarm_email. For further subscriptions."
   value       = one([for topic in aws_sns_topic.alarms : topic.arn])
 }

@@ -87,7 +87,7 @@ run "another_list_of_shard_counts_makes_other_lanes" {
 
   assert {
     condition     = keys(output.deployment.lanes) == ["10000"]
-    error_message = "Expected the one lane that is asked for, got ${jsonencode(keys(output.deployment.lanes))}."
+    error_message = "Expected only the requested lane, got ${jsonencode(keys(output.deployment.lanes))}."
   }
 }
 
@@ -122,7 +122,7 @@ run "the_deployment_output_has_the_documented_fields" {
   assert {
     condition = alltrue([
       for lane in output.deployment.lanes : keys(lane) == [
-        "architecture", "dead_letter_queue_arn", "dead_letter_queue_url", "ephemeral_storage_mb", "function_name",
+        "cpu_architecture", "dead_letter_queue_arn", "dead_letter_queue_url", "ephemeral_storage_mb", "function_name",
         "max_receive_count", "maximum_concurrency", "memory_mb", "queue_arn", "queue_url", "shards", "timeout_s",
       ]
     ])
@@ -214,7 +214,7 @@ run "a_key_that_is_made_here_reaches_the_orchestrator_and_the_clients" {
   }
 }
 
-run "there_are_alarms_for_every_lane_and_no_topic_unless_asked_for" {
+run "there_are_alarms_for_every_lane_and_no_topic_unless_requested" {
   module {
     source = "./aggregator"
   }
@@ -228,7 +228,7 @@ run "there_are_alarms_for_every_lane_and_no_topic_unless_asked_for" {
 
   assert {
     condition     = module.monitoring.topic_arn == null && output.access.ci_role_arn == null
-    error_message = "Neither a topic nor a CI role may appear without being asked for."
+    error_message = "A topic and a CI role may exist only where they are requested."
   }
 }
 
@@ -248,8 +248,81 @@ run "alarms_can_be_left_out" {
 }
 
 ################################################################################
-# What can not be meant
+# Values that are refused
 ################################################################################
+
+run "values_below_their_ranges_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts            = [0, 4]
+    model_bytes             = 0
+    clients                 = 0
+    function_memory_cap_mb  = 127
+    memory_mb_override      = 127
+    maximum_concurrency     = 1
+    max_receive_count       = 0
+    log_retention_days      = 0
+    round_retention_days    = 0
+    noncurrent_version_days = 0
+    incomplete_upload_days  = 0
+  }
+
+  expect_failures = [
+    var.shard_counts, var.model_bytes, var.clients, var.function_memory_cap_mb, var.memory_mb_override,
+    var.maximum_concurrency, var.max_receive_count, var.log_retention_days, var.round_retention_days,
+    var.noncurrent_version_days, var.incomplete_upload_days,
+  ]
+}
+
+run "values_above_their_ranges_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  # 10000 shards are the most parts of a multipart upload.
+  variables {
+    shard_counts            = [4, 10001]
+    model_bytes             = 10995116277761
+    clients                 = 100001
+    function_memory_cap_mb  = 10241
+    memory_mb_override      = 10241
+    maximum_concurrency     = 1001
+    max_receive_count       = 1001
+    log_retention_days      = 3654
+    round_retention_days    = 3651
+    noncurrent_version_days = 3651
+    incomplete_upload_days  = 366
+  }
+
+  expect_failures = [
+    var.shard_counts, var.model_bytes, var.clients, var.function_memory_cap_mb, var.memory_mb_override,
+    var.maximum_concurrency, var.max_receive_count, var.log_retention_days, var.round_retention_days,
+    var.noncurrent_version_days, var.incomplete_upload_days,
+  ]
+}
+
+run "fractions_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [1.5]
+    model_bytes  = 1.5
+    clients      = 1.5
+  }
+
+  expect_failures = [var.shard_counts, var.model_bytes, var.clients]
+}
 
 run "no_shard_counts_are_refused" {
   command = plan
@@ -260,48 +333,6 @@ run "no_shard_counts_are_refused" {
 
   variables {
     shard_counts = []
-  }
-
-  expect_failures = [var.shard_counts]
-}
-
-run "zero_shards_are_refused" {
-  command = plan
-
-  module {
-    source = "./aggregator"
-  }
-
-  variables {
-    shard_counts = [0, 4]
-  }
-
-  expect_failures = [var.shard_counts]
-}
-
-run "more_shards_than_parts_of_an_upload_are_refused" {
-  command = plan
-
-  module {
-    source = "./aggregator"
-  }
-
-  variables {
-    shard_counts = [4, 10001]
-  }
-
-  expect_failures = [var.shard_counts]
-}
-
-run "half_shards_are_refused" {
-  command = plan
-
-  module {
-    source = "./aggregator"
-  }
-
-  variables {
-    shard_counts = [1.5]
   }
 
   expect_failures = [var.shard_counts]
@@ -321,7 +352,7 @@ run "the_same_shard_count_twice_is_refused" {
   expect_failures = [var.shard_counts]
 }
 
-run "a_model_of_more_than_ten_tebibytes_is_refused" {
+run "names_that_aws_or_github_cannot_have_are_refused" {
   command = plan
 
   module {
@@ -329,13 +360,27 @@ run "a_model_of_more_than_ten_tebibytes_is_refused" {
   }
 
   variables {
-    model_bytes = 10995116277761
+    environment       = "Test"
+    name_prefix       = "Fedagg_Test"
+    endpoint_url      = "http://127.0.0.1:4566/path"
+    runtime           = "python3.10"
+    cpu_architecture  = "amd64"
+    log_level         = "TRACE"
+    bucket_name       = "Fedagg"
+    kms_key_arn       = "alias/key"
+    alarm_email       = "oncall"
+    github_repository = "example/*"
+    github_branch     = "*"
+    terraform_state   = { bucket = "*", key = "state" }
   }
 
-  expect_failures = [var.model_bytes]
+  expect_failures = [
+    var.environment, var.name_prefix, var.endpoint_url, var.runtime, var.cpu_architecture, var.log_level,
+    var.bucket_name, var.kms_key_arn, var.alarm_email, var.github_repository, var.github_branch, var.terraform_state,
+  ]
 }
 
-run "a_prefix_that_no_bucket_could_have_is_refused" {
+run "two_keys_at_once_are_refused" {
   command = plan
 
   module {
@@ -343,22 +388,9 @@ run "a_prefix_that_no_bucket_could_have_is_refused" {
   }
 
   variables {
-    name_prefix = "Fedagg_Test"
+    kms_key_arn    = "arn:aws:kms:us-east-1:123456789012:key/given"
+    create_kms_key = true
   }
 
-  expect_failures = [var.name_prefix]
-}
-
-run "an_unknown_processor_is_refused" {
-  command = plan
-
-  module {
-    source = "./aggregator"
-  }
-
-  variables {
-    architecture = "amd64"
-  }
-
-  expect_failures = [var.architecture]
+  expect_failures = [var.create_kms_key]
 }

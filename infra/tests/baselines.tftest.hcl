@@ -29,9 +29,15 @@ variables {
   name_prefix  = "fedagg-test"
   bucket       = { name = "fedagg-test", arn = "arn:aws:s3:::fedagg-test" }
   result_queue = { url = "https://sqs.us-east-1.amazonaws.com/123456789012/results", arn = "arn:aws:sqs:us-east-1:123456789012:results" }
-  model_bytes  = 100000000
-  clients      = 27
-  package_path = "tests/baselines.tftest.hcl" # any file: the mocked provider does not open it
+  sizing       = { model_bytes = 100000000, clients = 27, function_memory_cap_mb = 3008 }
+  delivery     = { functions_enabled = true, max_receive_count = 5 }
+  function = {
+    package_path       = "tests/baselines.tftest.hcl" # any file: the mocked provider does not open it
+    runtime            = "python3.13"
+    cpu_architecture   = "arm64"
+    log_level          = "INFO"
+    log_retention_days = 30
+  }
 }
 
 run "both_trees_get_a_lane_whose_function_holds_the_whole_model" {
@@ -63,8 +69,8 @@ run "nothing_is_deployed_unless_asked_for" {
   }
 
   variables {
-    enabled     = false
-    model_bytes = 10000000000
+    enabled = false
+    sizing  = { model_bytes = 10000000000, clients = 27, function_memory_cap_mb = 3008 }
   }
 
   assert {
@@ -81,7 +87,7 @@ run "a_cap_that_forbids_the_trees_is_a_warning_that_says_what_they_need_and_no_l
   }
 
   variables {
-    model_bytes = 2000000000
+    sizing = { model_bytes = 2000000000, clients = 27, function_memory_cap_mb = 3008 }
   }
 
   expect_failures = [check.lambda_fl_fits, check.lifl_fits]
@@ -100,8 +106,7 @@ run "a_higher_cap_admits_them" {
   }
 
   variables {
-    model_bytes            = 2000000000
-    function_memory_cap_mb = 10240
+    sizing = { model_bytes = 2000000000, clients = 27, function_memory_cap_mb = 10240 }
   }
 
   assert {
@@ -118,8 +123,7 @@ run "partial_sums_above_a_single_put_are_refused_whatever_the_cap" {
   }
 
   variables {
-    model_bytes            = 2700000000
-    function_memory_cap_mb = 10240
+    sizing = { model_bytes = 2700000000, clients = 27, function_memory_cap_mb = 10240 }
   }
 
   expect_failures = [check.lambda_fl_fits, check.lifl_fits]
@@ -130,15 +134,51 @@ run "partial_sums_above_a_single_put_are_refused_whatever_the_cap" {
   }
 }
 
+# 318 x 212 MB at 75 MB/s are 898.9 s. The requests for 317 inputs take another 2.0 s.
+run "a_tree_that_only_its_requests_make_too_slow_is_left_out_and_the_plan_succeeds" {
+  command = plan
+
+  module {
+    source = "./baselines"
+  }
+
+  variables {
+    sizing = { model_bytes = 106000000, clients = 100000, function_memory_cap_mb = 3008 }
+  }
+
+  expect_failures = [check.lambda_fl_fits]
+
+  assert {
+    condition     = keys(output.lanes) == ["lifl"] && strcontains(output.refused["lambda-fl"], "takes about 901 s for 100000 clients")
+    error_message = "Expected a lane for lifl and a reason for lambda-fl, got ${jsonencode(output.refused)}."
+  }
+}
+
+run "the_given_memory_is_for_sharded_lanes_only" {
+  command = plan
+
+  module {
+    source = "./baselines"
+  }
+
+  variables {
+    sizing = { model_bytes = 100000000, clients = 27, function_memory_cap_mb = 3008, memory_mb_override = 128 }
+  }
+
+  assert {
+    condition     = output.lanes["lifl"].deployment.memory_mb == 320
+    error_message = "An aggregator needs memory for the complete model, got ${output.lanes["lifl"].deployment.memory_mb} MB."
+  }
+}
+
 run "aggregators_write_partial_sums_and_models_and_nothing_else" {
   module {
     source = "./lane"
   }
 
   variables {
-    name   = "fedagg-test-lifl"
-    tree   = "lifl"
-    shards = 1
+    name     = "fedagg-test-lifl"
+    topology = "lifl"
   }
 
   assert {
@@ -148,20 +188,4 @@ run "aggregators_write_partial_sums_and_models_and_nothing_else" {
     )
     error_message = "Expected the trees' handler, writing partials and models: ${aws_iam_role_policy.worker.policy}"
   }
-}
-
-run "a_tree_has_no_shards" {
-  command = plan
-
-  module {
-    source = "./lane"
-  }
-
-  variables {
-    name   = "fedagg-test-lifl"
-    tree   = "lifl"
-    shards = 4
-  }
-
-  expect_failures = [var.tree]
 }

@@ -45,9 +45,15 @@ variables {
   shards       = 4
   bucket       = { name = "fedagg-test", arn = "arn:aws:s3:::fedagg-test" }
   result_queue = { url = "https://sqs.us-east-1.amazonaws.com/123456789012/results", arn = "arn:aws:sqs:us-east-1:123456789012:results" }
-  model_bytes  = 3000000000
-  clients      = 20
-  package_path = "tests/lane.tftest.hcl" # any file: the mocked provider does not open it
+  sizing       = { model_bytes = 3000000000, clients = 20, function_memory_cap_mb = 3008 }
+  delivery     = { functions_enabled = true, max_receive_count = 5 }
+  function = {
+    package_path       = "tests/lane.tftest.hcl" # any file: the mocked provider does not open it
+    runtime            = "python3.13"
+    cpu_architecture   = "arm64"
+    log_level          = "INFO"
+    log_retention_days = 30
+  }
 }
 
 ################################################################################
@@ -72,7 +78,7 @@ run "the_visibility_timeout_follows_another_timeout" {
   }
 
   variables {
-    model_bytes = 1000
+    sizing = { model_bytes = 1000, clients = 20, function_memory_cap_mb = 3008 }
   }
 
   assert {
@@ -186,8 +192,8 @@ run "two_workers_are_the_least_that_a_mapping_can_have" {
   }
 
   variables {
-    shards      = 1
-    model_bytes = 50000000
+    shards = 1
+    sizing = { model_bytes = 50000000, clients = 20, function_memory_cap_mb = 3008 }
   }
 
   assert {
@@ -217,7 +223,7 @@ run "the_number_of_workers_can_be_given" {
   }
 
   variables {
-    maximum_concurrency = 3
+    delivery = { functions_enabled = true, maximum_concurrency = 3, max_receive_count = 5 }
   }
 
   assert {
@@ -246,7 +252,7 @@ run "the_worker_is_told_its_bucket_and_its_result_queue_and_nothing_else" {
 
   assert {
     condition     = aws_lambda_function.worker.handler == "lambdas.shard_average.handler" && aws_lambda_function.worker.runtime == "python3.13" && aws_lambda_function.worker.architectures[0] == "arm64"
-    error_message = "Handler, runtime or architecture is not the default one."
+    error_message = "Handler, runtime or processor is not the given one."
   }
 
   assert {
@@ -297,7 +303,7 @@ run "the_worker_may_use_the_key_when_there_is_one" {
   }
 
   variables {
-    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/given"
+    bucket = { name = "fedagg-test", arn = "arn:aws:s3:::fedagg-test", kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/given" }
   }
 
   assert {
@@ -324,7 +330,7 @@ run "the_deployment_output_says_what_was_deployed" {
       memory_mb             = 256
       timeout_s             = 842
       ephemeral_storage_mb  = 988
-      architecture          = "arm64"
+      cpu_architecture      = "arm64"
       maximum_concurrency   = 4
       max_receive_count     = 5
     }
@@ -332,7 +338,7 @@ run "the_deployment_output_says_what_was_deployed" {
   }
 }
 
-run "a_lane_without_deliveries_is_refused" {
+run "a_lane_that_no_function_can_run_is_refused_when_planning" {
   command = plan
 
   module {
@@ -340,10 +346,10 @@ run "a_lane_without_deliveries_is_refused" {
   }
 
   variables {
-    max_receive_count = 0
+    sizing = { model_bytes = 30000000000, clients = 20, function_memory_cap_mb = 3008 }
   }
 
-  expect_failures = [var.max_receive_count]
+  expect_failures = [aws_lambda_function.worker]
 }
 
 run "a_missing_zip_is_noticed_when_planning" {
@@ -354,7 +360,13 @@ run "a_missing_zip_is_noticed_when_planning" {
   }
 
   variables {
-    package_path = "tests/no-such.zip"
+    function = {
+      package_path       = "tests/no-such.zip"
+      runtime            = "python3.13"
+      cpu_architecture   = "arm64"
+      log_level          = "INFO"
+      log_retention_days = 30
+    }
   }
 
   expect_failures = [aws_lambda_function.worker]
@@ -368,11 +380,11 @@ run "functions_take_jobs_unless_workers_do_all_of_it" {
   }
 
   variables {
-    functions_enabled = false
+    delivery = { functions_enabled = false, max_receive_count = 5 }
   }
 
   assert {
     condition     = aws_lambda_event_source_mapping.jobs.enabled == false
-    error_message = "With functions_enabled = false the queue must be left to orchestrator worker."
+    error_message = "With functions_enabled = false only `orchestrator worker` may take jobs."
   }
 }

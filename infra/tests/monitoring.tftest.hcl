@@ -54,17 +54,3 @@ run "alarms_reach_the_address_that_is_given" {
     error_message = "Both alarms must publish to the topic."
   }
 }
-
-run "an_address_without_a_host_is_refused" {
-  command = plan
-
-  module {
-    source = "./monitoring"
-  }
-
-  variables {
-    alarm_email = "oncall"
-  }
-
-  expect_failures = [var.alarm_email]
-}

@@ -93,7 +93,7 @@ def variables(target: Target) -> dict[str, str]:
     Raises:
         OrchestratorError: it cannot be built.
     """
-    return {"package_path": str(build(target)), "runtime": target.runtime, "architecture": target.architecture}
+    return {"package_path": str(build(target)), "runtime": target.runtime, "cpu_architecture": target.architecture}
 
 
 def build(target: Target) -> Path:

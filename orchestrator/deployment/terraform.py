@@ -45,7 +45,7 @@ def environment_dir(environment: str) -> Path:
         BadInput: there is none of that name; lists those that exist.
     """
     known = (
-        sorted(path.name for path in ENVIRONMENTS.iterdir() if (path / "main.tf").exists())
+        sorted(path.name for path in ENVIRONMENTS.iterdir() if (path / "terraform.tfvars").exists())
         if ENVIRONMENTS.is_dir()
         else []
     )

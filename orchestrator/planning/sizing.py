@@ -1,4 +1,4 @@
-"""How a lane's function is sized: the rule that infra/lane/main.tf applies too, from the constants of sizing.json.
+"""How a lane's function is sized: the rule that infra/sizing applies too, from the constants of sizing.json.
 
 Exact arithmetic, as Terraform's: both sides round up the same numbers.
 """

@@ -22,8 +22,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.aws.clients import Clients, connect, make_client
-from orchestrator.aws.deployment import Deployment, Lane
-from orchestrator.deployment import function_zip, terraform
+from orchestrator.aws.deployment import Deployment, Lane, function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
@@ -90,7 +89,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
             found = Environment(name, variables, shared=running.pid is None)
         else:
             variables |= function_zip.variables(function_zip.target_for(name))
-            # Whatever terraform.tfvars says, nothing of the user's is taken over.
+            # Whatever local.auto.tfvars says, nothing of the user's is taken over.
             variables |= {"bucket_name": f"{variables['name_prefix']}-bucket", "create_github_oidc_provider": False}
             found = Environment(name, variables, shared=True)
         if found.shared:
@@ -179,7 +178,7 @@ class Terminal:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
             cwd=self.directory,
             env=dict(os.environ),
             text=True,

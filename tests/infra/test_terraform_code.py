@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator.deployment.terraform import run_terraform
+from orchestrator.deployment.terraform import environment_dir, run_terraform
+from orchestrator.errors import BadInput
 from orchestrator.paths import ROOT
 
-ROOTS = [ROOT / "infra", *sorted(path.parent for path in (ROOT / "environments").glob("*/main.tf"))]
+ENVIRONMENTS = sorted(path.parent for path in (ROOT / "environments").glob("*/terraform.tfvars"))
+SHARED = ROOT / "environments/shared"
 
 
 def _terraform(*arguments: str, directory: Path, data: Path) -> str:
@@ -25,7 +29,7 @@ def test_all_terraform_is_formatted(tmp_path: Path) -> None:
         _terraform("fmt", "-check", "-diff", "-recursive", directory=ROOT / directory, data=tmp_path)
 
 
-@pytest.mark.parametrize("directory", ROOTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("directory", [ROOT / "infra", *ENVIRONMENTS], ids=lambda path: path.name)
 def test_every_environment_and_module_validates(directory: Path, tmp_path: Path) -> None:
     _terraform("init", "-backend=false", "-input=false", directory=directory, data=tmp_path)
     assert "The configuration is valid" in _terraform("validate", directory=directory, data=tmp_path)
@@ -46,10 +50,36 @@ def test_a_round_that_fails_fails_the_sample_workflow() -> None:
     assert all("        shell: bash" in step for step in piped)
 
 
-def test_every_environment_has_the_same_shape() -> None:
-    for directory in ROOTS[1:]:
-        files = {path.name for path in directory.glob("*.tf")}
-        assert files == {"main.tf", "variables.tf", "outputs.tf", "versions.tf"}, directory.name
-        assert 'output "deployment"' in (directory / "outputs.tf").read_text()
+def test_environments_are_the_shared_files_and_values_of_their_own() -> None:
+    assert [directory.name for directory in ENVIRONMENTS] == ["dev", "local", "prod", "staging"]
+    assert all(environment_dir(directory.name) == directory for directory in ENVIRONMENTS)
+    for directory in ENVIRONMENTS:
+        for path in SHARED.glob("*.tf"):
+            if (directory.name, path.name) != ("local", "versions.tf"):  # its provider and its state are the emulator's
+                assert (directory / path.name).readlink() == Path("../shared", path.name)
+        assert {path.name for path in directory.glob("*.tf")} == {path.name for path in SHARED.glob("*.tf")}
+
+
+def test_a_directory_of_shared_files_is_no_environment() -> None:
+    with pytest.raises(BadInput, match="No environment 'shared'; there are: dev, local, prod, staging"):
+        environment_dir("shared")
+
+
+def test_the_state_is_locked_and_its_key_is_the_one_that_the_ci_role_may_read() -> None:
+    assert "use_lockfile = true" in (SHARED / "versions.tf").read_text()
+    for directory in ENVIRONMENTS:
         if directory.name != "local":
-            assert "use_lockfile" in (directory / "versions.tf").read_text(), "remote state with a lock"
+            key = f'"fedagg/{directory.name}/terraform.tfstate"'
+            assert f"key    = {key}" in (directory / "backend.hcl.example").read_text()
+            assert f"terraform_state_key = {key}" in (directory / "terraform.tfvars").read_text()
+
+
+def test_the_terraform_reference_is_current() -> None:
+    result = subprocess.run(
+        [sys.executable, "docs/terraform_reference.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

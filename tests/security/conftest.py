@@ -27,8 +27,7 @@ import pytest
 from botocore.config import Config
 
 from orchestrator.aws.clients import Clients
-from orchestrator.aws.deployment import Deployment, parse_deployment
-from orchestrator.deployment import function_zip
+from orchestrator.aws.deployment import Deployment, function_zip, parse_deployment
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.paths import ROOT
 
@@ -155,13 +154,17 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
     for name in ("infra", "environments/prod", "orchestrator/planning/sizing.json"):
         target = top / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
+        if (ROOT / name).is_dir():  # what is linked is copied; a user's own values and state stay behind
+            yours = shutil.ignore_patterns(".terraform", "*.auto.tfvars", "backend.hcl")
+            shutil.copytree(ROOT / name, target, ignore=yours)
+        else:
+            shutil.copy(ROOT / name, target)
     directory = top / "environments" / "prod"
-    shutil.rmtree(directory / ".terraform", ignore_errors=True)
     (directory / "emulator_override.tf").write_text(_OVERRIDE)
     target = function_zip.target_for("local")
     variables = {
-        "package_path": str(function_zip.build(target)), "runtime": target.runtime, "architecture": target.architecture,
+        "package_path": str(function_zip.build(target)), "runtime": target.runtime,
+        "cpu_architecture": target.architecture,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
         "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",

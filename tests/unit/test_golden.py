@@ -31,20 +31,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lambdas.contract import (
-    GRADS_SHARDING,
-    LAMBDA_FL,
-    LIFL,
-    Exclusion,
-    LatestModel,
-    Output,
-    Participant,
-    RoundManifest,
-    ShardJob,
-    ShardResult,
-    ShardStats,
-    TensorSpec,
-    TensorTable,
+from lambdas.protocol.documents import sha256_hex
+from lambdas.protocol.keys import (
     global_key,
     latest_key,
     manifest_key,
@@ -52,26 +40,31 @@ from lambdas.contract import (
     partial_key,
     report_key,
     round_key,
-    sha256_hex,
-    shard_bounds,
     shard_key,
     update_key,
 )
-from lambdas.driver import DriverRecord, Process, driver_key
-from lambdas.shard_average import Worker
-from lambdas.tensors import global_header, parse_update_header
-from lambdas.tree_average import TreeWorker
-from lambdas.trees import Partial, TreeJob, parse_job, tree_of
-from orchestrator import report as reports
-from orchestrator.collect import BadShard, Collection
-from orchestrator.deployment import Lane
+from lambdas.protocol.latest_model import LatestModel
+from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.manifest import Exclusion, Output, Participant, RoundManifest
+from lambdas.protocol.messages import AggregatorJob, Partial, ShardJob, ShardResult, ShardStats, parse_job
+from lambdas.protocol.safetensors import global_header, parse_update_header
+from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, LIFL
+from lambdas.protocol.tree import tree_of
+from lambdas.shard_average import ShardWorker
+from lambdas.tree_average import AggregatorWorker
+from lambdas.worker import Worker
+from orchestrator.aws.deployment import Lane
+from orchestrator.client.sources import Tensors, from_state_dict
+from orchestrator.client.submit import submit
 from orchestrator.errors import RoundFailed
-from orchestrator.pin import Update
-from orchestrator.publish import Published
-from orchestrator.record import RoundRecord, RoundRequest
-from orchestrator.report import Report
-from orchestrator.submit import Tensors, from_state_dict, submit
-from orchestrator.trees import TreeRun
+from orchestrator.rounds import report as reports
+from orchestrator.rounds.pin import Update
+from orchestrator.rounds.publish import Published
+from orchestrator.rounds.report import Report
+from orchestrator.rounds.request import RoundRecord, RoundRequest
+from orchestrator.rounds.tree import TreeRun
+from orchestrator.rounds.wait import BadShard, Collection
 from tests.support import FakeS3, FakeSqs, RangeServer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -211,22 +204,22 @@ class Round:
     def average(self, manifest: RoundManifest) -> None:
         """Run the jobs of a sharded round."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
-        worker = Worker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
+        worker = ShardWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
         for shard in range(manifest.shards):
             self._run(worker, ShardJob(ROUND, sha256_hex(manifest.to_bytes()), shard))
 
     def aggregate(self, manifest: RoundManifest) -> None:
         """Run the jobs of a tree, level by level."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
-        worker = TreeWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
+        worker = AggregatorWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
         tree, etags = tree_of(manifest), dict[tuple[int, int], str]()
         for level, width in enumerate(tree.widths):
             for index in range(width):
                 inputs = tuple(Partial(etag=etags[level - 1, i]) for i in tree.inputs(level, index) if level)
-                job = TreeJob(ROUND, sha256_hex(manifest.to_bytes()), level, index, inputs)
+                job = AggregatorJob(ROUND, sha256_hex(manifest.to_bytes()), level, index, inputs)
                 etags[level, index] = self._run(worker, job).etag or ""
 
-    def _run(self, worker: Worker, job: ShardJob | TreeJob) -> ShardResult:
+    def _run(self, worker: Worker, job: ShardJob | AggregatorJob) -> ShardResult:
         assert worker.run(job.to_json(), receive_count=1, worker="golden")
         result = ShardResult.from_json(self.sqs.sent[-1][1])
         assert result.status == "done", result.error
@@ -300,8 +293,10 @@ def test_the_global_model_of_a_tree_and_a_partial_sum(scene: Round, topology: st
 JOBS = {
     "job-shard.json": ShardJob(ROUND, DIGEST, 3),
     "job-shard-again.json": ShardJob(ROUND, DIGEST, 9_999, attempt=2),
-    "job-tree-leaf.json": TreeJob(ROUND, DIGEST, 0, 1),
-    "job-tree.json": TreeJob(ROUND, DIGEST, 1, 2, (Partial(etag='"e"'), Partial(segment="m/s-0-1")), 3, in_s3=True),
+    "job-tree-leaf.json": AggregatorJob(ROUND, DIGEST, 0, 1),
+    "job-tree.json": AggregatorJob(
+        ROUND, DIGEST, 1, 2, (Partial(etag='"e"'), Partial(segment="m/s-0-1")), 3, in_s3=True
+    ),
 }
 
 

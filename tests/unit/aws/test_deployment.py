@@ -15,7 +15,7 @@ from orchestrator.errors import NotDeployed
 
 LANE = {
     "shards": 4, "queue_url": "q4", "dead_letter_queue_url": "d4", "function_name": "f4", "memory_mb": 256,
-    "timeout_s": 60, "ephemeral_storage_mb": 512, "architecture": "arm64", "max_receive_count": 3,
+    "timeout_s": 60, "ephemeral_storage_mb": 512, "cpu_architecture": "arm64", "max_receive_count": 3,
     "maximum_concurrency": 10,
 }  # fmt: skip
 OUTPUT: dict[str, Any] = {
@@ -93,7 +93,10 @@ def test_a_shard_count_without_a_lane_names_those_that_exist_and_what_to_change(
         (changed("lanes", "4", "memory_mb", to="256"), "field 'memory_mb'"),
         (changed("lanes", "4", "timeout_s", to=901), "field 'timeout_s': expected an integer from 1 to 900"),
         (changed("lanes", "4", "shards", to=0), "field 'shards'"),
-        (changed("lanes", "4", "architecture", to="sparc"), "field 'architecture': expected one of arm64, x86_64"),
+        (
+            changed("lanes", "4", "cpu_architecture", to="sparc"),
+            "field 'cpu_architecture': expected one of arm64, x86_64",
+        ),
         (changed("lanes", "4", "max_receive_count", to=...), "field 'max_receive_count'"),
         (changed("lanes", "4", "queue_url", to=None), "field 'queue_url'"),
     ],

@@ -476,7 +476,7 @@ def test_deploying_passes_package_and_variables_to_terraform(applied: list[Any])
     [(env, values, _)] = applied
     assert env == "dev"
     assert values == {
-        "package_path": "/zips/aws.zip", "runtime": "python3.13", "architecture": "arm64", "shard_counts": [1, 4],
+        "package_path": "/zips/aws.zip", "runtime": "python3.13", "cpu_architecture": "arm64", "shard_counts": [1, 4],
         "name_prefix": "x",
     }  # fmt: skip
 
