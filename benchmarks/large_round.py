@@ -23,7 +23,7 @@ import numpy as np
 
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
-from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.fetch import fetch
 from orchestrator.client.sources import Tensors
@@ -67,21 +67,21 @@ def is_reference(path: Path, table: TensorTable) -> bool:
         return not file.read(1)
 
 
-def one_round(clients: Clients, deployment: Deployment, mib: int, narration: Narration) -> tuple[str, bool]:
+def one_round(aws: AwsClients, deployment: Deployment, mib: int, narration: Narration) -> tuple[str, bool]:
     """Run a round of `mib` MiB per client; its row of the table, and whether the bytes are the reference's."""
     table = TensorTable((TensorSpec("weight", "F32", (mib * 1024**2 // 4,)),))
     model = f"large-{mib}"
     narration.say(f"{mib} MiB: {CLIENTS} clients submit ...")
     for client in range(CLIENTS):
         submit(
-            clients.s3, deployment.bucket, model, f"client-{client}", tensors(client, table), _COUNTS[client]
+            aws.s3, deployment.bucket, model, f"client-{client}", tensors(client, table), _COUNTS[client]
         )  # fmt: skip
     began = time.perf_counter()
-    report = start_round(clients, deployment, RoundRequest(model, model, SHARDS, CLIENTS), narration).document
+    report = start_round(aws, deployment, RoundRequest(model, model, SHARDS, CLIENTS), narration).document
     round_s = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "global.safetensors"
-        fetch(clients.s3, deployment.bucket, model, path)
+        fetch(aws.s3, deployment.bucket, model, path)
         exact = is_reference(path, table)
     stats = [result["stats"] for result in report["shard_results"]]
     peaks = [s["peak_rss_mb"] for s in stats]

@@ -24,7 +24,7 @@ import numpy as np
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.safetensors import NUM_EXAMPLES, serialize_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.rounds.manifest import freeze_round
 from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.queues import queue_jobs
@@ -125,7 +125,7 @@ def main() -> None:
     record = RoundRecord(RoundRequest("vgg16", round_id), time.time())
     manifest = freeze_round(aws, "bucket", record, pinned, arguments.shards)
     planned = time.perf_counter()
-    queue_jobs(Clients(aws, aws), "queue", manifest, range(manifest.shards), attempt=0)
+    queue_jobs(AwsClients(aws, aws), "queue", manifest, range(manifest.shards), attempt=0)
     ended = time.perf_counter()
     after = resource.getrusage(resource.RUSAGE_SELF)
     print(

@@ -2,7 +2,7 @@
 
 All clients' ranges are asked for at once over plain http.client on presigned URLs, read in turn piece by piece, and
 folded into float64 by numpy. What the worker does beyond averaging is left out: norms, the search for NaN, SHA-256,
-retries, checks of what S3 answers, the driver's record and the result message. What this takes says how fast the
+retries, checks of what S3 answers, the coordinator's record and the result message. What this takes says how fast the
 machine is, at the same kind of work.
 """
 

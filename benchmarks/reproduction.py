@@ -50,11 +50,11 @@ def measured() -> dict[str, Any]:
     return document
 
 
-def cost(model_bytes: int, architecture: str, profile: str, *, all_in: bool) -> float:
+def cost(model_bytes: int, topology: str, profile: str, *, all_in: bool) -> float:
     """Predicted dollars of a round of 20 clients, GradsSharding with 4 shards, no cap on memory but Lambda's."""
-    shards = SHARDS if architecture == SHARDED else None
+    shards = SHARDS if topology == SHARDED else None
     plan = predict(
-        model_bytes, CLIENTS, architecture=architecture, shards=shards, profile=profile, cpu="x86_64",
+        model_bytes, CLIENTS, topology=topology, shards=shards, profile=profile, cpu="x86_64",
         memory_cap_mb=10_240,
     )  # fmt: skip
     return plan.cost_breakdown.total if all_in else plan.cost_breakdown.paper_total
@@ -78,14 +78,14 @@ def crossover_mb(tree: str, profile: str, *, all_in: bool) -> str:
     return f"{last_true(dearer, 1, 5000) + 1:,} MB" if dearer(1) else "always"
 
 
-def largest_mb(architecture: str, profile: str, cap_mb: int) -> str:
+def largest_mb(topology: str, profile: str, cap_mb: int) -> str:
     """The largest model (GB) that some feasible configuration averages."""
 
     def feasible(mb: int) -> bool:
-        counts: tuple[int | None, ...] = (None,) if architecture != SHARDED else tuple(4**k for k in range(7))
+        counts: tuple[int | None, ...] = (None,) if topology != SHARDED else tuple(4**k for k in range(7))
         plans: list[Plan] = [
             predict(
-                mb * 10**6, CLIENTS, architecture=architecture, shards=m, profile=profile, memory_cap_mb=cap_mb,
+                mb * 10**6, CLIENTS, topology=topology, shards=m, profile=profile, memory_cap_mb=cap_mb,
                 account_concurrency=1000,
             )
             for m in counts
@@ -108,10 +108,10 @@ def flat_float32(values: Sequence[Float32], weights: Sequence[int]) -> Float32:
 
 
 def tree(
-    architecture: str, values: Sequence[Float32], weights: Sequence[int], dtype: type[np.float32] | type[np.float64]
+    topology: str, values: Sequence[Float32], weights: Sequence[int], dtype: type[np.float32] | type[np.float64]
 ) -> Float32:
     """The mean by a tree whose aggregators hand on weighted sums of `dtype`."""
-    shape = Tree(architecture, len(values))
+    shape = Tree(topology, len(values))
     sums = [value.astype(dtype) * dtype(weight) for value, weight in zip(values, weights, strict=True)]
     for level, width in enumerate(shape.widths):
         above = []
@@ -157,7 +157,7 @@ this kit's worker; see [planning.md](planning.md) for the models."""
 
 
 def _claims() -> str:
-    by = {(r["model"], r["architecture"], r["shards"], r["experiment"]): r for r in rounds()}
+    by = {(r["model"], r["topology"], r["shards"], r["experiment"]): r for r in rounds()}
     usd = {
         (model, a): float(by[model, a, "4" if a == SHARDED else "", "comparison"]["cost_usd"])
         for model in ("resnet18", "vgg16")
@@ -185,7 +185,7 @@ def _claims() -> str:
             f"{predicted:.2f} predicted for its handler; {ours:.2f} predicted, all-in, for this kit's workers",
         ),
         (
-            "the only architecture beyond the memory ceiling",
+            "the only topology beyond the memory ceiling",
             "holds for handlers that hold whole objects",
             "holds: an aggregator of a tree holds float64 sums of the whole model (in memory, and as an object to hand "
             "on), a sharding worker holds pieces; sizes below",
@@ -212,17 +212,17 @@ def _rounds() -> str:
         "The last two columns are this kit's workers, x86, memory by this kit's rule, every start cold, all-in with "
         "clients' uploads and SQS: not the same accounting, but the same round. Only the paper's columns are measured.",
         "",
-        "| model | architecture | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
+        "| model | topology | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rounds():
         size, shards = round(float(r["gradient_mib"]) * MIB), int(r["shards"]) if r["shards"] else None
         its = predict(
-            size, CLIENTS, architecture=r["architecture"], shards=shards, memory_mb=int(r["memory_mb"]),
+            size, CLIENTS, topology=r["topology"], shards=shards, memory_mb=int(r["memory_mb"]),
             profile="whole-object",
         )  # fmt: skip
-        ours = predict(size, CLIENTS, architecture=r["architecture"], shards=shards, cpu="x86_64")
-        name = r["architecture"] + (f", M = {shards}" if shards else "")
+        ours = predict(size, CLIENTS, topology=r["topology"], shards=shards, cpu="x86_64")
+        name = r["topology"] + (f", M = {shards}" if shards else "")
         wall, usd = float(r["wall_s"]), float(r["cost_usd"])
         lines.append(
             f"| {r['model']} | {name} | {int(r['memory_mb']):,} | {wall:.1f} | {its.predicted_seconds:.1f} "

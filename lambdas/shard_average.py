@@ -38,9 +38,9 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
     def do(self, job: ShardJob, result: ShardResult) -> ShardResult:
         began, cpu_began = time.perf_counter(), time.process_time()
         manifest = self.manifest_of(job)
-        if job.shard >= manifest.shards or manifest.architecture != GRADS_SHARDING:
+        if job.shard >= manifest.shards or manifest.topology != GRADS_SHARDING:
             raise InvalidContract(
-                f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.architecture} "
+                f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.topology} "
                 f"and has {manifest.shards} shards."
             )
         reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))

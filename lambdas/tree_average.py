@@ -1,6 +1,6 @@
 """The aggregators of the two trees, lambda-FL and LIFL: one tree job in, one partial sum (the root: the model) out.
 
-An aggregator holds the complete model as float64 sums; that is what these architectures are, and what GradsSharding
+An aggregator holds the complete model as float64 sums; that is what these topologies are, and what GradsSharding
 does without. Reading streams as in the sharded worker, the inputs are added in order, and the root rounds once. So the
 bytes follow from manifest and tree alone.
 """
@@ -142,7 +142,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
 
     def _shared_for(self, task: _Task) -> SharedBlocks | None:
         """The shared memory in which this job's partial sum may be; only LIFL's are kept there."""
-        return self.shared if task.place.manifest.architecture == LIFL else None
+        return self.shared if task.place.manifest.topology == LIFL else None
 
     def _find_block(self, task: _Task) -> _Block | None:
         """A complete partial sum in shared memory, from an earlier delivery."""

@@ -28,7 +28,7 @@ from lambdas.averaging.mean import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
 from lambdas.protocol.keys import manifest_key
-from lambdas.protocol.lease import OVER, DriverRecord, driver_key
+from lambdas.protocol.lease import OVER, CoordinatorRecord, coordinator_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import Job, JobResult, ShardStats
 from lambdas.storage.connections import tls_context
@@ -155,16 +155,16 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
         Raises:
             Superseded: the round has ended, or nothing of it is missing any more.
         """
-        key = driver_key(job.round_id)
+        key = coordinator_key(job.round_id)
         try:
-            driver = DriverRecord.from_bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            coordinator = CoordinatorRecord.from_bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
                 return job.attempt > 0 or receive_count > 1
             raise StorageUnavailable(f"Reading {key}: {error}") from error
-        if driver.state in OVER:
-            raise Superseded(f"round {job.round_id} is {driver.state}")
-        return job.attempt > 0 or receive_count > 1 or bool(driver.earlier)
+        if coordinator.state in OVER:
+            raise Superseded(f"round {job.round_id} is {coordinator.state}")
+        return job.attempt > 0 or receive_count > 1 or bool(coordinator.earlier)
 
     def manifest_of(self, job: AnyJob) -> RoundManifest:
         """The manifest that a job was made for.
@@ -202,7 +202,7 @@ def stats_of(
         wall_s=round(wall_s, 6),
         cpu_s=round(time.process_time() - cpu_began, 6),
         peak_rss_mb=peak_rss_mb(),
-        gets=counts.gets + 2,  # and the manifest and the driver's record
+        gets=counts.gets + 2,  # and the manifest and the coordinator's record
         puts=puts,
         retries=counts.retries,
     )

@@ -38,7 +38,7 @@ _LOGS_AND_TERRAFORM_USD = 0.02
 def upper_bound_usd() -> float:
     """What a run costs at most, US dollars: `_ROUNDS` of the largest planned round, and an hour of the rest."""
     rounds = [predict(MODEL_BYTES, CLIENTS, shards=shards) for shards in SHARD_COUNTS]
-    rounds += [predict(MODEL_BYTES, CLIENTS, architecture=tree) for tree in TREES]
+    rounds += [predict(MODEL_BYTES, CLIENTS, topology=tree) for tree in TREES]
     dearest = max(plan.predicted_cost_usd for plan in rounds)
     standing = 2 * len(rounds) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
     return _ROUNDS * dearest + standing + _LOGS_AND_TERRAFORM_USD

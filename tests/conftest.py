@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from lambdas.protocol.topologies import TREES
 from lambdas.storage import shards
-from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
@@ -44,7 +44,7 @@ def endpoint_url(aws_home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def clients(endpoint_url: str) -> Clients:
+def clients(endpoint_url: str) -> AwsClients:
     """S3 and SQS of the emulator."""
     return connect("us-east-1", endpoint_url)
 
@@ -56,13 +56,13 @@ def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def lanes_without_functions(clients: Clients, endpoint_url: str) -> Deployment:
+def lanes_without_functions(aws: AwsClients, endpoint_url: str) -> Deployment:
     """A bucket and queues of a test's own, without Lambda: jobs stay queued until somebody works on them."""
     name = f"test-{next(_numbers)}"
-    clients.s3.create_bucket(Bucket=name)
+    aws.s3.create_bucket(Bucket=name)
 
     def queue(suffix: str) -> str:
-        return clients.sqs.create_queue(QueueName=f"{name}-{suffix}")["QueueUrl"]
+        return aws.sqs.create_queue(QueueName=f"{name}-{suffix}")["QueueUrl"]
 
     lanes = {
         m: Lane(m, queue(f"lane-{m}"), queue(f"dead-{m}"), f"{name}-{m}", 256, 60, "x86_64", 3) for m in (1, 2, 4, 8)
@@ -75,10 +75,10 @@ def lanes_without_functions(clients: Clients, endpoint_url: str) -> Deployment:
 
 
 @pytest.fixture
-def worked_lanes(clients: Clients, lanes_without_functions: Deployment) -> Deployment:
+def worked_lanes(aws: AwsClients, lanes_without_functions: Deployment) -> Deployment:
     """The same, with a worker on every lane."""
     for lane in lanes_without_functions.all_lanes:
         threading.Thread(
-            target=poll.work, args=(clients, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
+            target=poll.work, args=(aws, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True
         ).start()
     return lanes_without_functions

@@ -62,16 +62,17 @@ class Fields:
         self._value = value
 
     @classmethod
-    def parse(cls, what: str, data: bytes | str) -> Fields:
+    def parse(cls, what: str, data: bytes | str, schema: int = SCHEMA) -> Fields:
         """Parse JSON text; anything else than an object of this schema raises InvalidContract."""
         try:
             fields = cls(what, json.loads(data))
         except (ValueError, RecursionError) as error:
             raise InvalidContract(f"{what}: not JSON ({type(error).__name__}: {error}).") from error
-        schema = fields._value.get("schema")
-        if schema != SCHEMA:
+        found = fields._value.get("schema")
+        if type(found) is not int or found != schema:
             raise InvalidContract(
-                f"{what}: schema is {shown(schema)}, this version reads {SCHEMA}. Deploy and run the same release."
+                f"{what}: schema is {shown(found)}, this version reads {schema}. Deploy and run the same release, and "
+                "finish rounds of an older release with that release."
             )
         return fields
 

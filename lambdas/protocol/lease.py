@@ -1,4 +1,4 @@
-"""`rounds/R/driver.json`: who drives a round, and how far it may be driven. Standard library only.
+"""`rounds/R/coordinator.json`: who coordinates a round, and how far it may be driven. Standard library only.
 
 It is replaced by compare-and-swap only (If-Match), so it is also where a round is decided: it is either being
 published or aborted, never both. Orchestrators renew it while they drive; workers read it to know whether a job may be
@@ -11,26 +11,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
+from lambdas.protocol.documents import Fields, canonical_json
 from lambdas.protocol.keys import round_prefix
 
 # driving: its shards may be averaged; publishing: all of them are stored, it can no longer be aborted; stopped: nobody
 # drives, the next orchestrator may; failed and aborted: the round has ended.
-STATES = ("driving", "publishing", "stopped", "failed", "aborted")
+STATES = ("running", "publishing", "stopped", "failed", "aborted")
 # States in which there is nothing left to average.
 OVER = ("publishing", "failed", "aborted")
 
 _EARLIER_KEPT = 50
 
 
-def driver_key(round_id: str) -> str:
-    """Key of the round's driver record."""
-    return round_prefix(round_id) + "driver.json"
+def coordinator_key(round_id: str) -> str:
+    """Key of the round's coordinator record."""
+    return round_prefix(round_id) + "coordinator.json"
+
+
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that drives, or drove, a round.
+    """A process that coordinates, or coordinated, a round.
 
     Attributes:
         machine: host, boot and process namespace; equal only where process ids mean the same.
@@ -55,15 +58,15 @@ class Process:
 
 
 @dataclass(frozen=True)
-class DriverRecord:
-    """The driver of a round.
+class CoordinatorRecord:
+    """The coordinator of a round.
 
     Attributes:
         token: names this drive; a process that drives again has another one.
         beat: grows with every renewal, so that every renewal changes the object.
         lease_s: a record that nobody has replaced for so long, watched by the watcher's own clock, is free to be taken.
         state: one of STATES.
-        earlier: who drove before, oldest first.
+        earlier: who coordinated before, oldest first.
         error: why it stopped: `kind`, `message`, `exit_status`; None where it was interrupted.
     """
 
@@ -71,26 +74,26 @@ class DriverRecord:
     token: str
     process: Process
     lease_s: float
-    state: str = "driving"
+    state: str = "running"
     beat: int = 0
     earlier: tuple[Process, ...] = ()
     error: Mapping[str, Any] | None = None
 
-    def renewed(self) -> DriverRecord:
+    def renewed(self) -> CoordinatorRecord:
         """The same, one beat later."""
         return replace(self, beat=self.beat + 1)
 
-    def succeeded_by(self, process: Process, token: str, lease_s: float) -> DriverRecord:
-        """The record of the next driver."""
+    def succeeded_by(self, process: Process, token: str, lease_s: float) -> CoordinatorRecord:
+        """The record of the next coordinator."""
         earlier = (*self.earlier, self.process)[-_EARLIER_KEPT:]
-        return DriverRecord(self.round_id, token, process, lease_s, earlier=earlier)
+        return CoordinatorRecord(self.round_id, token, process, lease_s, earlier=earlier)
 
     def to_bytes(self) -> bytes:
         return canonical_json({"schema": SCHEMA, **asdict(self)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> DriverRecord:
-        f = Fields.parse("Driver record", data)
+    def from_bytes(cls, data: bytes) -> CoordinatorRecord:
+        f = Fields.parse("Coordinator record", data, SCHEMA)
         error = f.optional_object("error")
         return cls(
             round_id=f.name("round_id", "round"),

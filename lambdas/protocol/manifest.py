@@ -6,12 +6,15 @@ import itertools
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
+from lambdas.protocol.documents import Fields, canonical_json
 from lambdas.protocol.errors import InvalidContract, shown
 from lambdas.protocol.keys import client_of, global_key, rounds_prefix, shard_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_INT, MAX_PART_BYTES, MAX_SHARDS
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorTable
-from lambdas.protocol.topologies import ARCHITECTURES, GRADS_SHARDING
+from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
+
+# 2: `topology` was `architecture`.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class RoundManifest:
         table: the tensors of the global model.
         layouts: per distinct storage layout, one dtype per tensor; the updates refer to them by index.
         bounds: the shard table (see `shard_bounds`); a tree's has one shard, the whole model.
-        architecture: one of ARCHITECTURES.
+        topology: one of TOPOLOGIES.
         revision: how often the round was planned anew, without clients whose updates turned out to be bad.
         excluded: those clients, and those that were left out when the round closed, in ascending client id.
         norms: one of NORMS.
@@ -99,7 +102,7 @@ class RoundManifest:
     bounds: tuple[int, ...]
     output: Output
     created_at: float
-    architecture: str = GRADS_SHARDING
+    topology: str = GRADS_SHARDING
     revision: int = 0
     excluded: tuple[Exclusion, ...] = ()
     norms: str = "results"
@@ -140,7 +143,7 @@ class RoundManifest:
                 "bounds": list(self.bounds),
                 "output": asdict(self.output),
                 "created_at": self.created_at,
-                "architecture": self.architecture,
+                "topology": self.topology,
                 "revision": self.revision,
                 "excluded": [asdict(e) for e in self.excluded],
                 "norms": self.norms,
@@ -150,7 +153,7 @@ class RoundManifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> RoundManifest:
         """Parse and check a manifest: whatever contradicts itself raises InvalidContract."""
-        f = Fields.parse("Manifest", data)
+        f = Fields.parse("Manifest", data, SCHEMA)
         what = f"Manifest of round {f.name('round_id', 'round')}"
         table = TensorTable.from_json(what, f.array("tensors"))
         if f.digest("tensors_sha256") != table.sha256:
@@ -190,7 +193,7 @@ class RoundManifest:
             bounds=f.integers("bounds"),
             output=output,
             created_at=f.number("created_at"),
-            architecture=f.choice("architecture", ARCHITECTURES),
+            topology=f.choice("topology", TOPOLOGIES),
             revision=f.integer("revision", 0, MAX_CLIENTS),
             excluded=tuple(Exclusion.from_fields(e) for e in f.objects("excluded")),
             norms=f.choice("norms", NORMS),
@@ -225,9 +228,7 @@ class RoundManifest:
             raise InvalidContract(
                 f"{what}: the shard bounds do not cover the {self.table.elements} values exactly once."
             )
-        if self.architecture == GRADS_SHARDING and any(
-            self.shard_nbytes(m) > MAX_PART_BYTES for m in range(self.shards)
-        ):
+        if self.topology == GRADS_SHARDING and any(self.shard_nbytes(m) > MAX_PART_BYTES for m in range(self.shards)):
             raise InvalidContract(f"{what}: a shard of more than {MAX_PART_BYTES} bytes, more than any part can have.")
-        if self.architecture != GRADS_SHARDING and self.shards != 1:
-            raise InvalidContract(f"{what}: {self.shards} shards, but {self.architecture} averages whole models.")
+        if self.topology != GRADS_SHARDING and self.shards != 1:
+            raise InvalidContract(f"{what}: {self.shards} shards, but {self.topology} averages whole models.")

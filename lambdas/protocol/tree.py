@@ -16,9 +16,9 @@ from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL
 
 
-def fan_in(architecture: str, clients: int) -> int:
+def fan_in(topology: str, clients: int) -> int:
     """The most inputs that one aggregator of a tree over `clients` clients has."""
-    if architecture == LAMBDA_FL:
+    if topology == LAMBDA_FL:
         return math.isqrt(clients - 1) + 1
     return next(k for k in range(1, clients + 1) if k**3 >= clients)
 
@@ -28,19 +28,19 @@ class Tree:
     """A tree over the participants of a round.
 
     Attributes:
-        architecture: `lambda-fl` or `lifl`.
+        topology: `lambda-fl` or `lifl`.
         clients: N, at least 1.
     """
 
-    architecture: str
+    topology: str
     clients: int
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Aggregators per level, from the leaves to the one root."""
         width, widths = self.clients, []
-        for _ in range(1 if self.architecture == LAMBDA_FL else 2):
-            width = -(-width // fan_in(self.architecture, self.clients))
+        for _ in range(1 if self.topology == LAMBDA_FL else 2):
+            width = -(-width // fan_in(self.topology, self.clients))
             widths.append(width)
         return (*widths, 1)
 
@@ -54,7 +54,7 @@ class Tree:
         below = self.clients if level == 0 else self.widths[level - 1]
         if level == self.root:
             return range(below)
-        step = fan_in(self.architecture, self.clients)
+        step = fan_in(self.topology, self.clients)
         return range(aggregator * step, min(below, (aggregator + 1) * step))
 
     def participants(self, level: int, aggregator: int) -> range:
@@ -71,6 +71,6 @@ def tree_of(manifest: RoundManifest) -> Tree:
     Raises:
         InvalidContract: it is averaged by shards.
     """
-    if manifest.architecture == GRADS_SHARDING:
+    if manifest.topology == GRADS_SHARDING:
         raise InvalidContract(f"Round {manifest.round_id} is averaged by shards, not by a tree.")
-    return Tree(manifest.architecture, len(manifest.participants))
+    return Tree(manifest.topology, len(manifest.participants))

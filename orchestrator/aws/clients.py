@@ -21,16 +21,16 @@ from orchestrator.aws.s3 import error_code
 
 
 @dataclass(frozen=True)
-class Clients:
+class AwsClients:
     """S3 and SQS of one deployment; boto3 clients may be shared between threads."""
 
     s3: S3Client
     sqs: SQSClient
 
 
-def connect(region: str, endpoint_url: str | None) -> Clients:
+def connect(region: str, endpoint_url: str | None) -> AwsClients:
     """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
-    return Clients(s3=make_client("s3", region, endpoint_url), sqs=make_client("sqs", region, endpoint_url))
+    return AwsClients(s3=make_client("s3", region, endpoint_url), sqs=make_client("sqs", region, endpoint_url))
 
 
 def make_client(service: str, region: str, endpoint_url: str | None) -> Any:

@@ -27,7 +27,7 @@ class Lane:
     function_name: str
     memory_mb: int
     timeout_s: int
-    architecture: str
+    cpu_architecture: str
     max_receive_count: int
     tree: str | None = None
     ephemeral_storage_mb: int = 512
@@ -41,8 +41,8 @@ class Deployment:
     Attributes:
         endpoint_url: the emulator's, None on AWS.
         lanes: by shard count, ascending.
-        baselines: the lanes of lambda-FL and LIFL, by architecture.
-        baselines_refused: why a tree has no lane although baselines were asked for, by architecture.
+        baselines: the lanes of lambda-FL and LIFL, by topology.
+        baselines_refused: why a tree has no lane although baselines were asked for, by topology.
     """
 
     environment: str
@@ -73,27 +73,27 @@ class Deployment:
             )
         return self.lanes[shards]
 
-    def find_lane(self, architecture: str, shards: int) -> Lane | None:
-        """The lane for rounds of an architecture, None where there is none."""
-        return self.lanes.get(shards) if architecture == GRADS_SHARDING else self.baselines.get(architecture)
+    def find_lane(self, topology: str, shards: int) -> Lane | None:
+        """The lane for rounds of a topology, None where there is none."""
+        return self.lanes.get(shards) if topology == GRADS_SHARDING else self.baselines.get(topology)
 
-    def lane_for(self, architecture: str, shards: int) -> Lane:
-        """The lane for rounds of an architecture; `shards` matters to grads-sharding only.
+    def lane_for(self, topology: str, shards: int) -> Lane:
+        """The lane for rounds of a topology; `shards` matters to grads-sharding only.
 
         Raises:
             NotDeployed: there is none; says why and what to change.
         """
-        if architecture == GRADS_SHARDING:
+        if topology == GRADS_SHARDING:
             return self.lane(shards)
-        if architecture not in self.baselines:
+        if topology not in self.baselines:
             raise NotDeployed(
-                f"No lane for {architecture}: "
+                f"No lane for {topology}: "
                 + (
-                    self.baselines_refused.get(architecture)
+                    self.baselines_refused.get(topology)
                     or f"set baselines = true in environments/{self.environment} and deploy again."
                 )
             )
-        return self.baselines[architecture]
+        return self.baselines[topology]
 
 
 def parse_deployment(value: object) -> Deployment:
@@ -126,7 +126,7 @@ def _lane(f: Fields, tree: str | None = None) -> Lane:
         function_name=f.text("function_name"),
         memory_mb=f.integer("memory_mb", 128, 10240),
         timeout_s=f.integer("timeout_s", 1, 900),
-        architecture=f.choice("cpu_architecture", ("arm64", "x86_64")),
+        cpu_architecture=f.choice("cpu_architecture", ("arm64", "x86_64")),
         max_receive_count=f.integer("max_receive_count", 1, 1000),
         tree=tree,
         ephemeral_storage_mb=f.integer("ephemeral_storage_mb", 512, 10240),

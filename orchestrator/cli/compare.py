@@ -27,7 +27,7 @@ from orchestrator.progress import StderrNarration
     help="A directory of updates (*.safetensors, *.pt); a file's name is its client. Default: synthetic ones.",
 )
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count of grads-sharding.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Rounds per architecture.")
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Rounds per topology.")
 @click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output", show_default=True,
     help="Where compare.json, compare.md and compare.png go.",
@@ -44,7 +44,7 @@ def compare_command(
     to: Path,
     keep: bool,
 ) -> Answer:
-    """Run the three architectures for real, on the same updates, and put them side by side.
+    """Run the three topologies for real, on the same updates, and put them side by side.
 
     The trees need an environment that is deployed with baselines = true. Where one of them does not fit, the table
     says why.

@@ -93,12 +93,12 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
 
 def _deployment_text(deployment: Deployment) -> str:
     lanes = [
-        f"  {lane.shards:>5} shards  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.architecture:<7} "
+        f"  {lane.shards:>5} shards  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.cpu_architecture:<7} "
         f"{lane.function_name}"
         for lane in deployment.lanes.values()
     ]
     lanes += [
-        f"  {tree:>12}  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.architecture:<7} {lane.function_name}"
+        f"  {tree:>12}  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.cpu_architecture:<7} {lane.function_name}"
         for tree, lane in deployment.baselines.items()
     ]
     lanes += [f"  no lane for {tree}: {why}" for tree, why in deployment.baselines_refused.items()]
@@ -109,7 +109,7 @@ def _deployment_text(deployment: Deployment) -> str:
 @env_option
 @output_option
 def build(env: str) -> Answer:
-    """Build the function zip of an environment: `lambdas` and numpy for its Python and architecture.
+    """Build the function zip of an environment: `lambdas` and numpy for its Python and topology.
 
     pip gets numpy and, for lambdas/fold.c, a compiler (100 MB, which unpack to 400 while it runs).
 

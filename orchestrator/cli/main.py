@@ -10,7 +10,7 @@ import click
 
 from lambdas.protocol.keys import check_name
 from lambdas.protocol.limits import MAX_EXAMPLES
-from lambdas.protocol.topologies import ARCHITECTURES, GRADS_SHARDING, TREES
+from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.cli import clients, compare, deploy, plan, verify
 from orchestrator.cli.options import (
     Answer,
@@ -77,8 +77,8 @@ for command in (
     "--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count; auto: the planner's."
 )
 @click.option(
-    "--architecture",
-    type=click.Choice(ARCHITECTURES),
+    "--topology",
+    type=click.Choice(TOPOLOGIES),
     default=GRADS_SHARDING,
     show_default=True,
     help="Average by shards, or by a tree whose functions hold the whole model (deployed with baselines = true).",
@@ -145,7 +145,7 @@ def start_round_command(
     model: str,
     round_id: str,
     shards: int | None,
-    architecture: str,
+    topology: str,
     min_clients: tuple[int, float | None],
     expect: int | None,
     expect_clients: tuple[str, ...] | None,
@@ -167,13 +167,13 @@ def start_round_command(
       orchestrator start-round --env prod --model vgg --round 2026-11-23 --min-clients 15 --expect 20 --deadline 1h
       orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h
         --on-deadline extend --extend 15m --on-invalid exclude --max-norm 1000 --late-from r-1
-      orchestrator start-round --model digits --round r-3 --architecture lifl
+      orchestrator start-round --model digits --round r-3 --topology lifl
     """
     request = RoundRequest(
         model=model,
         round_id=round_id,
         shards=shards,
-        architecture=architecture,
+        topology=topology,
         min_clients=min_clients[0],
         min_fraction=min_clients[1],
         expect=expect,
@@ -290,7 +290,7 @@ def rounds(env: str, model: str | None) -> Answer:
     "--shards", type=int, multiple=True, help="Only the lane for this shard count (repeatable). Default: all."
 )
 @click.option(
-    "--architecture", type=click.Choice(TREES), multiple=True, help="Only this tree's lane (repeatable). Default: all."
+    "--topology", type=click.Choice(TREES), multiple=True, help="Only this tree's lane (repeatable). Default: all."
 )
 @click.option(
     "--shared-memory", is_flag=True, help="LIFL's partial sums stay in this machine's memory instead of going to S3."
@@ -301,7 +301,7 @@ def rounds(env: str, model: str | None) -> Answer:
 def worker_command(
     env: str,
     shards: tuple[int, ...],
-    architecture: tuple[str, ...],
+    topology: tuple[str, ...],
     shared_memory: bool,
     processes: int | None,
     idle_exit: float | None,
@@ -311,10 +311,10 @@ def worker_command(
     \b
       orchestrator worker --env dev --shards 4
       orchestrator worker --idle-exit 30s
-      orchestrator worker --architecture lifl --shared-memory --processes 4
+      orchestrator worker --topology lifl --shared-memory --processes 4
     """
     deployment, clients = connect_to(env)
-    lanes = [deployment.lane(m) for m in shards] + [deployment.lane_for(tree, 1) for tree in architecture]
+    lanes = [deployment.lane(m) for m in shards] + [deployment.lane_for(tree, 1) for tree in topology]
     lanes = lanes or deployment.all_lanes
     narration = StderrNarration()
     narration.say(f"Polling {len(lanes)} lanes of {env}; Ctrl-C stops.")

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError, InvalidName, InvalidUpdate
 from lambdas.protocol.keys import check_name
-from orchestrator.aws.clients import Clients, connect, explain
+from orchestrator.aws.clients import connect, explain
 from orchestrator.aws.deployment import Deployment
 from orchestrator.deployment import terraform
 from orchestrator.deployment.load import load_deployment

@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.options import Answer, Duration, output_option
 from orchestrator.errors import PlanningError
 from orchestrator.planning.chart import write_chart
-from orchestrator.planning.planner import ARCHITECTURES, CPUS, format_table, plan_round
+from orchestrator.planning.planner import CPUS, TOPOLOGIES, format_table, plan_round
 
 
 @click.command()
@@ -19,7 +19,7 @@ from orchestrator.planning.planner import ARCHITECTURES, CPUS, format_table, pla
 @click.option("--budget", type=float, help="Recommend within so many dollars a round.")
 @click.option("--shards", type=int, multiple=True, help="Only these shard counts (repeatable). Default: powers of two.")
 @click.option("--memory", type=int, multiple=True, help="Only these function memories in MB (repeatable).")
-@click.option("--architecture", type=click.Choice(ARCHITECTURES), multiple=True, help="Only these (repeatable).")
+@click.option("--topology", type=click.Choice(TOPOLOGIES), multiple=True, help="Only these (repeatable).")
 @click.option("--cpu", type=click.Choice(CPUS), multiple=True, help="Only these processors (repeatable).")
 @click.option("--memory-cap", type=int, default=3008, show_default=True, help="Most memory the account allows, MB.")
 @click.option("--account-concurrency", type=int, help="Most functions at once. Default: the profile's.")
@@ -39,7 +39,7 @@ def plan(
     budget: float | None,
     shards: tuple[int, ...],
     memory: tuple[int, ...],
-    architecture: tuple[str, ...],
+    topology: tuple[str, ...],
     cpu: tuple[str, ...],
     memory_cap: int,
     account_concurrency: int | None,
@@ -63,14 +63,14 @@ def plan(
         shard_counts=shards or None,
         memories_mb=memory or None,
         cpus=cpu or CPUS,
-        architectures=architecture or ARCHITECTURES,
+        topologies=topology or TOPOLOGIES,
         memory_cap_mb=memory_cap,
         account_concurrency=account_concurrency,
     )
     if not any(p.feasible for p in plans):
         fastest = min(plans, key=lambda p: p.predicted_seconds)
         raise PlanningError(
-            f"Nothing is feasible. The fastest is {fastest.architecture}, {fastest.shards} shards, {fastest.memory_mb} "
+            f"Nothing is feasible. The fastest is {fastest.topology}, {fastest.shards} shards, {fastest.memory_mb} "
             f"MB: {fastest.reason} `--output json` lists all with their reasons.",
             {"plans": [p.to_json() for p in plans]},
         )

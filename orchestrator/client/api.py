@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdas.protocol.keys import check_name
-from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_model
 from orchestrator.client.fetch import fetch
@@ -62,7 +62,7 @@ class Client:
         return self._given or load_deployment(self._env)
 
     @cached_property
-    def _clients(self) -> Clients:
+    def _clients(self) -> AwsClients:
         return connect(self._deployment.region, self._deployment.endpoint_url)
 
     def push(

@@ -1,4 +1,4 @@
-"""The three architectures side by side, for real: the same updates, bucket, queues and round protocol, one table."""
+"""The three topologies side by side, for real: the same updates, bucket, queues and round protocol, one table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
-from lambdas.protocol.topologies import ARCHITECTURES, GRADS_SHARDING
-from orchestrator.aws.clients import Clients
+from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import delete_objects, list_objects
 from orchestrator.client.fetch import fetch
@@ -34,7 +34,7 @@ _BLOCK = 4 * 1024**2
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One client's update: what every architecture averages."""
+    """One client's update: what every topology averages."""
 
     client: str
     tensors: Tensors
@@ -59,18 +59,18 @@ def synthetic_updates(model_bytes: int, clients: int) -> list[ClientUpdate]:
 
 
 def compare(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     updates: Sequence[ClientUpdate],
     *,
     synthetic: bool,
     shards: int | None = None,
     repeats: int = 1,
-    architectures: Sequence[str] = ARCHITECTURES,
+    topologies: Sequence[str] = TOPOLOGIES,
     keep: bool = False,
     narration: Narration | None = None,
 ) -> dict[str, Any]:
-    """Run a round of the same updates by each architecture, `repeats` times in turn, and compare.
+    """Run a round of the same updates by each topology, `repeats` times in turn, and compare.
 
     Args:
         synthetic: the updates are made up; the document says so.
@@ -78,7 +78,7 @@ def compare(
         keep: leave rounds and global models in the bucket.
 
     Returns:
-        A JSON document: `rows`, one per architecture with medians over the repeats beside the planner's prediction;
+        A JSON document: `rows`, one per topology with medians over the repeats beside the planner's prediction;
         `differences` of the global models from the first one's; `infeasible`, what has no lane, with reasons.
 
     Raises:
@@ -89,22 +89,22 @@ def compare(
     if shards is None:
         shards = choose_lane(nbytes, len(updates), list(deployment.lanes.values())).shards
     infeasible, runs = {}, dict[str, list[dict[str, Any]]]()
-    for architecture in architectures:
+    for topology in topologies:
         try:
-            deployment.lane_for(architecture, shards)
-            runs[architecture] = []
+            deployment.lane_for(topology, shards)
+            runs[topology] = []
         except NotDeployed as error:
-            infeasible[architecture] = str(error)
+            infeasible[topology] = str(error)
             narration.say(str(error))
     name = f"compare-{time.time_ns() // 1_000_000}"
-    s3, bucket = clients.s3, deployment.bucket
+    s3, bucket = aws.s3, deployment.bucket
     rounds: list[str] = []
     first: dict[str, str] = {}
     try:
         for repeat in range(repeats):
-            for architecture in runs:
-                round_id = f"{name}-{architecture}-{repeat}"
-                narration.say(f"{architecture}, run {repeat + 1} of {repeats}: {len(updates)} updates ...")
+            for topology in runs:
+                round_id = f"{name}-{topology}-{repeat}"
+                narration.say(f"{topology}, run {repeat + 1} of {repeats}: {len(updates)} updates ...")
                 for update in updates:
                     if rounds:
                         source: Any = {"Bucket": bucket, "Key": update_key(rounds[0], update.client)}
@@ -112,14 +112,14 @@ def compare(
                     else:
                         submit(s3, bucket, round_id, update.client, update.tensors, update.examples)
                 rounds.append(round_id)
-                first.setdefault(architecture, round_id)
+                first.setdefault(topology, round_id)
                 request = RoundRequest(
-                    model=name, round_id=round_id, min_clients=len(updates), architecture=architecture,
-                    shards=shards if architecture == GRADS_SHARDING else None,
+                    model=name, round_id=round_id, min_clients=len(updates), topology=topology,
+                    shards=shards if topology == GRADS_SHARDING else None,
                 )  # fmt: skip
-                report = start_round(clients, deployment, request, narration).document
-                runs[architecture].append(_figures(dict(report), deployment.endpoint_url is None))
-        differences = _differences(clients, bucket, name, first)
+                report = start_round(aws, deployment, request, narration).document
+                runs[topology].append(_figures(dict(report), deployment.endpoint_url is None))
+        differences = _differences(aws, bucket, name, first)
     finally:
         if not keep:
             for prefix in (f"rounds/{name}-", f"models/{name}/"):
@@ -157,16 +157,16 @@ def _figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
         "bytes_written": total["bytes_written"],
         "requests_usd": requests_usd,
         "measured_usd": (
-            compute_usd(total["wall_s"], lane["memory_mb"], lane["architecture"]) + requests_usd if on_aws else None
+            compute_usd(total["wall_s"], lane["memory_mb"], lane["cpu_architecture"]) + requests_usd if on_aws else None
         ),
     }
 
 
-def _row(architecture: str, found: Sequence[dict[str, Any]], nbytes: int, clients: int) -> dict[str, Any]:
+def _row(topology: str, found: Sequence[dict[str, Any]], nbytes: int, clients: int) -> dict[str, Any]:
     lane = found[0]["lane"]
     plan = predict(
-        nbytes, clients, architecture=architecture, shards=found[0]["shards"],
-        memory_mb=lane["memory_mb"], cpu=lane["architecture"], memory_cap_mb=10_240,
+        nbytes, clients, topology=topology, shards=found[0]["shards"],
+        memory_mb=lane["memory_mb"], cpu=lane["cpu_architecture"], memory_cap_mb=10_240,
         account_concurrency=lane["maximum_concurrency"],
     )  # fmt: skip
 
@@ -174,8 +174,8 @@ def _row(architecture: str, found: Sequence[dict[str, Any]], nbytes: int, client
         return round(float(statistics.median(run[name] for run in found)), 9)
 
     return {
-        "architecture": architecture,
-        "shards": found[0]["shards"] if architecture == GRADS_SHARDING else None,
+        "topology": topology,
+        "shards": found[0]["shards"] if topology == GRADS_SHARDING else None,
         "function_memory_mb": lane["memory_mb"],
         "seconds": median("seconds"),
         "seconds_range": [min(run["seconds"] for run in found), max(run["seconds"] for run in found)],
@@ -209,19 +209,19 @@ def _row(architecture: str, found: Sequence[dict[str, Any]], nbytes: int, client
     }
 
 
-def _differences(clients: Clients, bucket: str, model: str, rounds: dict[str, str]) -> list[dict[str, Any]]:
+def _differences(aws: AwsClients, bucket: str, model: str, rounds: dict[str, str]) -> list[dict[str, Any]]:
     found = []
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:
         paths = {a: Path(directory) / f"{a}.safetensors" for a in rounds}
-        for architecture, round_id in rounds.items():
-            fetch(clients.s3, bucket, model, paths[architecture], round_id=round_id)
+        for topology, round_id in rounds.items():
+            fetch(aws.s3, bucket, model, paths[topology], round_id=round_id)
         base = next(iter(paths), None)
-        for architecture in list(paths)[1:]:
+        for topology in list(paths)[1:]:
             assert base is not None
-            difference = compare_models(paths[base], paths[architecture])
+            difference = compare_models(paths[base], paths[topology])
             found.append(
                 {
-                    "architectures": [base, architecture],
+                    "topologies": [base, topology],
                     "elements": difference.elements,
                     "differing": difference.differing,
                     "max_ulps": difference.max_ulps,

@@ -11,7 +11,7 @@ from orchestrator.errors import BadInput
 Row = dict[str, Any]
 
 _COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
-    ("architecture", lambda r: r["architecture"] + (f", M = {r['shards']}" if r["shards"] else "")),
+    ("topology", lambda r: r["topology"] + (f", M = {r['shards']}" if r["shards"] else "")),
     ("memory MB", lambda r: f"{r['function_memory_mb']:,}"),
     ("seconds", lambda r: f"{r['seconds']:.2f}"),
     ("per level", lambda r: " + ".join(f"{s:.2f}" for s in r["level_seconds"])),
@@ -56,7 +56,7 @@ def to_markdown(document: Row) -> str:
     ]
     for difference in d["differences"]:
         lines.append(
-            f"Global models of {' and '.join(difference['architectures'])}: {difference['differing']:,} of "
+            f"Global models of {' and '.join(difference['topologies'])}: {difference['differing']:,} of "
             f"{difference['elements']:,} elements differ"
             + (f", by at most {difference['max_ulps']:,} units in the last place." if difference["differing"] else ".")
         )
@@ -64,7 +64,7 @@ def to_markdown(document: Row) -> str:
 
 
 def write_chart(document: Row, path: Path) -> None:
-    """Bars per architecture: seconds by level, peak memory, dollars by formula; predictions as outlines.
+    """Bars per topology: seconds by level, peak memory, dollars by formula; predictions as outlines.
 
     Raises:
         BadInput: matplotlib is not installed.
@@ -78,7 +78,7 @@ def write_chart(document: Row, path: Path) -> None:
     from matplotlib import pyplot
 
     rows = document["rows"]
-    names = [row["architecture"] for row in rows]
+    names = [row["topology"] for row in rows]
     figure, (seconds, memory, dollars) = pyplot.subplots(1, 3, figsize=(12, 4), layout="constrained")
     try:
         for level in range(max(len(row["level_seconds"]) for row in rows)):

@@ -1,4 +1,4 @@
-"""The function zip: this project's `lambdas` package and numpy, for one Python and one architecture, reproducibly.
+"""The function zip: this project's `lambdas` package and numpy, for one Python and one cpu_architecture, reproducibly.
 
 `lambdas/averaging/fold.c` is compiled into it by Zig's C compiler, which pip gets and which compiles for any processor.
 """
@@ -27,10 +27,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 # The functions' Python on AWS, and the wheels that fit Amazon Linux 2023 (glibc 2.34), best first.
 _LAMBDA_PYTHON = (3, 13)
 _MANYLINUX = {
-    architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
-    for architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
+    cpu_architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
+    for cpu_architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
-# Nothing is linked: the library runs beside any C library. For each architecture's oldest processor: wider registers
+# Nothing is linked: the library runs beside any C library. For each cpu_architecture's oldest processor: wider registers
 # were not faster, since memory is the limit. Why nothing is contracted: fold.c.
 _COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
 # Parts of numpy that a function never imports.
@@ -45,13 +45,13 @@ class Target:
     Attributes:
         name: part of the file name: `aws`, `local` or `localstack`.
         python: major and minor version of the function's runtime.
-        architecture: Lambda's word for it, `arm64` or `x86_64`.
+        cpu_architecture: Lambda's word for it, `arm64` or `x86_64`.
         platforms: wheel platform tags, best first; empty for the machine's own.
     """
 
     name: str
     python: tuple[int, int]
-    architecture: str
+    cpu_architecture: str
     platforms: tuple[str, ...] = ()
 
     @property
@@ -74,7 +74,7 @@ def target_for(environment: str, emulator: str = "ministack") -> Target:
     """What an environment's functions run on.
 
     On AWS that is Lambda's Python on arm64. MiniStack runs functions with its own Python, which is this one; LocalStack
-    does as AWS does, on the machine's own architecture.
+    does as AWS does, on the machine's own cpu_architecture.
 
     Args:
         emulator: the kind of emulator, for the local environment (`orchestrator.emulator.KINDS`).
@@ -93,7 +93,7 @@ def variables(target: Target) -> dict[str, str]:
     Raises:
         OrchestratorError: it cannot be built.
     """
-    return {"package_path": str(build(target)), "runtime": target.runtime, "cpu_architecture": target.architecture}
+    return {"package_path": str(build(target)), "runtime": target.runtime, "cpu_architecture": target.cpu_architecture}
 
 
 def build(target: Target) -> Path:
@@ -136,7 +136,7 @@ def compile_fold(target: Target, directory: Path) -> Path:
         OrchestratorError: the compiler cannot be had, or fails.
     """
     compiler = _fetch_compiler(directory)
-    machine = {"arm64": "aarch64"}.get(target.architecture, target.architecture)
+    machine = {"arm64": "aarch64"}.get(target.cpu_architecture, target.cpu_architecture)
     path = directory / "libfold.so"
     command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_fold_source())]
     # Nothing of the user's own environment changes what is compiled, and no cache stays in their home.

@@ -47,8 +47,8 @@ def write_chart(plans: Sequence[Plan], path: Path) -> None:
             chosen = [min(groups[m], key=key) for m in shards]
             if chosen:
                 axes.plot(shards, [value(plan) for plan in chosen], style, label=f"{name} of each shard count", ms=4)
-        for index, tree in enumerate(sorted({plan.architecture for plan in feasible if plan.shards is None})):
-            cheapest = min((plan for plan in feasible if plan.architecture == tree), key=_usd)
+        for index, tree in enumerate(sorted({plan.topology for plan in feasible if plan.shards is None})):
+            cheapest = min((plan for plan in feasible if plan.topology == tree), key=_usd)
             style = ("--", ":")[index % 2]
             axes.axhline(value(cheapest), color=f"C{index + 2}", linestyle=style, label=f"{tree}, cheapest")
         for plan in feasible:

@@ -30,7 +30,7 @@ def whole_object(question: Question) -> Prediction:
     Function memory by the paper's rule: 3 times the shard (or gradient) and 450 MB, capped.
     """
     q = question
-    sharded = q.architecture == "grads-sharding"
+    sharded = q.topology == "grads-sharding"
     piece = -(-q.model_bytes // q.shards) if sharded else q.model_bytes
     copies_mb = p.PAPER_COPIES * piece / _MIB
     by_rule = max(p.LAMBDA_MIN_MEMORY_MB, math.ceil(copies_mb + p.PAPER_BASE_MB))
@@ -38,10 +38,10 @@ def whole_object(question: Question) -> Prediction:
     peak_mb = math.ceil(copies_mb) + p.RUNTIME_MB
     seconds = billed = longest = 0.0
     gets = functions = 0
-    for level in levels(q.architecture, q.clients, q.shards):
+    for level in levels(q.topology, q.clients, q.shards):
         work = {inputs: _handler_s(piece, inputs, memory_mb) for _, inputs in level}
         slowest, count = max(work.values()), count_functions(level)
-        # No ramp-up: the driver invokes all of a level at once, and the account lets so many run.
+        # No ramp-up: the coordinator invokes all of a level at once, and the account lets so many run.
         turns = -(-count // q.concurrency)
         seconds += p.INVOKE_S + turns * slowest + spread_s(min(count, q.concurrency), slowest)
         billed += sum(n * work[inputs] for n, inputs in level)

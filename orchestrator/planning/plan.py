@@ -19,7 +19,7 @@ class Plan:
     """One configuration and what it is predicted to take.
 
     Attributes:
-        architecture: "grads-sharding", "lambda-fl" or "lifl".
+        topology: "grads-sharding", "lambda-fl" or "lifl".
         shards: M; None for the trees.
         memory_mb: function memory, MB.
         cpu: "arm64" or "x86_64".
@@ -31,7 +31,7 @@ class Plan:
         marks: of "cheapest", "fastest", "recommended".
     """
 
-    architecture: str
+    topology: str
     shards: int | None
     memory_mb: int
     cpu: str
@@ -96,7 +96,7 @@ def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Pl
 # --- table ---------------------------------------------------------------------------------------------------------
 
 _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
-    ("ARCHITECTURE", lambda plan: plan.architecture),
+    ("TOPOLOGY", lambda plan: plan.topology),
     ("SHARDS", lambda plan: "-" if plan.shards is None else f"{plan.shards}"),
     ("MEMORY MB", lambda plan: f"{plan.memory_mb}"),
     ("CPU", lambda plan: plan.cpu),
@@ -107,14 +107,14 @@ _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
     ("PUTS", lambda plan: f"{plan.s3_puts + plan.client_puts}"),
     ("", lambda plan: ", ".join(plan.marks) if plan.feasible else f"infeasible: {plan.reason}"),
 )
-_TEXT = {"ARCHITECTURE", "CPU", ""}
+_TEXT = {"TOPOLOGY", "CPU", ""}
 
 
 def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
     """An aligned table, one line per plan, with marks and the reasons of infeasible ones. PUTS includes the clients'.
 
     Args:
-        best_only: one line per architecture and shard count, its recommended configuration, besides marked plans.
+        best_only: one line per topology and shard count, its recommended configuration, besides marked plans.
     """
     rows = best_of_each(plans) if best_only else plans
     cells = [[name for name, _ in _COLUMNS], *([show(plan) for _, show in _COLUMNS] for plan in rows)]
@@ -130,10 +130,10 @@ def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
-    """Of each architecture and shard count the recommended plan (where none works, the cheapest), and marked plans."""
+    """Of each topology and shard count the recommended plan (where none works, the cheapest), and marked plans."""
     groups: dict[tuple[str, int | None], list[Plan]] = {}
     for plan in plans:
-        groups.setdefault((plan.architecture, plan.shards), []).append(plan)
+        groups.setdefault((plan.topology, plan.shards), []).append(plan)
     kept = set()
     for group in groups.values():
         feasible = [plan for plan in group if plan.feasible]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from lambdas.protocol.limits import MAX_SHARDS
-from lambdas.protocol.topologies import ARCHITECTURES
+from lambdas.protocol.topologies import TOPOLOGIES
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices
 from orchestrator.planning.paper_model import whole_object
@@ -21,7 +21,7 @@ from orchestrator.planning.sizing import LaneSize, check_range, check_round, siz
 from orchestrator.planning.streaming import Question, streaming
 
 __all__ = [
-    "ARCHITECTURES", "CPUS", "PROFILES", "CostBreakdown", "DeployedLane", "LaneSize", "Plan", "choose_lane",
+    "TOPOLOGIES", "CPUS", "PROFILES", "CostBreakdown", "DeployedLane", "LaneSize", "Plan", "choose_lane",
     "format_table", "plan_round", "predict", "size_lane",
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ def predict(
     model_bytes: int,
     clients: int,
     *,
-    architecture: str = "grads-sharding",
+    topology: str = "grads-sharding",
     shards: int | None = None,
     memory_mb: int | None = None,
     cpu: str | None = None,
@@ -65,11 +65,11 @@ def predict(
         PlanningError: an argument is out of its range. A configuration that cannot work is a Plan with a reason.
     """
     _check(model_bytes, clients, profile, deadline_s, budget_usd, memory_cap_mb, account_concurrency)
-    _check_choice("architecture", architecture, ARCHITECTURES)
+    _check_choice("topology", topology, TOPOLOGIES)
     paper = profile == "whole-object"
     cpu = ("x86_64" if paper else "arm64") if cpu is None else cpu
     _check_choice("cpu", cpu, CPUS)
-    if architecture == "grads-sharding":
+    if topology == "grads-sharding":
         if shards is None:
             raise PlanningError("grads-sharding needs a shard count: expected shards from 1 to 10,000. Give one.")
         check_range("shards", shards, 1, MAX_SHARDS, "S3 assembles a model from at most 10,000 parts.")
@@ -80,8 +80,8 @@ def predict(
     question = Question(
         model_bytes=model_bytes,
         clients=clients,
-        architecture=architecture,
-        shards=shards if architecture == "grads-sharding" and shards is not None else 1,
+        topology=topology,
+        shards=shards if topology == "grads-sharding" and shards is not None else 1,
         memory_mb=memory_mb,
         memory_cap_mb=memory_cap_mb,
         concurrency=account_concurrency,
@@ -102,8 +102,8 @@ def predict(
     if budget_usd is not None and usd > budget_usd:
         reasons.append(f"Costs ${usd:.6f}, the budget is ${budget_usd:g}.")
     return Plan(
-        architecture=architecture,
-        shards=shards if architecture == "grads-sharding" else None,
+        topology=topology,
+        shards=shards if topology == "grads-sharding" else None,
         memory_mb=found.memory_mb,
         cpu=cpu,
         predicted_seconds=found.seconds,
@@ -130,7 +130,7 @@ def plan_round(
     shard_counts: Sequence[int] | None = None,
     memories_mb: Sequence[int] | None = None,
     cpus: Sequence[str] = CPUS,
-    architectures: Sequence[str] = ARCHITECTURES,
+    topologies: Sequence[str] = TOPOLOGIES,
     memory_cap_mb: int = prices.NEW_ACCOUNT_MEMORY_MB,
     account_concurrency: int | None = None,
 ) -> list[Plan]:
@@ -145,7 +145,7 @@ def plan_round(
         The others: as for `predict`.
 
     Returns:
-        Plans by architecture, shards, memory, CPU; infeasible ones with their reasons.
+        Plans by topology, shards, memory, CPU; infeasible ones with their reasons.
 
     Raises:
         PlanningError: an argument is out of its range.
@@ -155,24 +155,24 @@ def plan_round(
         most = max(1, model_bytes // _MIN_SHARD_BYTES)
         shard_counts = [shards for shards in _SHARD_COUNTS if shards <= most]
     for name, values in (
-        ("shard_counts", shard_counts), ("memories_mb", memories_mb), ("cpus", cpus), ("architectures", architectures)
+        ("shard_counts", shard_counts), ("memories_mb", memories_mb), ("cpus", cpus), ("topologies", topologies)
     ):  # fmt: skip
         if values is not None and not values:
             raise PlanningError(f"{name} is empty: expected at least one value. Give one, or leave it out.")
 
-    def one(architecture: str, shards: int | None, memory_mb: int | None, cpu: str) -> Plan:
+    def one(topology: str, shards: int | None, memory_mb: int | None, cpu: str) -> Plan:
         return predict(
-            model_bytes, clients, architecture=architecture, shards=shards, memory_mb=memory_mb, cpu=cpu,
+            model_bytes, clients, topology=topology, shards=shards, memory_mb=memory_mb, cpu=cpu,
             profile=profile, deadline_s=deadline_s, budget_usd=budget_usd, memory_cap_mb=memory_cap_mb,
             account_concurrency=account_concurrency,
         )  # fmt: skip
 
     plans = []
-    for architecture in dict.fromkeys(architectures):
-        counts: list[int | None] = [*sorted(set(shard_counts))] if architecture == "grads-sharding" else [None]
+    for topology in dict.fromkeys(topologies):
+        counts: list[int | None] = [*sorted(set(shard_counts))] if topology == "grads-sharding" else [None]
         for shards in counts:
-            for memory_mb in _memories(one(architecture, shards, None, cpus[0]), memories_mb, memory_cap_mb):
-                plans += [one(architecture, shards, memory_mb, cpu) for cpu in dict.fromkeys(cpus)]
+            for memory_mb in _memories(one(topology, shards, None, cpus[0]), memories_mb, memory_cap_mb):
+                plans += [one(topology, shards, memory_mb, cpu) for cpu in dict.fromkeys(cpus)]
     return mark(plans, deadline_s)
 
 
@@ -189,7 +189,7 @@ def _memories(by_rule: Plan, asked: Sequence[int] | None, memory_cap_mb: int) ->
 
 
 class DeployedLane(Protocol):
-    """A lane as deployed: what orchestrator.deployment.Lane has. `architecture` is the CPU's, arm64 or x86_64.
+    """A lane as deployed: what orchestrator.deployment.Lane has. `cpu_architecture` is arm64 or x86_64.
 
     A lane that also has `timeout_s` and `ephemeral_storage_mb`, as deployed ones do, must have enough of them; with
     `maximum_concurrency`, no more of its functions run at once.
@@ -204,7 +204,7 @@ class DeployedLane(Protocol):
         """Function memory, MB."""
 
     @property
-    def architecture(self) -> str:
+    def cpu_architecture(self) -> str:
         """CPU."""
 
 
@@ -225,7 +225,7 @@ def choose_lane(model_bytes: int, clients: int, lanes: Sequence[AnyLane]) -> Any
     for lane in lanes:
         # The cap was checked when the lane was deployed.
         plan = predict(
-            model_bytes, clients, shards=lane.shards, memory_mb=lane.memory_mb, cpu=lane.architecture,
+            model_bytes, clients, shards=lane.shards, memory_mb=lane.memory_mb, cpu=lane.cpu_architecture,
             memory_cap_mb=prices.LAMBDA_MAX_MEMORY_MB,
             account_concurrency=getattr(lane, "maximum_concurrency", None),
         )  # fmt: skip

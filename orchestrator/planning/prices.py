@@ -69,7 +69,7 @@ FIRST_BYTE_S = 0.03
 
 # CPU seconds per GB averaged and stored, and per GET (presigning and sending it over a new connection): sizing.json.
 # All measured in the box of benchmarks.worker, see its README: parsing one client's entry of the manifest; manifest,
-# driver's record and result message. boto3's clients are made in INIT.
+# coordinator's record and result message. boto3's clients are made in INIT.
 MANIFEST_CPU_S_PER_CLIENT = 15e-6
 MANIFEST_BYTES_PER_CLIENT = 350
 START_CPU_S = 0.04
@@ -85,8 +85,8 @@ QUEUE_S = 0.2
 # a small virtual machine or a good office link).
 ORCHESTRATOR_BYTES_PER_S = 75e6
 # Requests of the orchestrator for one round, beside one GET per client for the update's header and the LISTs:
-# round.json, driver.json twice (and every 10 s of the round), manifest, create, complete, latest.json, report;
-# driver.json, manifest, latest.json and HEADs.
+# round.json, coordinator.json twice (and every 10 s of the round), manifest, create, complete, latest.json, report;
+# coordinator.json, manifest, latest.json and HEADs.
 ROUND_PUTS = 8
 ROUND_GETS = 7
 
@@ -96,7 +96,7 @@ ROUND_GETS = 7
 # handler that reads one object after the other sees that in the burst.
 CONNECTION_BYTES_PER_S = 87.5e6
 # Fitted: what one connection carries after the burst, reading or writing. The rounds range from 46 to 60 MB/s (the
-# paper says 57), without a pattern in M, memory or architecture.
+# paper says 57), without a pattern in M, memory or topology.
 SEQUENTIAL_BYTES_PER_S = 53e6
 # Fitted: CPU seconds per GB through boto3's body, TLS and np.load. It binds below about 525 MB of memory.
 TRANSFER_CPU_S_PER_GB = 5.6

@@ -125,7 +125,7 @@ def size_lane(
     clients: int,
     shards: int,
     *,
-    architecture: str = GRADS_SHARDING,
+    topology: str = GRADS_SHARDING,
     memory_cap_mb: int = NEW_ACCOUNT_MEMORY_MB,
     memory_mb_override: int | None = None,
 ) -> LaneSize:
@@ -148,15 +148,15 @@ def size_lane(
             "memory_mb", memory_mb_override, LAMBDA_MIN_MEMORY_MB, LAMBDA_MAX_MEMORY_MB, "Lambda has no other sizes."
         )
     sizing = load_sizing()
-    if architecture != GRADS_SHARDING and shards != 1:
-        raise PlanningError(f"{architecture} averages whole models: expected 1 shard, not {shards}.")
+    if topology != GRADS_SHARDING and shards != 1:
+        raise PlanningError(f"{topology} averages whole models: expected 1 shard, not {shards}.")
     shard_bytes = -(-model_bytes // shards)
-    tree = architecture != GRADS_SHARDING
+    tree = topology != GRADS_SHARDING
     sum_bytes = sizing.tree_sum_factor * model_bytes if tree else 0
     memory_mb = rule_memory_mb(clients, sum_bytes) if memory_mb_override is None else memory_mb_override
     if tree and memory_mb > memory_cap_mb:
         raise PlanningError(
-            f"An aggregator of {architecture} holds the complete model as float64 sums and needs {memory_mb:,} MB for "
+            f"An aggregator of {topology} holds the complete model as float64 sums and needs {memory_mb:,} MB for "
             f"a model of {model_bytes:,} bytes, the cap is {memory_cap_mb:,} MB: use grads-sharding"
             + (", or raise the cap if the account allows it." if memory_mb <= LAMBDA_MAX_MEMORY_MB else ".")
         )
@@ -171,12 +171,12 @@ def size_lane(
         )
     rate = min(Fraction(sizing.network_bytes_per_s), 10**9 * memory_mb * sizing.vcpu_per_mb / sizing.cpu_seconds_per_gb)
     # A tree's busiest aggregator reads and writes float64 sums.
-    inputs, moved_bytes = (fan_in(architecture, clients), sum_bytes) if tree else (clients, shard_bytes)
+    inputs, moved_bytes = (fan_in(topology, clients), sum_bytes) if tree else (clients, shard_bytes)
     requests_s = inputs * sizing.cpu_seconds_per_get / (memory_mb * sizing.vcpu_per_mb)
     expected_s = (inputs + 1) * moved_bytes / rate + requests_s
     if tree and expected_s > sizing.timeout_max_s:
         raise PlanningError(
-            f"An aggregator of {architecture} for {clients:,} clients and a model of {model_bytes:,} bytes takes "
+            f"An aggregator of {topology} for {clients:,} clients and a model of {model_bytes:,} bytes takes "
             f"{math.ceil(expected_s):,} s, Lambda stops it after {sizing.timeout_max_s} s: use grads-sharding."
         )
     if expected_s > sizing.timeout_max_s:

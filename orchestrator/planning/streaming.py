@@ -33,7 +33,7 @@ class Question:
 
     model_bytes: int
     clients: int
-    architecture: str
+    topology: str
     shards: int
     memory_mb: int | None
     memory_cap_mb: int
@@ -74,11 +74,11 @@ class Prediction:
 Level = Sequence[tuple[int, int]]
 
 
-def levels(architecture: str, clients: int, shards: int = 1) -> list[Level]:
+def levels(topology: str, clients: int, shards: int = 1) -> list[Level]:
     """The functions of one round, level by level: `shards` that read all clients, or those of a tree."""
-    if architecture == GRADS_SHARDING:
+    if topology == GRADS_SHARDING:
         return [[(shards, clients)]]
-    tree = Tree(architecture, clients)
+    tree = Tree(topology, clients)
     sizes = [Counter(len(tree.inputs(n, i)) for i in range(width)) for n, width in enumerate(tree.widths)]
     return [[(count, inputs) for inputs, count in sorted(level.items(), reverse=True)] for level in sizes]
 
@@ -146,11 +146,11 @@ def streaming(question: Question) -> Prediction:
     bytes, and hand them on.
     """
     q = question
-    sharded = q.architecture == "grads-sharding"
+    sharded = q.topology == "grads-sharding"
     sum_bytes = 0 if sharded else load_sizing().tree_sum_factor * q.model_bytes
     memory_mb = rule_memory_mb(q.clients, sum_bytes) if q.memory_mb is None else q.memory_mb
     piece = -(-q.model_bytes // q.shards) if sharded else q.model_bytes
-    rows = levels(q.architecture, q.clients, q.shards)
+    rows = levels(q.topology, q.clients, q.shards)
     seconds = (q.clients / REQUESTS_AT_ONCE + p.ORCHESTRATOR_REQUESTS) * p.ORCHESTRATOR_REQUEST_S
     billed = longest = 0.0
     gets, puts, jobs = q.clients + p.ROUND_GETS, p.ROUND_PUTS, 0
@@ -166,7 +166,7 @@ def streaming(question: Question) -> Prediction:
         level_s += spread_s(min(functions, q.concurrency), slowest)
         seconds += 2 * p.QUEUE_S + max(level_s, update_gets / p.S3_GETS_PER_S)
         billed += sum(count * work[inputs] for count, inputs in level) + cold * p.INIT_S
-        gets += update_gets + 2 * functions  # the manifest and the driver's record
+        gets += update_gets + 2 * functions  # the manifest and the coordinator's record
         puts += functions
         jobs += functions
         longest = max(longest, slowest)
@@ -221,7 +221,7 @@ def _streaming_obstacles(q: Question, memory_mb: int, piece: int, peak_mb: int, 
     found = []
     try:
         size_lane(
-            q.model_bytes, q.clients, q.shards, architecture=q.architecture,
+            q.model_bytes, q.clients, q.shards, topology=q.topology,
             memory_cap_mb=q.memory_cap_mb, memory_mb_override=q.memory_mb,
         )  # fmt: skip
     except PlanningError as error:
@@ -233,7 +233,7 @@ def _streaming_obstacles(q: Question, memory_mb: int, piece: int, peak_mb: int, 
     if piece > MAX_PART_BYTES and not found:
         found.append(f"A shard of {piece:,} bytes is larger than S3's largest part, 5 GiB: use more shards.")
     if function_s + p.INIT_S > p.LAMBDA_MAX_S and not found:
-        found.append(too_slow(function_s, sharded=q.architecture == GRADS_SHARDING))
+        found.append(too_slow(function_s, sharded=q.topology == GRADS_SHARDING))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import global_key, partials_prefix, report_key, shards_prefix
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.s3 import create_object, delete_objects, error_code, list_objects, read_object
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds import lease
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
-    """Stop a round: its driver gives up, its queued jobs are dropped, its upload and shards are removed.
+def abort_round(aws: AwsClients, bucket: str, round_id: str) -> Report:
+    """Stop a round: its coordinator gives up, its queued jobs are dropped, its upload and shards are removed.
 
     The updates and the manifest stay until they expire. Aborting again changes nothing.
 
@@ -29,15 +29,15 @@ def abort_round(clients: Clients, bucket: str, round_id: str) -> Report:
         BadInput: there is no such round.
         RoundConflict: it is published already, or just being published.
     """
-    s3 = clients.s3
+    s3 = aws.s3
     record = read_record(s3, bucket, round_id)
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
     ended = read_object(s3, bucket, report_key(round_id))
     if ended is None:
         # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.
-        driver = lease.forbid(s3, bucket, round_id, record.model)
-        report = reports.aborted(bucket, record, read_manifest(s3, bucket, round_id), driver)
+        coordinator = lease.revoke(s3, bucket, round_id, record.model)
+        report = reports.aborted(bucket, record, read_manifest(s3, bucket, round_id), coordinator)
         create_object(s3, bucket, report_key(round_id), report.to_bytes())
     else:
         report = Report.from_bytes(ended[0])

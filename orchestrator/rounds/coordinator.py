@@ -1,4 +1,4 @@
-"""Driving a round: from its open record, or wherever an earlier driver stopped, to its report."""
+"""Driving a round: from its open record, or wherever an earlier coordinator stopped, to its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lambdas.protocol.keys import global_key, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.topologies import GRADS_SHARDING
 from lambdas.protocol.tree import tree_of
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import create_object, exists, read_object
 from orchestrator.errors import OrchestratorError, QuorumMissed, RoundConflict, RoundFailed
@@ -28,7 +28,7 @@ from orchestrator.rounds.queues import dead_letters, delete_dead_letters, queue_
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.tree import TreeRun, check_fits, delete_partials, drive_tree
+from orchestrator.rounds.tree import TreeRun, average_by_tree, check_fits, delete_partials
 from orchestrator.rounds.wait import BadShard, Collection, ShardStep, await_shards, gave_up
 
 # After the first bad update, how long to wait for what other shards find wrong with others, seconds.
@@ -36,7 +36,7 @@ VERDICTS_S = 5.0
 
 
 def drive(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     record: RoundRecord,
     lease: Lease,
@@ -50,116 +50,116 @@ def drive(
         redrive: queue again the jobs whose every try failed; otherwise they stop the round again.
 
     Raises:
-        LeaseLost: another process drives the round now.
+        LeaseLost: another process coordinates the round now.
         And what `rounds.start_round` raises.
     """
-    s3, bucket, request = clients.s3, deployment.bucket, record.request
+    s3, bucket, request = aws.s3, deployment.bucket, record.request
     clock = _Clock()
     collection = Collection()
     manifest = read_manifest(s3, bucket, request.round_id)
     again = manifest is not None
     if manifest is None:
-        manifest = _close_round(clients, deployment, record, lease, clock, narration)
+        manifest = _close_round(aws, deployment, record, lease, clock, narration)
     else:
         narration.say(f"Round {request.round_id} is already pinned; continuing with {_work(manifest)}.")
-    lane = deployment.lane_for(manifest.architecture, manifest.shards)
+    lane = deployment.lane_for(manifest.topology, manifest.shards)
     tree: TreeRun | None = None
     norms: Norms | None = None
     while not (again and exists(s3, bucket, manifest.output.key)):
         lease.check()
         try:
-            if manifest.architecture != GRADS_SHARDING:
+            if manifest.topology != GRADS_SHARDING:
                 tree = TreeRun()
                 clock.mark("queueing")
-                drive_tree(
-                    clients, deployment, lane, manifest, tree, resumed=again, redrive=redrive,
+                average_by_tree(
+                    aws, deployment, lane, manifest, tree, resumed=again, redrive=redrive,
                     timeout_s=_patience(lane, request), narration=narration, still_mine=lease.check,
                 )  # fmt: skip
                 collection = tree.collection()
             else:
                 missing = (
-                    _continue(clients, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
+                    _continue(aws, bucket, lane, manifest, collection, redrive) if again else range(manifest.shards)
                 )
-                queue_jobs(clients, lane.queue_url, manifest, missing, attempt=int(again))
+                queue_jobs(aws, lane.queue_url, manifest, missing, attempt=int(again))
                 narration.say(f"Queued {len(missing)} shards of {_size(manifest)} for {lane.function_name}.")
                 clock.mark("queueing")
-                _await(clients, deployment, lane, manifest, collection, request, lease, narration)
-                norms = _norms(clients, bucket, request, manifest, collection)
+                _await(aws, deployment, lane, manifest, collection, request, lease, narration)
+                norms = _norms(aws, bucket, request, manifest, collection)
             break
         except BadShard as error:
-            manifest = _exclude_or_end(clients, bucket, request, manifest, error, lease, narration)
+            manifest = _exclude_or_end(aws, bucket, request, manifest, error, lease, narration)
             # A revision of its own: all of it again, for the first time.
             again, collection = False, Collection(retries=collection.retries)
         finally:
             clock.mark("averaging")
     lease.begin_publishing()
     done = publish(s3, bucket, manifest, tree.digests(tree_of(manifest)) if tree else collection.digests())
-    if manifest.architecture != GRADS_SHARDING:
+    if manifest.topology != GRADS_SHARDING:
         delete_partials(s3, bucket, manifest.round_id)
     if lease.record.earlier or manifest.revision:
         # Somebody may have died between creating an upload and writing it down, or averages by an older revision.
         clean_up(s3, bucket, manifest.round_id, manifest.model)
     clock.mark("publishing")
     report = reports.published(
-        bucket, manifest, lane, collection, done, clock.seconds(), lease.drivers,
+        bucket, manifest, lane, collection, done, clock.seconds(), lease.coordinators,
         tree.levels(tree_of(manifest)) if tree else None,
         request=request, norms=norms, late=late_updates(s3, bucket, manifest),
     )  # fmt: skip
-    return _write(clients, bucket, report)
+    return _write(aws, bucket, report)
 
 
-def _write(clients: Clients, bucket: str, report: Report) -> Report:
+def _write(aws: AwsClients, bucket: str, report: Report) -> Report:
     """Write the report, if nobody was faster; the round's one report."""
     key = report_key(report.document["round"])
-    if create_object(clients.s3, bucket, key, report.to_bytes()):
+    if create_object(aws.s3, bucket, key, report.to_bytes()):
         return report
-    found = read_object(clients.s3, bucket, key)
+    found = read_object(aws.s3, bucket, key)
     return Report.from_bytes(found[0]) if found else report
 
 
 def _continue(
-    clients: Clients, bucket: str, lane: Lane, manifest: RoundManifest, collection: Collection, redrive: bool
+    aws: AwsClients, bucket: str, lane: Lane, manifest: RoundManifest, collection: Collection, redrive: bool
 ) -> list[int]:
-    """What an earlier driver left: fills `collection` with the shards that are stored; returns those to queue again."""
-    stored = stored_shards(clients.s3, bucket, manifest)
+    """What an earlier coordinator left: fills `collection` with the shards that are stored; returns those to queue again."""
+    stored = stored_shards(aws.s3, bucket, manifest)
     if stored is None:
-        if not exists(clients.s3, bucket, manifest.output.key):
+        if not exists(aws.s3, bucket, manifest.output.key):
             raise upload_gone(manifest)
         return []  # published meanwhile
     collection.stored = stored
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
-    step = ShardStep(clients.s3, bucket, manifest)
-    letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes()), keep=redrive)
+    step = ShardStep(aws.s3, bucket, manifest)
+    letters = dead_letters(aws, lane, sha256_hex(manifest.to_bytes()), keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:
         raise gave_up(manifest, lane, step, dead, collection)
     # First deleted, then queued: whoever dies in between leaves a shard that is missing, and is queued by the next.
-    delete_dead_letters(clients, lane, letters)
+    delete_dead_letters(aws, lane, letters)
     return missing
 
 
 def _close_round(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     record: RoundRecord,
     lease: Lease,
     clock: _Clock,
     narration: Narration,
 ) -> RoundManifest:
-    s3, bucket, request = clients.s3, deployment.bucket, record.request
+    s3, bucket, request = aws.s3, deployment.bucket, record.request
     if exists(s3, bucket, global_key(request.model, request.round_id)):
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
     pinned = gather(s3, bucket, record, narration, lease.check, lambda: clock.mark("waiting"))
     shards = request.shards
-    if request.architecture != GRADS_SHARDING:
+    if request.topology != GRADS_SHARDING:
         shards = 1
-        lane = deployment.lane_for(request.architecture, 1)
-        check_fits(pinned.table, len(pinned.participants), request.architecture, lane)
+        lane = deployment.lane_for(request.topology, 1)
+        check_fits(pinned.table, len(pinned.participants), request.topology, lane)
     elif shards is None:
         shards = choose_lane(pinned.table.nbytes, len(pinned.participants), list(deployment.lanes.values())).shards
-    manifest = freeze_round(s3, bucket, record, pinned, shards, request.architecture)
+    manifest = freeze_round(s3, bucket, record, pinned, shards, request.topology)
     narration.say(
         f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; {_work(manifest)}."
     )
@@ -168,7 +168,7 @@ def _close_round(
 
 
 def _await(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     lane: Lane,
     manifest: RoundManifest,
@@ -180,7 +180,7 @@ def _await(
     with narration.bar("averaging shards", manifest.shards) as progress:
         progress(len(collection.stored))
         await_shards(
-            clients,
+            aws,
             deployment,
             lane,
             manifest,
@@ -198,14 +198,14 @@ def _patience(lane: Lane, request: RoundRequest) -> float:
 
 
 def _norms(
-    clients: Clients, bucket: str, request: RoundRequest, manifest: RoundManifest, collection: Collection
+    aws: AwsClients, bucket: str, request: RoundRequest, manifest: RoundManifest, collection: Collection
 ) -> Norms | None:
     """The clients' norms; None where they are not known and the round does not depend on them.
 
     Raises:
         BadShard: some are above the round's largest.
     """
-    norms = read_norms(clients.s3, bucket, manifest, collection.results)
+    norms = read_norms(aws.s3, bucket, manifest, collection.results)
     if request.max_norm is None:
         return norms
     if norms is None:
@@ -220,7 +220,7 @@ def _norms(
 
 
 def _exclude_or_end(
-    clients: Clients,
+    aws: AwsClients,
     bucket: str,
     request: RoundRequest,
     manifest: RoundManifest,
@@ -233,21 +233,21 @@ def _exclude_or_end(
     if request.on_invalid == "exclude" and error.bad:
         lease.check()
         try:
-            planned = exclude(clients.s3, bucket, request, manifest, error.bad)
+            planned = exclude(aws.s3, bucket, request, manifest, error.bad)
             narration.say(f"Excluded: {describe(error.bad)}. Averaging again, without them.")
             return planned
         except (QuorumMissed, RoundFailed) as failure:
             ended = failure
-    _write(clients, bucket, reports.failed(bucket, manifest, ended, error, lease.drivers, request))
-    clean_up(clients.s3, bucket, manifest.round_id, manifest.model)
+    _write(aws, bucket, reports.failed(bucket, manifest, ended, error, lease.coordinators, request))
+    clean_up(aws.s3, bucket, manifest.round_id, manifest.model)
     lease.end("failed")
     raise ended
 
 
 def _work(manifest: RoundManifest) -> str:
-    if manifest.architecture == GRADS_SHARDING:
+    if manifest.topology == GRADS_SHARDING:
         return f"{manifest.shards} shards"
-    return f"{' + '.join(map(str, tree_of(manifest).widths))} aggregators of {manifest.architecture}"
+    return f"{' + '.join(map(str, tree_of(manifest).widths))} aggregators of {manifest.topology}"
 
 
 def _size(manifest: RoundManifest) -> str:

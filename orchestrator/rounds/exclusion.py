@@ -1,7 +1,7 @@
 """A round without the clients whose updates turned out to be bad: planned anew, from a new revision of its manifest.
 
 All or nothing: every shard is averaged again without them. Workers drop what is left of the old revision's jobs, whose
-hash is another one. The manifest is replaced by compare-and-swap, so that whoever drives the round next finds either
+hash is another one. The manifest is replaced by compare-and-swap, so that whoever coordinates the round next finds either
 the old revision, and the same bad updates again, or the new one.
 """
 
@@ -34,7 +34,7 @@ def exclude(
     """Replace a round's manifest by one without some clients, and remove what was averaged with them.
 
     Returns:
-        The round's new manifest; where another driver was faster, the one that it has written.
+        The round's new manifest; where another coordinator was faster, the one that it has written.
 
     Raises:
         QuorumMissed: too few clients are left.
@@ -62,7 +62,7 @@ def exclude(
     if found is None:
         raise RoundFailed(f"Round {manifest.round_id}: its manifest was deleted by someone else.")
     if found[0] != manifest.to_bytes() or swap_object(s3, bucket, key, planned.to_bytes(), found[1]) is None:
-        # Another driver was faster; what its revision has stored stays.
+        # Another coordinator was faster; what its revision has stored stays.
         if output.upload_id is not None:
             abort_upload(s3, bucket, output.key, output.upload_id)
         found = read_object(s3, bucket, key) or found
@@ -72,7 +72,7 @@ def exclude(
 
 
 def _retire(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
-    """Abort an old revision's upload, and no other: a driver that was held up here must do no harm to a newer plan.
+    """Abort an old revision's upload, and no other: a coordinator that was held up here must do no harm to a newer plan.
 
     What else the revision stored is cleaned up when the round ends.
     """

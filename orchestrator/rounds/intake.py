@@ -32,7 +32,7 @@ def gather(
     Where the round excludes bad updates, they count for nothing: it goes on waiting for others.
 
     Args:
-        still_mine: called now and then; raises where another process drives the round.
+        still_mine: called now and then; raises where another process coordinates the round.
         waited: called when waiting has ended.
 
     Raises:

@@ -1,7 +1,7 @@
-"""One driver per round: a lease in S3, taken by compare-and-swap and renewed while its holder drives.
+"""One coordinator per round: a lease in S3, taken by compare-and-swap and renewed while its holder drives.
 
 Clocks of different hosts are never compared: a lease has run out when the watcher saw no renewal for so long by its own
-monotonic clock, or when its process has ended on the watcher's own machine. That a driver is alone saves work; that the
+monotonic clock, or when its process has ended on the watcher's own machine. That a coordinator is alone saves work; that the
 result is one and the same is the protocol's doing (docs/design.md), also while two of them think that they drive.
 """
 
@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.keys import global_key
-from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from orchestrator.aws.s3 import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
 from orchestrator.rounds.processes import is_gone, this_process
@@ -37,21 +37,21 @@ WATCH_EVERY_S = 1.0
 
 
 class LeaseLost(OrchestratorError):
-    """Another orchestrator drives the round now."""
+    """Another orchestrator coordinates the round now."""
 
 
 @dataclass(frozen=True)
 class Held:
     """A lease that another process holds."""
 
-    record: DriverRecord
+    record: CoordinatorRecord
     etag: str
 
 
-def read_driver(s3: S3Client, bucket: str, round_id: str) -> Held | None:
-    """The round's driver record, None before anybody has driven it."""
-    found = read_object(s3, bucket, driver_key(round_id))
-    return Held(DriverRecord.from_bytes(found[0]), found[1]) if found else None
+def read_coordinator(s3: S3Client, bucket: str, round_id: str) -> Held | None:
+    """The round's coordinator record, None before anybody has driven it."""
+    found = read_object(s3, bucket, coordinator_key(round_id))
+    return Held(CoordinatorRecord.from_bytes(found[0]), found[1]) if found else None
 
 
 def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = None) -> Lease | Held:
@@ -67,11 +67,11 @@ def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = 
         RoundAborted: the round was aborted.
     """
     while True:
-        held = read_driver(s3, bucket, round_id)
+        held = read_coordinator(s3, bucket, round_id)
         process = this_process()
         token = uuid.uuid4().hex
         if held is None:
-            record = DriverRecord(round_id, token, process, LEASE_S)
+            record = CoordinatorRecord(round_id, token, process, LEASE_S)
         else:
             if held.record.state == "aborted":
                 raise aborted(held.record)
@@ -79,21 +79,21 @@ def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = 
             if held.record.state not in ("stopped", "failed") and not expired and not is_gone(held.record.process):
                 return held
             record = held.record.succeeded_by(process, token, LEASE_S)
-        etag = swap_object(s3, bucket, driver_key(round_id), record.to_bytes(), held.etag if held else None)
+        etag = swap_object(s3, bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None)
         if etag is not None:
             return Lease(s3, bucket, record, etag)
 
 
-def forbid(s3: S3Client, bucket: str, round_id: str, model: str) -> DriverRecord:
-    """Take the lease from whoever holds it and mark the round as aborted: no driver can publish it any more.
+def revoke(s3: S3Client, bucket: str, round_id: str, model: str) -> CoordinatorRecord:
+    """Take the lease from whoever holds it and mark the round as aborted: no coordinator can publish it any more.
 
     Raises:
         RoundConflict: it is being published, or its global model is there already.
     """
     while True:
-        held = read_driver(s3, bucket, round_id)
+        held = read_coordinator(s3, bucket, round_id)
         if held is None:
-            record = DriverRecord(round_id, uuid.uuid4().hex, this_process(), LEASE_S, state="aborted")
+            record = CoordinatorRecord(round_id, uuid.uuid4().hex, this_process(), LEASE_S, state="aborted")
         elif held.record.state == "aborted":
             return held.record
         elif held.record.state == "publishing":
@@ -102,7 +102,7 @@ def forbid(s3: S3Client, bucket: str, round_id: str, model: str) -> DriverRecord
                 f"`orchestrator resume --round {round_id}` finishes it should that process be gone."
             )
         else:
-            # A driver that stopped while it published may have stored the model; clients may have it.
+            # A coordinator that stopped while it published may have stored the model; clients may have it.
             if exists(s3, bucket, global_key(model, round_id)):
                 raise RoundConflict(
                     f"Round {round_id} has stored its global model already; it cannot be aborted any more. "
@@ -110,11 +110,11 @@ def forbid(s3: S3Client, bucket: str, round_id: str, model: str) -> DriverRecord
                 )
             record = held.record.succeeded_by(this_process(), uuid.uuid4().hex, LEASE_S)
             record = replace(record, state="aborted")
-        if swap_object(s3, bucket, driver_key(round_id), record.to_bytes(), held.etag if held else None):
+        if swap_object(s3, bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None):
             return record
 
 
-def aborted(record: DriverRecord) -> RoundAborted:
+def aborted(record: CoordinatorRecord) -> RoundAborted:
     """The error of a round that was aborted."""
     return RoundAborted(
         f"Round {record.round_id} was aborted by {record.process}. Start a round with another id, and have the clients "
@@ -132,7 +132,7 @@ class Watch:
 
     def has_run_out(self) -> bool:
         """Look again: whether it was given back, its process is gone, or nobody has renewed it for its term."""
-        found = read_driver(self._s3, self._bucket, self.held.record.round_id)
+        found = read_coordinator(self._s3, self._bucket, self.held.record.round_id)
         now = time.monotonic()
         if found is None:
             return True
@@ -149,18 +149,18 @@ class Lease:
     left as it is: the round's report says the rest.
     """
 
-    def __init__(self, s3: S3Client, bucket: str, record: DriverRecord, etag: str) -> None:
+    def __init__(self, s3: S3Client, bucket: str, record: CoordinatorRecord, etag: str) -> None:
         self._s3, self._bucket = s3, bucket
         self.record = record
         self._etag = etag
         self._renewed = time.monotonic()
-        self._lost: DriverRecord | None = None
+        self._lost: CoordinatorRecord | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     @property
-    def drivers(self) -> tuple[Process, ...]:
+    def coordinators(self) -> tuple[Process, ...]:
         """Everybody who has driven the round, oldest first, this process last."""
         return (*self.record.earlier, self.record.process)
 
@@ -207,7 +207,7 @@ class Lease:
             return
         if self._lost.state == "aborted":
             raise aborted(self._lost)
-        raise LeaseLost(f"Round {self.record.round_id} is driven by {self._lost.process} now.")
+        raise LeaseLost(f"Round {self.record.round_id} is coordinated by {self._lost.process} now.")
 
     def _keep(self) -> None:
         while not self._stop.wait(self.record.lease_s / 3):
@@ -228,15 +228,15 @@ class Lease:
             self._swap(replace(self.record.renewed(), state=state))
         self._raise_if_lost()
 
-    def _swap(self, record: DriverRecord) -> None:
+    def _swap(self, record: CoordinatorRecord) -> None:
         if self._lost is not None:
             return
         began = time.monotonic()
-        etag = swap_object(self._s3, self._bucket, driver_key(record.round_id), record.to_bytes(), self._etag)
+        etag = swap_object(self._s3, self._bucket, coordinator_key(record.round_id), record.to_bytes(), self._etag)
         if etag is not None:
             self.record, self._etag, self._renewed = record, etag, began
             return
-        held = read_driver(self._s3, self._bucket, record.round_id)
+        held = read_coordinator(self._s3, self._bucket, record.round_id)
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:
@@ -247,5 +247,5 @@ class Lease:
                 "kind": type(error).__name__, "message": str(error), "exit_status": getattr(error, "exit_status", 1),
             }  # fmt: skip
         with contextlib.suppress(ClientError, BotoCoreError), self._lock:
-            if self.record.state in ("driving", "publishing"):
+            if self.record.state in ("running", "publishing"):
                 self._swap(replace(self.record.renewed(), state="stopped", error=told))

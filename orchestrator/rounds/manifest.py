@@ -46,7 +46,7 @@ def freeze_round(
     record: RoundRecord,
     pinned: Pinned,
     shards: int,
-    architecture: str = GRADS_SHARDING,
+    topology: str = GRADS_SHARDING,
 ) -> RoundManifest:
     """Write the manifest, once. Where another orchestrator was faster, its manifest is the round's.
 
@@ -70,7 +70,7 @@ def freeze_round(
         bounds=bounds,
         output=output,
         created_at=time.time(),
-        architecture=architecture,
+        topology=topology,
         excluded=pinned.excluded,
         norms="objects" if in_objects else "results",
     )

@@ -12,7 +12,7 @@ from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, parse_job, parse_result
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import exists
@@ -36,8 +36,8 @@ _LETTERS_HIDDEN_S = 30
 class Results:
     """The environment's result queue, as one round sees it."""
 
-    def __init__(self, clients: Clients, deployment: Deployment, round_id: str, digest: str) -> None:
-        self._clients = clients
+    def __init__(self, aws: AwsClients, deployment: Deployment, round_id: str, digest: str) -> None:
+        self._clients = aws
         self._bucket = deployment.bucket
         self._url = deployment.result_queue_url
         self._round_id = round_id
@@ -78,7 +78,7 @@ class Results:
 
 
 def dead_letters(
-    clients: Clients, lane: Lane, digest: str, *, keep: bool = False
+    aws: AwsClients, lane: Lane, digest: str, *, keep: bool = False
 ) -> dict[str, ShardJob | AggregatorJob]:
     """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at.
 
@@ -90,7 +90,7 @@ def dead_letters(
     seen = []
     for _ in range(_LETTERS_LOOKED_AT // 10):
         # Hidden for a moment, so that the next ten are others.
-        messages = clients.sqs.receive_message(
+        messages = aws.sqs.receive_message(
             QueueUrl=lane.dead_letter_queue_url,
             MaxNumberOfMessages=10,
             VisibilityTimeout=_LETTERS_HIDDEN_S,
@@ -112,14 +112,14 @@ def dead_letters(
         entries: list[Any] = [
             {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0} for n, handle in enumerate(seen[i : i + 10])
         ]
-        clients.sqs.change_message_visibility_batch(QueueUrl=lane.dead_letter_queue_url, Entries=entries)
+        aws.sqs.change_message_visibility_batch(QueueUrl=lane.dead_letter_queue_url, Entries=entries)
     return found
 
 
-def delete_dead_letters(clients: Clients, lane: Lane, letters: Iterable[str]) -> None:
+def delete_dead_letters(aws: AwsClients, lane: Lane, letters: Iterable[str]) -> None:
     """Delete letters that `dead_letters` found, by their receipt handles."""
     for handle in letters:
-        clients.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)
+        aws.sqs.delete_message(QueueUrl=lane.dead_letter_queue_url, ReceiptHandle=handle)
 
 
 def log_group(lane: Lane) -> str:
@@ -133,7 +133,7 @@ _SEND_ATTEMPTS = 5
 
 
 def queue_jobs(
-    clients: Clients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
+    aws: AwsClients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
 ) -> None:
     """Send one job per shard, ten to a request, several requests at once.
 
@@ -141,10 +141,10 @@ def queue_jobs(
         OrchestratorError: SQS refused some of them again and again; the round can be resumed.
     """
     digest = sha256_hex(manifest.to_bytes())
-    send_jobs(clients, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
+    send_jobs(aws, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 
 
-def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:
+def send_jobs(aws: AwsClients, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:
     """Send jobs, ten to a request, several requests at once.
 
     Raises:
@@ -152,7 +152,7 @@ def send_jobs(clients: Clients, queue_url: str, jobs: Sequence[ShardJob | Aggreg
     """
     batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        list(pool.map(lambda batch: _send(clients.sqs, queue_url, batch), batches))
+        list(pool.map(lambda batch: _send(aws.sqs, queue_url, batch), batches))
 
 
 def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:

@@ -57,7 +57,7 @@ def await_updates(
     """Wait until the expected updates (or, without an expectation, the quorum) are in, or the deadline has passed.
 
     Args:
-        still_mine: called now and then; raises where another process drives the round.
+        still_mine: called now and then; raises where another process coordinates the round.
         without: updates that do not count, as client and ETag: they cannot be averaged.
         late: clients who have a late update of an earlier round to take over. They count for the quorum, but nobody
             stops waiting for a newer one because of them.

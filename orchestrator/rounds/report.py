@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
-from lambdas.protocol.lease import DriverRecord, Process
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import Result
@@ -24,7 +24,7 @@ from orchestrator.rounds.report_page import render
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.wait import BadShard, Collection
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("published", "failed", "aborted")
 
 # Wire dtypes: rounding to nearest errs by at most 2**-p of a value, p the significant bits; below the smallest normal
@@ -45,7 +45,7 @@ class Report:
     @classmethod
     def from_bytes(cls, data: bytes) -> Report:
         """Parse a stored report and check what other commands read of it; else InvalidContract."""
-        f = Fields.parse("Report", data)
+        f = Fields.parse("Report", data, SCHEMA)
         f.name("round", "round")
         f.name("model", "model")
         f.choice("status", STATUSES)
@@ -69,7 +69,7 @@ def published(
     collection: Collection,
     done: Published,
     seconds: Mapping[str, float],
-    drivers: Sequence[Process],
+    coordinators: Sequence[Process],
     levels: Sequence[Mapping[str, Any]] | None = None,
     *,
     request: RoundRequest,
@@ -82,23 +82,23 @@ def published(
     plan = predict(
         manifest.table.nbytes,
         len(manifest.participants),
-        architecture=manifest.architecture,
+        topology=manifest.topology,
         shards=manifest.shards,
         memory_mb=lane.memory_mb,
-        cpu=lane.architecture,
+        cpu=lane.cpu_architecture,
         account_concurrency=lane.maximum_concurrency,
     )
     return Report(
         {
             **head_of(bucket, manifest, "published"),
             "options": asdict(request),
-            "drivers": _drivers(drivers),
+            "coordinators": _coordinators(coordinators),
             "norms": _norms(norms),
             "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
             "lane": {
                 "function_name": lane.function_name,
                 "memory_mb": lane.memory_mb,
-                "architecture": lane.architecture,
+                "topology": lane.cpu_architecture,
                 "maximum_concurrency": lane.maximum_concurrency,
             },
             "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
@@ -129,7 +129,7 @@ def failed(
     manifest: RoundManifest,
     error: OrchestratorError,
     cause: BadShard,
-    drivers: Sequence[Process],
+    coordinators: Sequence[Process],
     request: RoundRequest,
 ) -> Report:
     """The report of a round that cannot publish: `error` because of `cause`."""
@@ -137,7 +137,7 @@ def failed(
         {
             **head_of(bucket, manifest, "failed"),
             "options": asdict(request),
-            "drivers": _drivers(drivers),
+            "coordinators": _coordinators(coordinators),
             "error": str(error),
             "exit_status": error.exit_status,
             "client": cause.bad[0].client if cause.bad else cause.result.client if cause.result else None,
@@ -152,8 +152,8 @@ def _norms(norms: Norms | None) -> dict[str, float | None] | None:
     return None if norms is None else {c: norm if math.isfinite(norm) else None for c, norm in norms.items()}
 
 
-def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, driver: DriverRecord) -> Report:
-    """The report of a round that `driver` has aborted; without participants where none were pinned."""
+def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, coordinator: CoordinatorRecord) -> Report:
+    """The report of a round that `coordinator` has aborted; without participants where none were pinned."""
     begin: dict[str, Any] = (
         head_of(bucket, manifest, "aborted")
         if manifest
@@ -165,9 +165,9 @@ def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, dr
     return Report(
         {
             **begin,
-            "drivers": _drivers(driver.earlier),
-            "error": f"Round {record.round_id} was aborted by {driver.process}.",
-            "aborted_by": _drivers([driver.process])[0],
+            "coordinators": _coordinators(coordinator.earlier),
+            "error": f"Round {record.round_id} was aborted by {coordinator.process}.",
+            "aborted_by": _coordinators([coordinator.process])[0],
         }
     )
 
@@ -183,7 +183,7 @@ def _silent_tries(lane: Lane, collection: Collection) -> list[dict[str, Any]]:
     return silent
 
 
-def _drivers(processes: Sequence[Process]) -> list[dict[str, Any]]:
+def _coordinators(processes: Sequence[Process]) -> list[dict[str, Any]]:
     """Who drove the round, oldest first."""
     return [{"host": p.host, "pid": p.pid, "since": p.since} for p in processes]
 
@@ -195,7 +195,7 @@ def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]
         "round": manifest.round_id,
         "model": manifest.model,
         "status": status,
-        "architecture": manifest.architecture,
+        "topology": manifest.topology,
         "bucket": bucket,
         "shards": manifest.shards,
         "manifest_sha256": sha256_hex(manifest.to_bytes()),

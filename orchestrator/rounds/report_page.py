@@ -39,9 +39,9 @@ def _who(d: Mapping[str, Any]) -> Iterator[str]:
         yield f"  failed try    {_job(r)}, delivery {r['receive_count']}: {r.get('error', 'no cause told')}"
     for s in d.get("silent_tries", []):
         yield f"  silent tries  {_job(s)}: {s['tries']} without a result; their log is {s['log_group']}"
-    for p in d.get("drivers", []):
+    for p in d.get("coordinators", []):
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(p["since"]))
-        yield f"  driven by     {p['host']}, process {p['pid']}, since {since}"
+        yield f"  coordinated by     {p['host']}, process {p['pid']}, since {since}"
 
 
 def _job(entry: Mapping[str, Any]) -> str:
@@ -56,7 +56,7 @@ def _published(d: Mapping[str, Any]) -> Iterator[str]:
     yield from [
         f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
         f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
-        f"  architecture  {d['architecture']}",
+        f"  topology  {d['topology']}",
         f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
         f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
             f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"

@@ -8,16 +8,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
+from lambdas.protocol.documents import Fields, canonical_json
 from lambdas.protocol.errors import FederationError, InvalidContract
 from lambdas.protocol.keys import check_name, manifest_key, round_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_SHARDS
-from lambdas.protocol.topologies import ARCHITECTURES, GRADS_SHARDING
+from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
 from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
 from orchestrator.errors import BadInput, RoundConflict
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+# 2: `topology` was `architecture`.
+SCHEMA = 2
 
 
 ON_DEADLINE = ("fail", "extend")
@@ -48,7 +51,7 @@ class RoundRequest:
         max_norm: the largest L2 norm of an update that is averaged (None: any).
         max_examples: the largest example count that is believed.
         late_from: a round whose late updates count in this one, where their clients have submitted nothing newer.
-        architecture: which aggregation runs the round.
+        topology: which aggregation runs the round.
     """
 
     model: str
@@ -67,7 +70,7 @@ class RoundRequest:
     max_norm: float | None = None
     max_examples: int = MAX_EXAMPLES
     late_from: str | None = None
-    architecture: str = GRADS_SHARDING
+    topology: str = GRADS_SHARDING
 
     def __post_init__(self) -> None:
         check_name("model", self.model)
@@ -123,12 +126,12 @@ class RoundRequest:
             raise BadInput(f"A largest example count of {self.max_examples}; expected 1 to {MAX_EXAMPLES}.")
         if self.late_from is not None and check_name("round", self.late_from) == self.round_id:
             raise BadInput(f"Round {self.round_id} cannot take over its own late updates. Name an earlier round.")
-        if self.architecture not in ARCHITECTURES:
-            raise BadInput(f"Unknown architecture {self.architecture!r}; expected {', '.join(ARCHITECTURES)}.")
-        if self.max_norm is not None and self.architecture != GRADS_SHARDING:
-            raise BadInput(f"{self.architecture} does not tell the norms of updates; only {GRADS_SHARDING} has them.")
-        if self.architecture != GRADS_SHARDING and self.shards not in (None, 1):
-            raise BadInput(f"{self.architecture} averages whole models, not {self.shards} shards. Leave --shards out.")
+        if self.topology not in TOPOLOGIES:
+            raise BadInput(f"Unknown topology {self.topology!r}; expected {', '.join(TOPOLOGIES)}.")
+        if self.max_norm is not None and self.topology != GRADS_SHARDING:
+            raise BadInput(f"{self.topology} does not tell the norms of updates; only {GRADS_SHARDING} has them.")
+        if self.topology != GRADS_SHARDING and self.shards not in (None, 1):
+            raise BadInput(f"{self.topology} averages whole models, not {self.shards} shards. Leave --shards out.")
 
     @property
     def expected(self) -> int | None:
@@ -186,7 +189,7 @@ class RoundRecord:
     @classmethod
     def from_bytes(cls, data: bytes) -> RoundRecord:
         """Parse and check a record: whatever is no possible request raises InvalidContract."""
-        f = Fields.parse("Round record", data)
+        f = Fields.parse("Round record", data, SCHEMA)
         try:
             request = RoundRequest(
                 model=f.name("model", "model"),
@@ -205,7 +208,7 @@ class RoundRecord:
                 max_norm=f.optional_number("max_norm"),
                 max_examples=f.integer("max_examples", 1, MAX_EXAMPLES),
                 late_from=f.optional_name("late_from", "round"),
-                architecture=f.choice("architecture", ARCHITECTURES),
+                topology=f.choice("topology", TOPOLOGIES),
             )
         except InvalidContract:
             raise

@@ -1,7 +1,7 @@
 """A round from its opening to its report. Read this first: submit, pin, dispatch, (shard_average,) collect, publish.
 
 Nothing of a round is kept here: S3 holds its record, manifest, shards and report, so the same command continues a
-round that another process began. One process drives a round (lease.py); any other one that is asked to waits for it,
+round that another process began. One process coordinates a round (lease.py); any other one that is asked to waits for it,
 and takes its place should it die.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from lambdas.protocol.keys import check_name, report_key
 from lambdas.protocol.topologies import GRADS_SHARDING
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object
 from orchestrator.errors import (
@@ -37,7 +37,7 @@ from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round, r
 
 
 def start_round(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     request: RoundRequest,
     narration: Narration | None = None,
@@ -46,7 +46,7 @@ def start_round(
 ) -> Report:
     """Open the round if need be, wait for quorum or deadline, average, publish, report; or continue where it stopped.
 
-    Where another process drives the round, wait for its report, and take over should it die.
+    Where another process coordinates the round, wait for its report, and take over should it die.
 
     Args:
         replace_options: see `orchestrator.record.open_round`.
@@ -59,10 +59,10 @@ def start_round(
         NotDeployed: no lane for the shard count.
         BadInput, InvalidName: a request that makes no sense.
     """
-    s3, bucket = clients.s3, deployment.bucket
-    if request.shards is not None or request.architecture != GRADS_SHARDING:
-        deployment.lane_for(request.architecture, request.shards or 1)
-    report = _ended(clients, deployment, request.round_id)
+    s3, bucket = aws.s3, deployment.bucket
+    if request.shards is not None or request.topology != GRADS_SHARDING:
+        deployment.lane_for(request.topology, request.shards or 1)
+    report = _ended(aws, deployment, request.round_id)
     if report is not None:
         model = report.document["model"]
         raise RoundConflict(
@@ -70,11 +70,11 @@ def start_round(
             f"--model {model} --round {request.round_id}`, or start a round with another id."
         )
     record = open_round(s3, bucket, request, replace_options=replace_options)
-    return _drive_or_follow(clients, deployment, record, narration or Narration())
+    return _coordinate_or_follow(aws, deployment, record, narration or Narration())
 
 
 def resume_round(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     round_id: str,
     *,
@@ -93,61 +93,61 @@ def resume_round(
         And what `start_round` raises.
     """
     narration = narration or Narration()
-    record = read_record(clients.s3, deployment.bucket, check_name("round", round_id))
+    record = read_record(aws.s3, deployment.bucket, check_name("round", round_id))
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-    report = _ended(clients, deployment, round_id)
+    report = _ended(aws, deployment, round_id)
     if report is not None:
         narration.say(f"Round {round_id} is already published.")
         return report
     if timeout_s is not None:
         record = replace(record, request=replace(record.request, timeout_s=timeout_s))
-    return _drive_or_follow(clients, deployment, record, narration, redrive=redrive)
+    return _coordinate_or_follow(aws, deployment, record, narration, redrive=redrive)
 
 
-def _drive_or_follow(
-    clients: Clients,
+def _coordinate_or_follow(
+    aws: AwsClients,
     deployment: Deployment,
     record: RoundRecord,
     narration: Narration,
     *,
     redrive: bool = False,
 ) -> Report:
-    s3, bucket = clients.s3, deployment.bucket
+    s3, bucket = aws.s3, deployment.bucket
     taken = lease.take(s3, bucket, record.round_id)
     while True:
         if isinstance(taken, Lease):
             try:
                 with taken.kept() as held:
-                    return drive(clients, deployment, record, held, narration, redrive=redrive)
+                    return drive(aws, deployment, record, held, narration, redrive=redrive)
             except LeaseLost as error:
                 narration.say(f"{error} Waiting for its result.")
                 taken = lease.take(s3, bucket, record.round_id)
                 continue
-        followed = _follow(clients, deployment, taken, narration)
+        followed = _follow(aws, deployment, taken, narration)
         if isinstance(followed, Report):
             return followed
         taken = followed
 
 
-def _follow(clients: Clients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
+def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
     """Wait for the report of a round that another process drives; or take over, where the lease is free."""
-    s3, bucket, round_id = clients.s3, deployment.bucket, held.record.round_id
+    s3, bucket, round_id = aws.s3, deployment.bucket, held.record.round_id
     watch = Watch(s3, bucket, held)
-    driver = held.record.process
+    coordinator = held.record.process
     narration.say(
-        f"Round {round_id} is driven by {driver}. Waiting for its result, and taking over should it be gone for "
+        f"Round {round_id} is coordinated by {coordinator}. Waiting for its result, and taking over should it be gone for "
         f"{held.record.lease_s:.0f} s."
     )
     while True:
-        report = _ended(clients, deployment, round_id)
+        report = _ended(aws, deployment, round_id)
         if report is not None:
             return report
         if watch.has_run_out():
             record = watch.held.record
             if record.state == "stopped" and record.error is not None:
                 _raise_alike(record.error)
-            narration.say(f"Round {round_id} is not driven by {record.process} any more; taking over.")
+            narration.say(f"Round {round_id} is not coordinated by {record.process} any more; taking over.")
             return lease.take(s3, bucket, round_id, instead_of=watch.held)
         if watch.held.record.state == "aborted":
             raise lease.aborted(watch.held.record)
@@ -155,7 +155,7 @@ def _follow(clients: Clients, deployment: Deployment, held: Held, narration: Nar
 
 
 def _raise_alike(error: Mapping[str, Any]) -> None:
-    """Raise what stopped the driver, unless this process may judge otherwise."""
+    """Raise what stopped the coordinator, unless this process may judge otherwise."""
     if error["exit_status"] == QuorumMissed.exit_status:
         return  # it may have been asked to wait longer, or for fewer
     told = (BadInput, NotDeployed, RoundFailed, RoundConflict, PlanningError, RoundAborted)
@@ -163,19 +163,19 @@ def _raise_alike(error: Mapping[str, Any]) -> None:
     raise kinds.get(error["exit_status"], OrchestratorError)(error["message"])
 
 
-def _ended(clients: Clients, deployment: Deployment, round_id: str) -> Report | None:
+def _ended(aws: AwsClients, deployment: Deployment, round_id: str) -> Report | None:
     """The report of a published round, None while a round has not ended.
 
     Raises:
         RoundFailed, RoundAborted: it has ended without a publication; what it may have left behind is cleaned up.
     """
-    found = read_object(clients.s3, deployment.bucket, report_key(round_id))
+    found = read_object(aws.s3, deployment.bucket, report_key(round_id))
     if found is None:
         return None
     report = Report.from_bytes(found[0])
     if report.document["status"] == "published":
         return report
-    clean_up(clients.s3, deployment.bucket, round_id, report.document["model"])
+    clean_up(aws.s3, deployment.bucket, round_id, report.document["model"])
     ended: type[OrchestratorError] = RoundAborted if report.document["status"] == "aborted" else RoundFailed
     if report.document.get("exit_status") == QuorumMissed.exit_status:
         ended = QuorumMissed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import report_key, rounds_prefix
 from lambdas.protocol.topologies import GRADS_SHARDING
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import read_object
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deployment | None = None) -> dict[str, Any]:
+def round_status(aws: AwsClients, bucket: str, round_id: str, deployment: Deployment | None = None) -> dict[str, Any]:
     """Where a round stands: state (`open`, `averaging`, `publishing`, `published`, `failed`, `aborted`), updates and
     shards, and who drives it or why nobody does.
 
@@ -39,7 +39,7 @@ def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deplo
     Raises:
         BadInput: there is no such round.
     """
-    s3 = clients.s3
+    s3 = aws.s3
     record = read_record(s3, bucket, round_id)
     if record is None:
         count = len(list_updates(s3, bucket, round_id))
@@ -55,9 +55,9 @@ def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deplo
             {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
         )
     manifest = read_manifest(s3, bucket, round_id)
-    driver = _driver(s3, bucket, round_id)
+    coordinator = _coordinator(s3, bucket, round_id)
     if manifest is None:
-        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))} | driver
+        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))} | coordinator
     stored = stored_shards(s3, bucket, manifest)
     status |= {
         "state": "averaging" if stored is not None else "publishing",
@@ -66,15 +66,15 @@ def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deplo
         "shards_done": len(stored) if stored is not None else manifest.shards,
     }
     gave_up: list[Any] = []
-    lane = deployment.find_lane(manifest.architecture, manifest.shards) if deployment is not None else None
-    if manifest.architecture != GRADS_SHARDING:
-        status |= {"architecture": manifest.architecture}
+    lane = deployment.find_lane(manifest.topology, manifest.shards) if deployment is not None else None
+    if manifest.topology != GRADS_SHARDING:
+        status |= {"topology": manifest.topology}
         if stored is not None:
             status |= {"partial_sums": len(stored_partials(s3, bucket, manifest, sha256_hex(manifest.to_bytes())))}
-            gave_up = dead_aggregators(clients, lane, manifest) if lane is not None else []
+            gave_up = dead_aggregators(aws, lane, manifest) if lane is not None else []
     elif lane is not None and stored is not None:
         step = ShardStep(s3, bucket, manifest)
-        gave_up = sorted(dead_jobs(clients, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
+        gave_up = sorted(dead_jobs(aws, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
     if lane is not None and gave_up:
         status |= {
             "gave_up": gave_up,
@@ -82,12 +82,12 @@ def round_status(clients: Clients, bucket: str, round_id: str, deployment: Deplo
             "log_group": log_group(lane),
             "next_step": f"orchestrator resume --round {round_id} --redrive",
         }
-    return status | driver
+    return status | coordinator
 
 
-def _driver(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
-    """Who drives a round, or why nobody does."""
-    held = lease.read_driver(s3, bucket, round_id)
+def _coordinator(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
+    """Who coordinates a round, or why nobody does."""
+    held = lease.read_coordinator(s3, bucket, round_id)
     if held is None:
         return {}
     record = held.record
@@ -96,16 +96,16 @@ def _driver(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
         return {"stopped": record.error["message"] if record.error else f"{record.process} was interrupted. {resume}"}
     if is_gone(record.process):
         return {"stopped": f"{record.process} is gone. {resume}"}
-    return {"driver": str(record.process)}
+    return {"coordinator": str(record.process)}
 
 
-def read_report(clients: Clients, bucket: str, round_id: str) -> Report:
+def read_report(aws: AwsClients, bucket: str, round_id: str) -> Report:
     """The report of a round that has ended.
 
     Raises:
         BadInput: there is none.
     """
-    found = read_object(clients.s3, bucket, report_key(round_id))
+    found = read_object(aws.s3, bucket, report_key(round_id))
     if found is None:
         raise BadInput(
             f"Round {round_id} has no report: it has not ended, or has expired. `orchestrator status "
@@ -114,11 +114,11 @@ def read_report(clients: Clients, bucket: str, round_id: str) -> Report:
     return Report.from_bytes(found[0])
 
 
-def list_rounds(clients: Clients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
+def list_rounds(aws: AwsClients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
     """The status of every round that has not expired, by round id; of one model where it is given."""
-    pages = clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
+    pages = aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
-    look: Callable[[str], dict[str, Any]] = lambda name: round_status(clients, bucket, name)  # noqa: E731
+    look: Callable[[str], dict[str, Any]] = lambda name: round_status(aws, bucket, name)  # noqa: E731
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         found = list(pool.map(look, names))
     return [status for status in found if model is None or status["model"] == model]

@@ -20,7 +20,7 @@ from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, 
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.partials import Place
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import delete_objects, exists, list_objects
 from orchestrator.errors import BadInput, RoundFailed
@@ -93,8 +93,8 @@ class TreeRun:
         return rows
 
 
-def drive_tree(
-    clients: Clients,
+def average_by_tree(
+    aws: AwsClients,
     deployment: Deployment,
     lane: Lane,
     manifest: RoundManifest,
@@ -113,26 +113,26 @@ def drive_tree(
         resumed: the round was begun by another process: look for what is there.
         redrive: queue again the jobs whose every try failed; otherwise they stop the round again.
         timeout_s: how long to wait without any aggregator being finished.
-        still_mine: called now and then; raises where another orchestrator drives the round by now.
+        still_mine: called now and then; raises where another orchestrator coordinates the round by now.
 
     Raises:
         BadShard, RoundFailed: as `collect.await_step`.
     """
-    s3, bucket = clients.s3, deployment.bucket
+    s3, bucket = aws.s3, deployment.bucket
     tree, digest = tree_of(manifest), sha256_hex(manifest.to_bytes())
     if resumed:
         run.partials = stored_partials(s3, bucket, manifest, digest)
         if stored_shards(s3, bucket, manifest) is None:
             return  # published or aborted: publish() finds out
         if redrive:
-            delete_dead_letters(clients, lane, dead_letters(clients, lane, digest, keep=True))
+            delete_dead_letters(aws, lane, dead_letters(aws, lane, digest, keep=True))
     attempts: dict[Node, int] = {}
-    with narration.bar(f"{manifest.architecture} aggregators", sum(tree.widths)) as progress:
+    with narration.bar(f"{manifest.topology} aggregators", sum(tree.widths)) as progress:
         progress(len(run.partials))
         while (tree.root, 0) not in run.partials:
             level, wanted = next_step(tree, run.partials)
             step = _Level(s3, bucket, manifest, digest, level, frozenset(wanted))
-            if resumed and (dead := sorted(dead_jobs(clients, lane, step, digest))):
+            if resumed and (dead := sorted(dead_jobs(aws, lane, step, digest))):
                 raise gave_up(manifest, lane, step, dead, Collection(retries=run.retries))
             jobs = []
             for index in wanted:
@@ -149,13 +149,13 @@ def drive_tree(
                         f"s3://{bucket}/{partials_prefix(manifest.round_id)}? The same start-round continues."
                     )
             began = time.monotonic()
-            send_jobs(clients, lane.queue_url, jobs)
+            send_jobs(aws, lane.queue_url, jobs)
             narration.say(
                 f"Level {level}: queued {len(jobs)} of {tree.widths[level]} aggregators for {lane.function_name}."
             )
             collection = Collection()
             await_step(
-                clients, deployment, lane, manifest, step,
+                aws, deployment, lane, manifest, step,
                 collection=collection, timeout_s=timeout_s, progress=progress, still_mine=still_mine,
             )  # fmt: skip
             run.level_s[level] = run.level_s.get(level, 0.0) + time.monotonic() - began
@@ -164,7 +164,7 @@ def drive_tree(
                 return
 
 
-def check_fits(table: TensorTable, clients: int, architecture: str, lane: Lane) -> None:
+def check_fits(table: TensorTable, clients: int, topology: str, lane: Lane) -> None:
     """Refuse a model that the lane's aggregators cannot hold.
 
     Raises:
@@ -173,9 +173,9 @@ def check_fits(table: TensorTable, clients: int, architecture: str, lane: Lane) 
     needed = worker_peak_mb(clients, 8 * table.elements)
     if needed > lane.memory_mb:
         raise BadInput(
-            f"An aggregator of {architecture} holds the complete model as float64 sums, {8 * table.elements:,} bytes, "
+            f"An aggregator of {topology} holds the complete model as float64 sums, {8 * table.elements:,} bytes, "
             f"and needs about {needed:,} MB; {lane.function_name} has {lane.memory_mb:,} MB. Set the environment's "
-            "model_bytes to this model's size and deploy again, or use --architecture grads-sharding."
+            "model_bytes to this model's size and deploy again, or use --topology grads-sharding."
         )
 
 
@@ -232,7 +232,7 @@ class _Level:
     noun: str = "aggregators"
 
     def name(self, number: int) -> str:
-        return f"aggregator {number} on level {self.level} of {self.manifest.architecture}"
+        return f"aggregator {number} on level {self.level} of {self.manifest.topology}"
 
     def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
         if not isinstance(message, AggregatorJob | AggregatorResult) or message.level != self.level:
@@ -268,9 +268,9 @@ def stored_partials(s3: S3Client, bucket: str, manifest: RoundManifest, digest: 
     return found
 
 
-def dead_aggregators(clients: Clients, lane: Lane, manifest: RoundManifest) -> list[Node]:
+def dead_aggregators(aws: AwsClients, lane: Lane, manifest: RoundManifest) -> list[Node]:
     """The aggregators of a round whose jobs are among the dead letters."""
-    letters = dead_letters(clients, lane, sha256_hex(manifest.to_bytes())).values()
+    letters = dead_letters(aws, lane, sha256_hex(manifest.to_bytes())).values()
     return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, AggregatorJob)})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, ShardResult
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds.queues import Results, dead_letters, log_group
@@ -113,7 +113,7 @@ class ShardStep:
 
 
 def await_shards(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     lane: Lane,
     manifest: RoundManifest,
@@ -126,11 +126,11 @@ def await_shards(
 ) -> None:
     """Wait until every shard is stored, filling `collection`; as `await_step`."""
     await_step(
-        clients,
+        aws,
         deployment,
         lane,
         manifest,
-        ShardStep(clients.s3, deployment.bucket, manifest),
+        ShardStep(aws.s3, deployment.bucket, manifest),
         collection=collection,
         timeout_s=timeout_s,
         progress=progress,
@@ -140,7 +140,7 @@ def await_shards(
 
 
 def await_step(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     lane: Lane,
     manifest: RoundManifest,
@@ -165,7 +165,7 @@ def await_step(
         RoundFailed: a job is in the dead-letter queue, or nothing happened for `timeout_s`.
     """
     digest = sha256_hex(manifest.to_bytes())
-    results = Results(clients, deployment, manifest.round_id, digest)
+    results = Results(aws, deployment, manifest.round_id, digest)
     done = set(collection.stored)
     verdicts = _Verdicts(step.wanted, verdicts_s)
     looked = moved = time.monotonic()
@@ -213,7 +213,7 @@ def await_step(
             progress(len(stored - done))
             done |= stored
             moved = now
-        dead = dead_jobs(clients, lane, step, digest) - done
+        dead = dead_jobs(aws, lane, step, digest) - done
         if dead:
             raise gave_up(manifest, lane, step, sorted(dead), collection)
         if now - moved > timeout_s:
@@ -267,9 +267,9 @@ class _Verdicts:
         )
 
 
-def dead_jobs(clients: Clients, lane: Lane, step: Step, digest: str) -> Set[int]:
+def dead_jobs(aws: AwsClients, lane: Lane, step: Step, digest: str) -> Set[int]:
     """The numbers of a step's jobs that are among the dead letters."""
-    found = {step.number_of(job) for job in dead_letters(clients, lane, digest).values()}
+    found = {step.number_of(job) for job in dead_letters(aws, lane, digest).values()}
     return {number for number in found if number is not None} & step.wanted
 
 

@@ -109,7 +109,7 @@ def check_shard(
             beside.read_on()
             return ShardCheck(shard, None, beside.published)
         beside.write(memoryview(head_of_shard(manifest, shard)))
-        if manifest.architecture == GRADS_SHARDING:
+        if manifest.topology == GRADS_SHARDING:
             average_shard(manifest, shard, open_update, beside.write, Pacing())
         else:
             average_by_tree(manifest, open_update, beside.write)

@@ -12,7 +12,7 @@ from lambdas.shard_average import ShardWorker
 from lambdas.storage.deliveries import retry_soon
 from lambdas.storage.partials import SharedBlocks
 from lambdas.tree_average import AggregatorWorker
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 
 # SQS long polling, seconds (at most 20); shorter where several queues are polled in turn.
@@ -20,7 +20,7 @@ _WAIT_S = 10
 
 
 def work(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     lanes: Sequence[Lane],
     *,
@@ -41,8 +41,8 @@ def work(
     Returns:
         How many jobs were dealt with.
     """
-    sharded = ShardWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
-    trees = AggregatorWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
+    sharded = ShardWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url)
+    trees = AggregatorWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
     name = f"{socket.gethostname()}/{os.getpid()}"
     finished, idle_since = 0, time.monotonic()
     wait_s = _WAIT_S if len(lanes) == 1 else 1
@@ -52,23 +52,23 @@ def work(
         for lane in lanes:
             worker = trees if lane.tree else sharded
             # Stay with a queue until it is empty, then go on to the next.
-            while messages := _receive(clients, lane, wait_s):
+            while messages := _receive(aws, lane, wait_s):
                 for message in messages:
                     receive_count = int(message["Attributes"]["ApproximateReceiveCount"])
                     done = worker.run(message["Body"], receive_count=receive_count, worker=name)
                     if done:
-                        clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
+                        aws.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
                         finished += 1
                     else:
-                        retry_soon(clients.sqs, lane.queue_url, message["ReceiptHandle"], receive_count)
+                        retry_soon(aws.sqs, lane.queue_url, message["ReceiptHandle"], receive_count)
                     on_job(done)
                     idle_since = time.monotonic()
         if idle_exit_s is not None and time.monotonic() - idle_since >= idle_exit_s:
             return finished
 
 
-def _receive(clients: Clients, lane: Lane, wait_s: int) -> Sequence[Any]:
-    return clients.sqs.receive_message(
+def _receive(aws: AwsClients, lane: Lane, wait_s: int) -> Sequence[Any]:
+    return aws.sqs.receive_message(
         QueueUrl=lane.queue_url,
         MaxNumberOfMessages=1,
         WaitTimeSeconds=wait_s,

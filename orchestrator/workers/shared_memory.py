@@ -21,7 +21,7 @@ from typing import Any
 
 from lambdas.protocol.errors import StorageUnavailable
 from lambdas.protocol.keys import report_key
-from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import exists
 from orchestrator.workers import poll
@@ -130,7 +130,7 @@ def _child(deployment: Deployment, lanes: Sequence[Lane], pool: str, announce: A
 
 
 def work_together(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     lanes: Sequence[Lane],
     *,
@@ -152,7 +152,7 @@ def work_together(
         while any(child.is_alive() for child in children):
             time.sleep(_TIDY_EVERY_S)
             _drain(announced, blocks)
-            for round_id in [r for r in blocks if exists(clients.s3, deployment.bucket, report_key(r))]:
+            for round_id in [r for r in blocks if exists(aws.s3, deployment.bucket, report_key(r))]:
                 for name in blocks.pop(round_id):
                     remove(name)
     finally:

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator.aws.clients import Clients, connect, make_client
+from orchestrator.aws.clients import AwsClients, connect, make_client
 from orchestrator.aws.deployment import Deployment, Lane, function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
@@ -112,7 +112,7 @@ def deployed(environment: Environment) -> Deployment:
 
 
 @pytest.fixture(scope="package")
-def clients(deployed: Deployment) -> Clients:
+def clients(deployed: Deployment) -> AwsClients:
     """S3 and SQS of the deployment."""
     return connect(deployed.region, deployed.endpoint_url)
 

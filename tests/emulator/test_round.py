@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lambdas.protocol.tensor_table import ITEMSIZE
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
 from orchestrator.planning.planner import size_lane
@@ -36,82 +36,82 @@ def _push(deployed: Deployment, model: str, round_id: str, rows: int) -> dict[st
     return updates
 
 
-def _file_of(clients: Clients, deployed: Deployment, report: dict[str, Any]) -> bytes:
-    return clients.s3.get_object(Bucket=deployed.bucket, Key=report["global_model"]["key"])["Body"].read()
+def _file_of(aws: AwsClients, deployed: Deployment, report: dict[str, Any]) -> bytes:
+    return aws.s3.get_object(Bucket=deployed.bucket, Key=report["global_model"]["key"])["Body"].read()
 
 
 @pytest.mark.parametrize(("model", "rows"), [("large", LARGE), ("small", SMALL)])
 def test_the_global_model_is_bit_identical_to_the_reference_for_every_shard_count(
-    deployed: Deployment, clients: Clients, model: str, rows: int
+    deployed: Deployment, aws: AwsClients, model: str, rows: int
 ) -> None:
     digests = {}
     for shards in SHARD_COUNTS:
         round_id = f"{model}-{shards}"
         updates = _push(deployed, model, round_id, rows)
-        report = start_round(clients, deployed, RoundRequest(model, round_id, shards, min_clients=4)).document
-        stored = _file_of(clients, deployed, dict(report))
+        report = start_round(aws, deployed, RoundRequest(model, round_id, shards, min_clients=4)).document
+        stored = _file_of(aws, deployed, dict(report))
         assert stored == reference_average(updates)
         digests[shards] = hashlib.sha256(stored).hexdigest()
         assert report["shards"] == shards
         assert {r["shard"] for r in report["shard_results"]} <= set(range(shards))
         assert all(r["worker"].startswith(f"{deployed.lane(shards).function_name}/") for r in report["shard_results"])
     assert len(set(digests.values())) == 1
-    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+    assert aws.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
 
 
 def test_a_worker_without_lambda_gives_the_same_bytes(
-    deployed: Deployment, clients: Clients, functions: Functions
+    deployed: Deployment, aws: AwsClients, functions: Functions
 ) -> None:
     lane = deployed.lane(4)
     with functions.paused(lane):
         updates = _push(deployed, "worked", "worked-4", LARGE)
         done: list[int] = []
         thread = threading.Thread(
-            target=lambda: done.append(poll.work(clients, deployed, [lane], idle_exit_s=4)), daemon=True
+            target=lambda: done.append(poll.work(aws, deployed, [lane], idle_exit_s=4)), daemon=True
         )
         thread.start()
-        report = start_round(clients, deployed, RoundRequest("worked", "worked-4", 4, min_clients=4)).document
+        report = start_round(aws, deployed, RoundRequest("worked", "worked-4", 4, min_clients=4)).document
         thread.join(30)
         assert done == [4], "the worker did all four shards, no function did any"
-        assert _file_of(clients, deployed, dict(report)) == reference_average(updates)
+        assert _file_of(aws, deployed, dict(report)) == reference_average(updates)
 
 
 def test_two_rounds_at_once_on_one_lane_are_both_published_and_right(
-    deployed: Deployment, clients: Clients, terminal: Terminal
+    deployed: Deployment, aws: AwsClients, terminal: Terminal
 ) -> None:
     updates = {name: _push(deployed, name, f"{name}-1", LARGE + 100 * i) for i, name in enumerate(("twin-a", "twin-b"))}
-    drivers = {
+    coordinators = {
         name: terminal.start(
             "start-round", "--model", name, "--round", f"{name}-1", "--shards", "4", "--output", "json"
         )
         for name in updates
     }
-    for name, driver in drivers.items():
-        report = terminal.finish(driver)
+    for name, coordinator in coordinators.items():
+        report = terminal.finish(coordinator)
         assert report["status"] == "published"
-        assert _file_of(clients, deployed, report) == reference_average(updates[name])
+        assert _file_of(aws, deployed, report) == reference_average(updates[name])
 
 
 def test_a_round_whose_orchestrator_was_killed_goes_on_where_it_stopped(
-    deployed: Deployment, clients: Clients, functions: Functions, terminal: Terminal
+    deployed: Deployment, aws: AwsClients, functions: Functions, terminal: Terminal
 ) -> None:
     updates = _push(deployed, "killed", "killed-4", LARGE)
     with functions.paused(deployed.lane(4)):
-        driver = terminal.start("start-round", "--model", "killed", "--round", "killed-4", "--shards", "4")
+        coordinator = terminal.start("start-round", "--model", "killed", "--round", "killed-4", "--shards", "4")
         wait_until(lambda: terminal.run("status", "--round", "killed-4")["state"] == "averaging", "jobs are queued")
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.communicate()
+        os.kill(coordinator.pid, signal.SIGKILL)
+        coordinator.communicate()
     report = terminal.run("resume", "--round", "killed-4")
     assert report["status"] == "published"
-    assert _file_of(clients, deployed, report) == reference_average(updates)
-    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+    assert _file_of(aws, deployed, report) == reference_average(updates)
+    assert aws.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
 
 
 def test_a_job_that_fails_goes_to_the_dead_letter_queue_and_back(
-    deployed: Deployment, clients: Clients, functions: Functions, terminal: Terminal
+    deployed: Deployment, aws: AwsClients, functions: Functions, terminal: Terminal
 ) -> None:
     lane = deployed.lane(1)
-    clients.sqs.set_queue_attributes(QueueUrl=lane.queue_url, Attributes={"VisibilityTimeout": "1"})
+    aws.sqs.set_queue_attributes(QueueUrl=lane.queue_url, Attributes={"VisibilityTimeout": "1"})
     updates = _push(deployed, "letters", "letters-1", SMALL)
     with functions.misconfigured(lane, FL_BUCKET=f"{deployed.bucket}-of-yesterday"):
         message = terminal.run(
@@ -120,16 +120,16 @@ def test_a_job_that_fails_goes_to_the_dead_letter_queue_and_back(
     assert f"shard 0 of 1 failed {lane.max_receive_count} times" in message
     assert lane.dead_letter_queue_url in message
     assert "NoSuchBucket" in message or "AccessDenied" in message, "the cause is named"
-    wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 1, "the job is in the dead-letter queue")
+    wait_until(lambda: _waiting(aws, lane.dead_letter_queue_url) == 1, "the job is in the dead-letter queue")
     report = terminal.run("resume", "--round", "letters-1", "--redrive")
     assert report["status"] == "published"
-    assert _file_of(clients, deployed, report) == reference_average(updates)
-    wait_until(lambda: _waiting(clients, lane.dead_letter_queue_url) == 0, "the dead-letter queue is empty")
+    assert _file_of(aws, deployed, report) == reference_average(updates)
+    wait_until(lambda: _waiting(aws, lane.dead_letter_queue_url) == 0, "the dead-letter queue is empty")
 
 
-def _waiting(clients: Clients, queue_url: str) -> int:
+def _waiting(aws: AwsClients, queue_url: str) -> int:
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    attributes = clients.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    attributes = aws.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(attributes[name]) for name in names)
 
 
@@ -149,13 +149,13 @@ def test_a_round_from_the_command_line_waits_for_its_quorum_and_publishes(termin
         )
 
     assert submit("alpha")["created"]
-    driver = terminal.start(
+    coordinator = terminal.start(
         "start-round", "--model", "cli", "--round", "cli-1", "--shards", "auto", "--min-clients", "4",
         "--deadline", "90s", "--output", "json",
     )  # fmt: skip
     for name in ("bravo", "charlie", "delta"):
         assert submit(name)["num_examples"] == COUNTS[name]
-    report = terminal.finish(driver)
+    report = terminal.finish(coordinator)
     assert report["status"] == "published"
     assert [p["client"] for p in report["participants"]] == sorted(COUNTS)
 
@@ -177,7 +177,7 @@ def test_a_round_from_the_command_line_waits_for_its_quorum_and_publishes(termin
 
 
 def test_nan_in_an_update_fails_the_round_and_names_client_and_tensor(
-    deployed: Deployment, clients: Clients, terminal: Terminal
+    deployed: Deployment, aws: AwsClients, terminal: Terminal
 ) -> None:
     for name in ("good", "poisoned"):
         weights = state_dict(1, LARGE)
@@ -189,8 +189,8 @@ def test_nan_in_an_update_fails_the_round_and_names_client_and_tensor(
     assert "poisoned" in message
     assert "body.bias" in message
     assert "NaN" in message
-    assert "Contents" not in clients.s3.list_objects_v2(Bucket=deployed.bucket, Prefix="models/nan/")
-    assert clients.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
+    assert "Contents" not in aws.s3.list_objects_v2(Bucket=deployed.bucket, Prefix="models/nan/")
+    assert aws.s3.list_multipart_uploads(Bucket=deployed.bucket).get("Uploads", []) == []
     assert terminal.run("status", "--round", "nan-1")["state"] == "failed"
 
 
@@ -208,7 +208,7 @@ def test_terraform_sizes_the_lanes_by_the_planners_rule(deployed: Deployment) ->
 
 
 def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_place(
-    deployed: Deployment, clients: Clients
+    deployed: Deployment, aws: AwsClients
 ) -> None:
     counts = {"full": 5, "narrow": 11}
     for seed, name in enumerate(counts):
@@ -217,7 +217,7 @@ def test_wire_dtype_halves_the_update_and_loses_at_most_half_a_unit_in_the_last_
         )
         if name == "narrow":
             assert result.nbytes < 0.51 * LARGE * 1000 * ITEMSIZE["F32"]
-    report = start_round(clients, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2)).document
+    report = start_round(aws, deployed, RoundRequest("wire", "wire-1", 4, min_clients=2)).document
     assert report["wire_loss"] == [
         {
             "stored": "BF16",

@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.aws.clients import Clients, connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.rounds import lease, manifest, queues, wait
 from orchestrator.rounds.request import RoundRequest
@@ -36,10 +36,10 @@ class KillPoint:
         return "sqs" if "Message" in self.operation else "s3"
 
 
-def arm(clients: Clients, point: KillPoint) -> None:
+def arm(aws: AwsClients, point: KillPoint) -> None:
     """Make this process die at the kill point, as by `kill -9`."""
     calls = itertools.count(1)
-    events = getattr(clients, point.service).meta.events
+    events = getattr(aws, point.service).meta.events
 
     def remember(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
         context["key"] = params.get("Key", "")

@@ -15,10 +15,10 @@ import pytest
 from lambdas import shard_average
 from lambdas.protocol.keys import latest_key, report_key
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import driver_key
+from lambdas.protocol.lease import coordinator_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.rounds import lease, manifest, queues, wait
 from orchestrator.rounds.request import RoundRequest
@@ -37,14 +37,14 @@ NONE, HALF, ALL = 0.0, 0.5, 1.0
 # In the order in which a round comes by. Some exist with one sink only.
 BOTH: dict[str, tuple[KillPoint, float]] = {
     "opened": (KillPoint("after", "PutObject", r"round\.json"), NONE),
-    "lease taken": (KillPoint("after", "PutObject", r"driver\.json"), NONE),
+    "lease taken": (KillPoint("after", "PutObject", r"coordinator\.json"), NONE),
     "pinned, nothing written": (KillPoint("before", "PutObject", r"manifest\.json"), NONE),
     "planned": (KillPoint("after", "PutObject", r"manifest\.json"), NONE),
     "half queued": (KillPoint("after", "SendMessageBatch"), NONE),
     "queued": (KillPoint("before", "ReceiveMessage"), NONE),
     "half done": (KillPoint("after", "DeleteMessageBatch"), HALF),
-    "all shards there": (KillPoint("before", "PutObject", r"driver\.json", nth=2), ALL),
-    "publication decided": (KillPoint("after", "PutObject", r"driver\.json", nth=2), ALL),
+    "all shards there": (KillPoint("before", "PutObject", r"coordinator\.json", nth=2), ALL),
+    "publication decided": (KillPoint("after", "PutObject", r"coordinator\.json", nth=2), ALL),
     "before latest moves": (KillPoint("before", "PutObject", r"latest\.json"), ALL),
     "latest moved": (KillPoint("after", "PutObject", r"latest\.json"), ALL),
     "before the report": (KillPoint("before", "PutObject", r"report\.json"), ALL),
@@ -72,8 +72,8 @@ CASES = [
 class CountingWorker:
     """One worker on a lane, in a thread: does jobs as far as it is allowed to, and counts what it averages."""
 
-    def __init__(self, clients: Clients, deployment: Deployment, shards: int) -> None:
-        self._clients, self._deployment, self._lane = clients, deployment, deployment.lanes[shards]
+    def __init__(self, aws: AwsClients, deployment: Deployment, shards: int) -> None:
+        self._clients, self._deployment, self._lane = aws, deployment, deployment.lanes[shards]
         self.averaged: collections.Counter[int] = collections.Counter()
         self._allowed = 0.0
         self._stop = threading.Event()
@@ -115,13 +115,13 @@ AVERAGE = shard_average.average_shard
 
 @pytest.fixture
 def worker(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, request: Any
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> Iterator[CountingWorker]:
     monkeypatch.setattr(queues, "_WAIT_S", 1)
     monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.1)
     monkeypatch.setattr(manifest, "_BATCH", 10)
-    with CountingWorker(clients, lanes_without_functions, SHARDS[request.getfixturevalue("sink")]) as counting:
+    with CountingWorker(aws, lanes_without_functions, SHARDS[request.getfixturevalue("sink")]) as counting:
         monkeypatch.setattr(shard_average, "average_shard", counting.average)
         yield counting
 
@@ -139,7 +139,7 @@ def killed(deployment: Deployment, request: RoundRequest, point: KillPoint) -> i
 
 @pytest.mark.parametrize(("sink", "name", "point", "done"), CASES, ids=[f"{c[0]}: {c[1]}" for c in CASES])
 def test_a_round_whose_orchestrator_was_killed_is_finished_by_the_next_one(
-    clients: Clients,
+    aws: AwsClients,
     lanes_without_functions: Deployment,
     worker: CountingWorker,
     sink: str,
@@ -150,7 +150,7 @@ def test_a_round_whose_orchestrator_was_killed_is_finished_by_the_next_one(
     deployment, shards = lanes_without_functions, SHARDS[sink]
     updates = {client: (weights(ord(client), SHAPES[sink]), examples) for client, examples in CLIENTS.items()}
     for client, (values, examples) in updates.items():
-        put(clients, deployment, client, values, examples)
+        put(aws, deployment, client, values, examples)
     request = RoundRequest("digits", "r-1", shards, min_clients=2, timeout_s=30.0)
     worker.allow(done * shards)
     pid = killed(deployment, request, point)
@@ -159,36 +159,36 @@ def test_a_round_whose_orchestrator_was_killed_is_finished_by_the_next_one(
 
     worker.allow(float("inf"))
     if name == "opened":  # nobody has ever driven it
-        assert round_status(clients, deployment.bucket, "r-1")["state"] == "open"
+        assert round_status(aws, deployment.bucket, "r-1")["state"] == "open"
     elif name != "reported":
-        stopped = round_status(clients, deployment.bucket, "r-1")["stopped"]
+        stopped = round_status(aws, deployment.bucket, "r-1")["stopped"]
         assert f"process {pid} on " in stopped
         assert "`orchestrator resume --round r-1` continues it" in stopped
     if (
         point.when == "before"
     ):  # the same start-round is as good as resume, and the options that it repeats do not matter
-        report = start_round(clients, deployment, request)
+        report = start_round(aws, deployment, request)
     else:
-        report = resume_round(clients, deployment, "r-1", timeout_s=30.0)
+        report = resume_round(aws, deployment, "r-1", timeout_s=30.0)
     if name == "reported":
-        assert len(report.document["drivers"]) == 1
+        assert len(report.document["coordinators"]) == 1
     elif name != "opened":
-        assert report.document["drivers"][0]["pid"] == pid
-        assert len(report.document["drivers"]) == 2
+        assert report.document["coordinators"][0]["pid"] == pid
+        assert len(report.document["coordinators"]) == 2
 
-    assert read_global(clients, deployment) == expected_file(updates)
+    assert read_global(aws, deployment) == expected_file(updates)
     assert report.document["status"] == "published"
-    assert read(clients, deployment, report_key("r-1")) == report.to_bytes()
-    latest = LatestModel.from_bytes(read(clients, deployment, latest_key("digits")))
+    assert read(aws, deployment, report_key("r-1")) == report.to_bytes()
+    latest = LatestModel.from_bytes(read(aws, deployment, latest_key("digits")))
     assert (latest.round_id, latest.key) == ("r-1", "models/digits/r-1/global.safetensors")
     # Jobs that were queued twice come late, and change nothing.
-    while queued(clients, deployment):
+    while queued(aws, deployment):
         threading.Event().wait(0.05)
     assert worker.averaged == dict.fromkeys(range(shards), 1), "a shard that was done was averaged again"
-    assert uploads(clients, deployment) == 0
-    assert objects(clients, deployment, "rounds/r-1/shards/") == []
-    left = [key for key in objects(clients, deployment) if "/updates/" not in key]
+    assert uploads(aws, deployment) == 0
+    assert objects(aws, deployment, "rounds/r-1/shards/") == []
+    left = [key for key in objects(aws, deployment) if "/updates/" not in key]
     assert left == [
-        "models/digits/latest.json", "models/digits/r-1/global.safetensors", driver_key("r-1"),
+        "models/digits/latest.json", "models/digits/r-1/global.safetensors", coordinator_key("r-1"),
         "rounds/r-1/manifest.json", "rounds/r-1/report.json", "rounds/r-1/round.json",
     ]  # fmt: skip

@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from lambdas import shard_average
 from lambdas.protocol.keys import global_key, latest_key, manifest_key, report_key, shards_prefix
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
 from lambdas.storage import shards
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundConflict
 from orchestrator.rounds import lease, manifest, pin, processes, publish, queues, wait
@@ -110,10 +110,10 @@ class Rounds(RuleBasedStateMachine):
 
     # -- what they are made of --
 
-    def _clients(self, life: Life) -> Clients:
+    def _clients(self, life: Life) -> AwsClients:
         s3: Any = Mortal(self.s3, life)
         sqs: Any = Mortal(self.sqs, life)
-        return Clients(s3, sqs)
+        return AwsClients(s3, sqs)
 
     def _submit(self, name: str) -> None:
         update = (weights(ord(name)), 1 + ord(name) % 3)
@@ -188,9 +188,9 @@ class Rounds(RuleBasedStateMachine):
 
     def average(self, manifest: RoundManifest, shard: int, *arguments: Any) -> Any:
         """Stands in front of the averaging: what is stored already is not averaged again once a round was resumed."""
-        driver = DriverRecord.from_bytes(self.s3.objects[driver_key("r-1")][0])
+        coordinator = CoordinatorRecord.from_bytes(self.s3.objects[coordinator_key("r-1")][0])
         stored = stored_shards(self.immortal.s3, BUCKET, manifest)
-        if driver.earlier and shard in (stored or {}):
+        if coordinator.earlier and shard in (stored or {}):
             self.done_again.append(shard)  # not raised: the worker would take it for a fault
         return AVERAGE(manifest, shard, *arguments)
 

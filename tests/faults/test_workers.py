@@ -18,7 +18,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.messages import ShardJob
 from lambdas.shard_average import ShardWorker
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds import queues, wait
@@ -67,12 +67,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def lane(clients: Clients, lanes_without_functions: Deployment) -> Lane:
+def lane(aws: AwsClients, lanes_without_functions: Deployment) -> Lane:
     """The lane for two shards, as Terraform makes it: with its dead-letter queue, and an impatient queue."""
     lane = lanes_without_functions.lane(2)
-    arn = clients.sqs.get_queue_attributes(QueueUrl=lane.dead_letter_queue_url, AttributeNames=["QueueArn"])
+    arn = aws.sqs.get_queue_attributes(QueueUrl=lane.dead_letter_queue_url, AttributeNames=["QueueArn"])
     policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": str(lane.max_receive_count)}
-    clients.sqs.set_queue_attributes(
+    aws.sqs.set_queue_attributes(
         QueueUrl=lane.queue_url, Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "1"}
     )
     return lane
@@ -88,13 +88,13 @@ def doomed(deployment: Deployment, fate: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def working(clients: Clients, lanes_without_functions: Deployment, lane: Lane) -> Any:
+def working(aws: AwsClients, lanes_without_functions: Deployment, lane: Lane) -> Any:
     """Starts a healthy worker in a thread."""
 
     def start(idle_exit_s: float = 4) -> None:
         threading.Thread(
             target=poll.work,
-            args=(clients, lanes_without_functions, [lane]),
+            args=(aws, lanes_without_functions, [lane]),
             kwargs={"idle_exit_s": idle_exit_s},
             daemon=True,
         ).start()
@@ -102,10 +102,10 @@ def working(clients: Clients, lanes_without_functions: Deployment, lane: Lane) -
     return start
 
 
-def submitted(clients: Clients, deployment: Deployment, shape: tuple[int, int] = (3, 5)) -> bytes:
+def submitted(aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = (3, 5)) -> bytes:
     values = {client: (weights(ord(client), shape), count) for client, count in (("a", 5), ("b", 2))}
     for client, (value, count) in values.items():
-        put(clients, deployment, client, value, count)
+        put(aws, deployment, client, value, count)
     return expected_file(values)
 
 
@@ -115,9 +115,9 @@ def request() -> RoundRequest:
 
 @pytest.mark.parametrize(("fate", "cause"), [("kill", None), ("memory", "MemoryError")])
 def test_a_worker_that_dies_in_the_middle_of_a_shard_is_replaced_by_the_next_delivery(
-    clients: Clients, lanes_without_functions: Deployment, lane: Lane, working: Any, fate: str, cause: str | None
+    aws: AwsClients, lanes_without_functions: Deployment, lane: Lane, working: Any, fate: str, cause: str | None
 ) -> None:
-    expected = submitted(clients, lanes_without_functions, LARGE)
+    expected = submitted(aws, lanes_without_functions, LARGE)
     process = doomed(lanes_without_functions, fate)
 
     def replace() -> None:
@@ -125,9 +125,9 @@ def test_a_worker_that_dies_in_the_middle_of_a_shard_is_replaced_by_the_next_del
         working()
 
     threading.Thread(target=replace, daemon=True).start()
-    report = start_round(clients, lanes_without_functions, request()).document
+    report = start_round(aws, lanes_without_functions, request()).document
     assert process.returncode == (-signal.SIGKILL if fate == "kill" else 0)
-    assert read_global(clients, lanes_without_functions) == expected
+    assert read_global(aws, lanes_without_functions) == expected
     assert max(result["receive_count"] for result in report["shard_results"]) > 1
     assert {told["error"] for told in report["redelivered"]} == ({cause} if cause else set())
     if fate == "kill":
@@ -139,9 +139,9 @@ def test_a_worker_that_dies_in_the_middle_of_a_shard_is_replaced_by_the_next_del
 
 
 def test_a_shard_that_kills_every_worker_is_named_with_its_tries_and_where_to_look(
-    clients: Clients, lanes_without_functions: Deployment, lane: Lane, working: Any
+    aws: AwsClients, lanes_without_functions: Deployment, lane: Lane, working: Any
 ) -> None:
-    expected = submitted(clients, lanes_without_functions)
+    expected = submitted(aws, lanes_without_functions)
     stop = threading.Event()
 
     def die_again_and_again() -> None:
@@ -155,39 +155,37 @@ def test_a_shard_that_kills_every_worker_is_named_with_its_tries_and_where_to_lo
     )
     try:
         with pytest.raises(RoundFailed, match=gave_up):
-            start_round(clients, lanes_without_functions, request())
+            start_round(aws, lanes_without_functions, request())
     finally:
         stop.set()
     time.sleep(2)  # the other shard's last try
     while True:
-        status = round_status(clients, lanes_without_functions.bucket, "r-1", lanes_without_functions)
+        status = round_status(aws, lanes_without_functions.bucket, "r-1", lanes_without_functions)
         if len(status.get("gave_up", [])) == 2:
             break
         time.sleep(0.5)
-        clients.sqs.receive_message(QueueUrl=lane.queue_url)  # who asks makes the queue move its dead letters
+        aws.sqs.receive_message(QueueUrl=lane.queue_url)  # who asks makes the queue move its dead letters
     assert (status["tries"], status["log_group"]) == (3, f"/aws/lambda/{lane.function_name}")
     assert status["next_step"] == "orchestrator resume --round r-1 --redrive"
     working()
-    resume_round(clients, lanes_without_functions, "r-1", redrive=True)
-    assert read_global(clients, lanes_without_functions) == expected
+    resume_round(aws, lanes_without_functions, "r-1", redrive=True)
+    assert read_global(aws, lanes_without_functions) == expected
 
 
 def test_broken_messages_block_nobody_and_end_in_the_dead_letter_queue(
-    clients: Clients, lanes_without_functions: Deployment, lane: Lane, working: Any
+    aws: AwsClients, lanes_without_functions: Deployment, lane: Lane, working: Any
 ) -> None:
-    expected = submitted(clients, lanes_without_functions)
+    expected = submitted(aws, lanes_without_functions)
     foreign = ShardJob("r-gone", "ab" * 32, 1).to_json()  # of a round that is over: dropped
     for body in ("not a job", "{}", "[" * 1000, foreign):
-        clients.sqs.send_message(QueueUrl=lane.queue_url, MessageBody=body)
+        aws.sqs.send_message(QueueUrl=lane.queue_url, MessageBody=body)
     working(8)
-    start_round(clients, lanes_without_functions, request())
-    assert read_global(clients, lanes_without_functions) == expected
+    start_round(aws, lanes_without_functions, request())
+    assert read_global(aws, lanes_without_functions) == expected
     dead: set[str] = set()
     deadline = time.monotonic() + 20
     while len(dead) < 3 and time.monotonic() < deadline:
-        found = clients.sqs.receive_message(
-            QueueUrl=lane.dead_letter_queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1
-        )
+        found = aws.sqs.receive_message(QueueUrl=lane.dead_letter_queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
         dead |= {message["Body"] for message in found.get("Messages", [])}
     assert dead == {"not a job", "{}", "[" * 1000}
 
@@ -195,25 +193,25 @@ def test_broken_messages_block_nobody_and_end_in_the_dead_letter_queue(
 @pytest.mark.parametrize("happened", ["replaced", "deleted"])
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])
 def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_never_averaged_in_part(
-    clients: Clients, lanes_without_functions: Deployment, lane: Lane, happened: str, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, lane: Lane, happened: str, shape: tuple[int, int]
 ) -> None:
-    submitted(clients, lanes_without_functions, shape)
+    submitted(aws, lanes_without_functions, shape)
 
     def drive() -> None:
         with contextlib.suppress(RoundFailed):
-            start_round(clients, lanes_without_functions, request())
+            start_round(aws, lanes_without_functions, request())
 
     stop = threading.Thread(target=drive, daemon=True)
     stop.start()
-    while not clients.sqs.receive_message(QueueUrl=lane.queue_url, VisibilityTimeout=0).get("Messages"):
+    while not aws.sqs.receive_message(QueueUrl=lane.queue_url, VisibilityTimeout=0).get("Messages"):
         time.sleep(0.05)
-    manifest = manifest_of(clients, lanes_without_functions)
+    manifest = manifest_of(aws, lanes_without_functions)
     bucket = lanes_without_functions.bucket
-    put_bytes(clients, lanes_without_functions, "late", update_bytes(weights(9, shape)))  # changes nothing
+    put_bytes(aws, lanes_without_functions, "late", update_bytes(weights(9, shape)))  # changes nothing
     if happened == "replaced":
-        put_bytes(clients, lanes_without_functions, "b", update_bytes(weights(77, shape), 2))
+        put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(77, shape), 2))
     else:
-        clients.s3.delete_object(Bucket=bucket, Key=update_key("r-1", "b"))
+        aws.s3.delete_object(Bucket=bucket, Key=update_key("r-1", "b"))
     told: list[Any] = []
 
     class Told:
@@ -221,7 +219,7 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
             told.append(json.loads(MessageBody))
 
     sqs: Any = Told()
-    doer = ShardWorker(clients.s3, sqs, bucket, "unused")
+    doer = ShardWorker(aws.s3, sqs, bucket, "unused")
     for shard in range(2):
         job = ShardJob("r-1", sha256_hex(manifest.to_bytes()), shard)
         assert doer.run(job.to_json(), receive_count=1, worker="w"), "nobody can do it, so it is not delivered again"
@@ -230,6 +228,6 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
     ]
     assert all(f"was {happened} after the round had pinned it" in r["error"] for r in told)
     for result in told:
-        clients.sqs.send_message(QueueUrl=lanes_without_functions.result_queue_url, MessageBody=json.dumps(result))
+        aws.sqs.send_message(QueueUrl=lanes_without_functions.result_queue_url, MessageBody=json.dumps(result))
     stop.join(30)
-    assert round_status(clients, bucket, "r-1")["state"] == "failed"
+    assert round_status(aws, bucket, "r-1")["state"] == "failed"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lambdas.protocol.documents import canonical_json, sha256_hex
 from lambdas.protocol.keys import check_name, client_of, global_key, update_key
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import DriverRecord, Process
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.manifest import Output, RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Partial, ShardJob, ShardResult, parse_job
 from orchestrator.aws.deployment import parse_deployment
@@ -78,9 +78,9 @@ TARGETS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
         _document(RoundRecord(RoundRequest("m", "r-1", 4, expect_clients=("a", "b")), 1.5).to_bytes()),
         lambda body: RoundRecord.from_bytes(body).request.quorum,
     ),
-    "driver record": (
-        _document(DriverRecord("r-1", "token", PROCESS, 30.0, earlier=(PROCESS,)).to_bytes()),
-        lambda body: DriverRecord.from_bytes(body).to_bytes(),
+    "coordinator record": (
+        _document(CoordinatorRecord("r-1", "token", PROCESS, 30.0, earlier=(PROCESS,)).to_bytes()),
+        lambda body: CoordinatorRecord.from_bytes(body).to_bytes(),
     ),
     "pointer": (
         _document(LatestModel("m", "r", global_key("m", "r"), '"e"', 9, DIGEST, 1.0, 2.0).to_bytes()),
@@ -100,9 +100,9 @@ def use(manifest: RoundManifest) -> None:
 def check_tree_job(job: ShardJob | AggregatorJob) -> None:
     """What a worker asks of a tree's job."""
     if isinstance(job, AggregatorJob):
-        for architecture in ("lambda-fl", "lifl"):
+        for topology in ("lambda-fl", "lifl"):
             whole = manifest_of(TABLE, [Update(b"\0" * TABLE.nbytes)] * 5)
-            survives("tree job", lambda a=architecture, m=whole: job.check(replace(m, architecture=a)))  # type: ignore[misc]
+            survives("tree job", lambda a=topology, m=whole: job.check(replace(m, topology=a)))  # type: ignore[misc]
 
 
 def read_report(report: Report) -> None:

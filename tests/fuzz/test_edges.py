@@ -25,7 +25,7 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.shard_average import ShardWorker
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import main
 from orchestrator.client.fetch import fetch
@@ -176,7 +176,7 @@ def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCap
     def run(bodies: list[bytes]) -> None:
         queue.bodies = [*(body.decode("utf-8", "replace") for body in bodies), good.to_json()]
         queue.deleted = 0
-        results = queues.Results(Clients(s3, queue), deployment, "r-1", digest)
+        results = queues.Results(AwsClients(s3, queue), deployment, "r-1", digest)
         found = survives("result in a queue", results.receive)
         assert found[-1] == good
         assert queue.deleted == len(queue.bodies)

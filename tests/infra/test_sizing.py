@@ -156,7 +156,7 @@ def planned(case: Case) -> tuple[LaneSize | None, str]:
     """The planner's size, or why it refuses."""
     try:
         return size_lane(
-            case.model_bytes, case.clients, case.shards, architecture=case.topology,
+            case.model_bytes, case.clients, case.shards, topology=case.topology,
             memory_cap_mb=case.function_memory_cap_mb, memory_mb_override=case.memory_mb_override,
         ), ""  # fmt: skip
     except PlanningError as error:

@@ -26,7 +26,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, function_zip, parse_deployment
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.paths import ROOT
@@ -73,9 +73,9 @@ class Enforcing:
             **(credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}),
         )
 
-    def clients(self, credentials: dict[str, str]) -> Clients:
+    def clients(self, credentials: dict[str, str]) -> AwsClients:
         """The same, as the orchestrator's modules take it."""
-        return Clients(self.client("s3", credentials), self.client("sqs", credentials))
+        return AwsClients(self.client("s3", credentials), self.client("sqs", credentials))
 
     def assume(self, role_arn: str) -> dict[str, str]:
         """Credentials of a session of a role."""
@@ -164,7 +164,7 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
     target = function_zip.target_for("local")
     variables = {
         "package_path": str(function_zip.build(target)), "runtime": target.runtime,
-        "cpu_architecture": target.architecture,
+        "cpu_architecture": target.topology,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
         "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",

@@ -15,7 +15,7 @@ import numpy as np
 
 from lambdas.protocol.keys import global_key, update_key
 from lambdas.protocol.manifest import RoundManifest
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.submit import Submitted, submit
@@ -43,15 +43,15 @@ def weights(seed: int, shape: Sequence[int] = (3, 5)) -> StateDict:
 
 
 def put(
-    clients: Clients, deployment: Deployment, client: str, values: StateDict, examples: int = 1, round_id: str = "r-1"
+    aws: AwsClients, deployment: Deployment, client: str, values: StateDict, examples: int = 1, round_id: str = "r-1"
 ) -> Submitted:
     """Submit as a client does."""
-    return submit(clients.s3, deployment.bucket, round_id, client, from_state_dict(values), examples)
+    return submit(aws.s3, deployment.bucket, round_id, client, from_state_dict(values), examples)
 
 
-def put_bytes(clients: Clients, deployment: Deployment, client: str, body: bytes, round_id: str = "r-1") -> None:
+def put_bytes(aws: AwsClients, deployment: Deployment, client: str, body: bytes, round_id: str = "r-1") -> None:
     """Put anything where an update should be."""
-    clients.s3.put_object(Bucket=deployment.bucket, Key=update_key(round_id, client), Body=body)
+    aws.s3.put_object(Bucket=deployment.bucket, Key=update_key(round_id, client), Body=body)
 
 
 def update_bytes(values: StateDict, examples: int = 1) -> bytes:
@@ -85,71 +85,71 @@ def expected_file(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 
 
 @contextlib.contextmanager
-def working(clients: Clients, deployment: Deployment, *lanes: int) -> Any:
+def working(aws: AwsClients, deployment: Deployment, *lanes: int) -> Any:
     """Workers on some lanes while the block runs; they end by themselves soon after it."""
 
     def serve(shards: int) -> None:
         # The emulator may be gone when the last one asks again.
         with contextlib.suppress(Exception):
-            poll.work(clients, deployment, [deployment.lanes[shards]], idle_exit_s=3)
+            poll.work(aws, deployment, [deployment.lanes[shards]], idle_exit_s=3)
 
     for shards in lanes:
         threading.Thread(target=serve, args=(shards,), daemon=True).start()
     yield
 
 
-def work_off(clients: Clients, deployment: Deployment, shards: int, *, jobs: int | None = None) -> int:
+def work_off(aws: AwsClients, deployment: Deployment, shards: int, *, jobs: int | None = None) -> int:
     """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
     lane = deployment.lanes[shards]
     done = 0
-    doer = poll.ShardWorker(clients.s3, clients.sqs, deployment.bucket, deployment.result_queue_url)
+    doer = poll.ShardWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url)
     while jobs is None or done < jobs:
-        messages = clients.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
+        messages = aws.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
         if not messages:
             break
         assert doer.run(messages[0]["Body"], receive_count=1, worker="test")
-        clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=messages[0]["ReceiptHandle"])
+        aws.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=messages[0]["ReceiptHandle"])
         done += 1
     return done
 
 
-def queued(clients: Clients, deployment: Deployment) -> int:
+def queued(aws: AwsClients, deployment: Deployment) -> int:
     """Messages in all lanes' queues, visible or not."""
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     attributes = [
-        clients.sqs.get_queue_attributes(QueueUrl=lane.queue_url, AttributeNames=names)["Attributes"]
+        aws.sqs.get_queue_attributes(QueueUrl=lane.queue_url, AttributeNames=names)["Attributes"]
         for lane in deployment.lanes.values()
     ]
     return sum(int(a[name]) for a, name in itertools.product(attributes, names))
 
 
-def objects(clients: Clients, deployment: Deployment, prefix: str = "") -> list[str]:
+def objects(aws: AwsClients, deployment: Deployment, prefix: str = "") -> list[str]:
     """Keys in the bucket."""
-    return [o["Key"] for o in clients.s3.list_objects_v2(Bucket=deployment.bucket, Prefix=prefix).get("Contents", [])]
+    return [o["Key"] for o in aws.s3.list_objects_v2(Bucket=deployment.bucket, Prefix=prefix).get("Contents", [])]
 
 
-def uploads(clients: Clients, deployment: Deployment) -> int:
+def uploads(aws: AwsClients, deployment: Deployment) -> int:
     """Multipart uploads that are neither finished nor aborted."""
-    return len(clients.s3.list_multipart_uploads(Bucket=deployment.bucket).get("Uploads", []))
+    return len(aws.s3.list_multipart_uploads(Bucket=deployment.bucket).get("Uploads", []))
 
 
-def read(clients: Clients, deployment: Deployment, key: str) -> bytes:
+def read(aws: AwsClients, deployment: Deployment, key: str) -> bytes:
     """An object."""
-    return clients.s3.get_object(Bucket=deployment.bucket, Key=key)["Body"].read()
+    return aws.s3.get_object(Bucket=deployment.bucket, Key=key)["Body"].read()
 
 
-def read_global(clients: Clients, deployment: Deployment, round_id: str = "r-1", model: str = "digits") -> bytes:
+def read_global(aws: AwsClients, deployment: Deployment, round_id: str = "r-1", model: str = "digits") -> bytes:
     """A round's global model."""
-    return read(clients, deployment, global_key(model, round_id))
+    return read(aws, deployment, global_key(model, round_id))
 
 
-def manifest_of(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> RoundManifest:
+def manifest_of(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> RoundManifest:
     """The manifest of a round that is pinned."""
-    manifest = read_manifest(clients.s3, deployment.bucket, round_id)
+    manifest = read_manifest(aws.s3, deployment.bucket, round_id)
     assert manifest is not None
     return manifest
 
 
-def submitted_clients(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> list[str]:
+def submitted_clients(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> list[str]:
     """Who has submitted."""
-    return [update.client for update in list_updates(clients.s3, deployment.bucket, round_id)]
+    return [update.client for update in list_updates(aws.s3, deployment.bucket, round_id)]

@@ -8,10 +8,10 @@ These files may never change. A bucket or a queue holds such bytes, written by a
 
 These files may change only where a field is renamed, and then the document's schema number rises by one:
 
-- `manifest-*.json`, `round*.json`, `driver*.json`, `report-*.json`.
+- `manifest-*.json`, `round*.json`, `coordinator*.json`, `report-*.json`.
 
-One such change is planned: `architecture` becomes `topology` (in a report's `lane`: `cpu_architecture`), `driver.json`
-becomes `coordinator.json`, a report's `drivers` becomes `coordinators`, and schema 1 becomes 2. A report's
+One such change is planned: `topology` becomes `topology` (in a report's `lane`: `cpu_architecture`), `coordinator.json`
+becomes `coordinator.json`, a report's `coordinators` becomes `coordinators`, and schema 1 becomes 2. A report's
 `manifest_sha256` follows the manifest. Every other field keeps its name and value.
 
 To pin a document again, delete its file and run the tests twice: the first run writes the file and fails. Compare it
@@ -44,7 +44,7 @@ from lambdas.protocol.keys import (
     update_key,
 )
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.protocol.manifest import Exclusion, Output, Participant, RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Partial, ShardJob, ShardResult, ShardStats, parse_job
 from lambdas.protocol.safetensors import global_header, parse_update_header
@@ -187,7 +187,7 @@ class Round:
                 "bounds": shard_bounds(self.table, shards),
                 "output": OBJECTS,
                 "created_at": PINNED_AT,
-                "architecture": topology,
+                "topology": topology,
                 **fields,
             }
         )
@@ -344,7 +344,7 @@ def test_the_pointer_to_the_newest_model() -> None:
     assert LatestModel.from_bytes(golden("latest.json")) == LATEST
 
 
-# --- fields may be renamed, with a new schema number: manifest, round, driver, report ------------------------------
+# --- fields may be renamed, with a new schema number: manifest, round, coordinator, report ------------------------------
 
 
 MANIFESTS: dict[str, Callable[[Round], RoundManifest]] = {
@@ -378,7 +378,7 @@ REQUEST = RoundRequest(
     max_norm=1e6,
     max_examples=10_000,
     late_from="r-0",
-    architecture=GRADS_SHARDING,
+    topology=GRADS_SHARDING,
 )
 
 
@@ -387,7 +387,7 @@ REQUEST = RoundRequest(
     [
         ("round.json", REQUEST),
         ("round-defaults.json", RoundRequest(MODEL, ROUND)),
-        ("round-lifl.json", RoundRequest(MODEL, ROUND, expect=5, architecture=LIFL)),
+        ("round-lifl.json", RoundRequest(MODEL, ROUND, expect=5, topology=LIFL)),
     ],
 )
 def test_a_round_record(name: str, request_: RoundRequest) -> None:
@@ -398,7 +398,7 @@ def test_a_round_record(name: str, request_: RoundRequest) -> None:
 
 FIRST = Process("host-1", 4711, "host-1/boot/4026531836", "123456", PINNED_AT)
 SECOND = Process("host-2", 12, "host-2/boot/4026531836", "", PUBLISHED_AT)
-DRIVEN = DriverRecord(ROUND, "0" * 32, FIRST, 30.0)
+DRIVEN = CoordinatorRecord(ROUND, "0" * 32, FIRST, 30.0)
 STOPPED = replace(
     DRIVEN.renewed().succeeded_by(SECOND, "1" * 32, 30.0).renewed(),
     state="stopped",
@@ -406,11 +406,11 @@ STOPPED = replace(
 )
 
 
-@pytest.mark.parametrize(("name", "record"), [("driver.json", DRIVEN), ("driver-stopped.json", STOPPED)])
-def test_a_driver_record(name: str, record: DriverRecord) -> None:
-    assert driver_key("r") == "rounds/r/driver.json"
+@pytest.mark.parametrize(("name", "record"), [("coordinator.json", DRIVEN), ("coordinator-stopped.json", STOPPED)])
+def test_a_driver_record(name: str, record: CoordinatorRecord) -> None:
+    assert coordinator_key("r") == "rounds/r/coordinator.json"
     check(name, record.to_bytes())
-    assert DriverRecord.from_bytes(golden(name)) == record
+    assert CoordinatorRecord.from_bytes(golden(name)) == record
 
 
 LANE = Lane(4, "https://queue/lane", "https://queue/dead", "fedagg-shards-4", 256, 60, "arm64", 3)

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orchestrator.aws import s3
-from orchestrator.aws.clients import Clients, connect, make_client
+from orchestrator.aws.clients import AwsClients, connect, make_client
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import create_large_object, delete_objects
 from orchestrator.errors import OrchestratorError
@@ -39,26 +39,26 @@ def test_clients_ask_the_deployments_own_endpoint_whatever_the_environment_names
 
 
 def test_a_large_object_goes_up_in_parts_and_comes_back_as_it_was(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     bucket, content = lanes_without_functions.bucket, _content(1)
-    assert create_large_object(clients.s3, bucket, "large", io.BytesIO(content), len(content))
-    stored = clients.s3.get_object(Bucket=bucket, Key="large")
+    assert create_large_object(aws.s3, bucket, "large", io.BytesIO(content), len(content))
+    stored = aws.s3.get_object(Bucket=bucket, Key="large")
     assert stored["Body"].read() == content
     assert stored["ETag"].endswith('-3"'), "three parts"
 
 
 def test_a_large_object_is_written_once_and_the_second_try_leaves_nothing_behind(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     bucket = lanes_without_functions.bucket
-    assert create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)))
-    assert not create_large_object(clients.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)))
-    assert clients.s3.get_object(Bucket=bucket, Key="once")["Body"].read() == _content(1)
-    assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
+    assert create_large_object(aws.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)))
+    assert not create_large_object(aws.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)))
+    assert aws.s3.get_object(Bucket=bucket, Key="once")["Body"].read() == _content(1)
+    assert "Uploads" not in aws.s3.list_multipart_uploads(Bucket=bucket)
 
 
-def test_an_upload_that_breaks_leaves_nothing_behind(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_an_upload_that_breaks_leaves_nothing_behind(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     class Breaks(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > 6 * MIB:
@@ -67,25 +67,25 @@ def test_an_upload_that_breaks_leaves_nothing_behind(clients: Clients, lanes_wit
 
     bucket = lanes_without_functions.bucket
     with pytest.raises(OSError, match="the disk is gone"):
-        create_large_object(clients.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)))
-    assert "Uploads" not in clients.s3.list_multipart_uploads(Bucket=bucket)
-    assert "Contents" not in clients.s3.list_objects_v2(Bucket=bucket)
+        create_large_object(aws.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)))
+    assert "Uploads" not in aws.s3.list_multipart_uploads(Bucket=bucket)
+    assert "Contents" not in aws.s3.list_objects_v2(Bucket=bucket)
 
 
 def test_an_upload_in_parts_whose_answer_was_lost_is_for_the_caller_to_look_at(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket, content = lanes_without_functions.bucket, _content(1)
-    complete = clients.s3.complete_multipart_upload
+    complete = aws.s3.complete_multipart_upload
 
     def twice(**arguments: Any) -> Any:
         """What boto3 does where the answer of the first request is lost."""
         complete(**arguments)
         raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "CompleteMultipartUpload")
 
-    monkeypatch.setattr(clients.s3, "complete_multipart_upload", twice)
-    assert not create_large_object(clients.s3, bucket, "lost", io.BytesIO(content), len(content))
-    assert clients.s3.get_object(Bucket=bucket, Key="lost")["Body"].read() == content
+    monkeypatch.setattr(aws.s3, "complete_multipart_upload", twice)
+    assert not create_large_object(aws.s3, bucket, "lost", io.BytesIO(content), len(content))
+    assert aws.s3.get_object(Bucket=bucket, Key="lost")["Body"].read() == content
 
 
 class RefusingS3:

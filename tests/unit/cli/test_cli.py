@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from click.testing import CliRunner, Result
 
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import options
 from orchestrator.cli.main import main
@@ -194,14 +194,14 @@ def test_expected_clients_come_from_a_file_or_from_the_command_line(tmp_path: Pa
 # --- a round from the command line ---------------------------------------------------------------------------------
 
 
-def test_submit_start_round_and_fetch_make_a_round(clients: Clients, deployed: Deployment, tmp_path: Path) -> None:
+def test_submit_start_round_and_fetch_make_a_round(aws: AwsClients, deployed: Deployment, tmp_path: Path) -> None:
     torch.save({"w": torch.tensor([1.0, 2.0])}, tmp_path / "a.pt")
     safetensors.numpy.save_file({"w": np.array([4.0, 8.0], np.float32)}, tmp_path / "b.safetensors")
     assert "update of" in run("submit", tmp_path / "a.pt", "--round", "r-1", "--client", "a", "--examples", "2").stdout
     again = ["submit", tmp_path / "b.safetensors", "--round", "r-1", "--client", "b", "--examples", "1"]
     assert run(*again).stdout.rstrip().endswith("is in round r-1.")
     assert run(*again).stdout.rstrip().endswith("is in round r-1 already.")
-    with working(clients, deployed, 2):
+    with working(aws, deployed, 2):
         result = run("start-round", "--model", "digits", "--round", "r-1", "--shards", "2", "--min-clients", "2")
     assert "Round r-1 of model digits: published" in result.stdout
     assert "Pinned 2 updates" in result.stderr
@@ -217,7 +217,7 @@ def test_submit_start_round_and_fetch_make_a_round(clients: Clients, deployed: D
 
 
 def test_with_output_json_stdout_is_exactly_one_json_document(
-    clients: Clients, deployed: Deployment, model: Path, tmp_path: Path
+    aws: AwsClients, deployed: Deployment, model: Path, tmp_path: Path
 ) -> None:
     def document(*arguments: str | Path) -> Any:
         return json.loads(run(*arguments, "--output", "json").stdout)
@@ -226,7 +226,7 @@ def test_with_output_json_stdout_is_exactly_one_json_document(
     assert found["key"] == "rounds/r-1/updates/a.safetensors"
     assert (found["created"], found["num_examples"]) == (True, 3)
     assert document("status", "--round", "r-1")["state"] == "not opened"
-    with working(clients, deployed, 2):
+    with working(aws, deployed, 2):
         report = document("start-round", "--model", "digits", "--round", "r-1", "--shards", "2")
     assert (report["status"], report["shards"]) == ("published", 2)
     assert document("rounds")[0]["round"] == "r-1"
@@ -239,12 +239,10 @@ def test_with_output_json_stdout_is_exactly_one_json_document(
     assert isinstance(document("plan", "--model-bytes", "50000000", "--clients", "20"), list)
 
 
-def test_the_worker_does_jobs_and_narrates_on_stderr(clients: Clients, deployed: Deployment, model: Path) -> None:
+def test_the_worker_does_jobs_and_narrates_on_stderr(aws: AwsClients, deployed: Deployment, model: Path) -> None:
     from lambdas.protocol.messages import ShardJob
 
-    clients.sqs.send_message(
-        QueueUrl=deployed.lane(1).queue_url, MessageBody=ShardJob("r-gone", "ab" * 32, 0).to_json()
-    )
+    aws.sqs.send_message(QueueUrl=deployed.lane(1).queue_url, MessageBody=ShardJob("r-gone", "ab" * 32, 0).to_json())
     result = run("worker", "--shards", "1", "--idle-exit", "1")
     assert result.stdout == "Did 1 jobs.\n"
     assert "Polling 1 lanes of local" in result.stderr
@@ -275,12 +273,12 @@ def submit_arguments(file: Path, **changes: str) -> list[str | Path]:
     ],
 )
 def test_bad_arguments_exit_with_2_and_store_nothing(
-    clients: Clients, deployed: Deployment, model: Path, changes: dict[str, str], message: str
+    aws: AwsClients, deployed: Deployment, model: Path, changes: dict[str, str], message: str
 ) -> None:
     result = run(*submit_arguments(model, **changes), ok=False)
     assert result.exit_code == 2
     assert message in error_of(result)["message"]
-    assert objects(clients, deployed) == []
+    assert objects(aws, deployed) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"epoch,loss\n1,0.5\n", b"\x80\x04\x95", b"PK\x03\x04" + b"x" * 20])
@@ -304,10 +302,10 @@ def test_a_wire_dtype_that_cannot_hold_the_values_exits_with_2(deployed: Deploym
 
 
 def test_weights_of_another_model_exit_with_2(
-    clients: Clients, deployed: Deployment, model: Path, tmp_path: Path
+    aws: AwsClients, deployed: Deployment, model: Path, tmp_path: Path
 ) -> None:
-    put(clients, deployed, "a", weights(1), round_id="r-0")
-    with working(clients, deployed, 1):
+    put(aws, deployed, "a", weights(1), round_id="r-0")
+    with working(aws, deployed, 1):
         run("start-round", "--model", "digits", "--round", "r-0", "--shards", "1")
     run("start-round", "--model", "digits", "--round", "r-1", ok=False)  # opens it
     safetensors.numpy.save_file(weights(1, (2, 2)), tmp_path / "other")
@@ -358,13 +356,13 @@ def test_an_environment_that_is_not_deployed_exits_with_3_and_says_how_to(argume
 
 
 def test_a_shard_count_without_a_lane_exits_with_3_before_anything_is_queued(
-    clients: Clients, deployed: Deployment
+    aws: AwsClients, deployed: Deployment
 ) -> None:
-    put(clients, deployed, "a", weights(1))
+    put(aws, deployed, "a", weights(1))
     result = run("start-round", "--model", "digits", "--round", "r-1", "--shards", "6", "--output", "json", ok=False)
     assert result.exit_code == 3
     assert "No lane for 6 shards; deployed: 1, 2, 4, 8. Add 6 to shard_counts" in error_of(result)["message"]
-    assert queued(clients, deployed) == 0
+    assert queued(aws, deployed) == 0
     assert run("worker", "--shards", "6", ok=False).exit_code == 3
 
 
@@ -385,32 +383,32 @@ def test_an_aws_that_cannot_be_reached_exits_with_1_and_a_sentence(
     assert error_of(result)["message"].startswith("AWS cannot be reached: ")
 
 
-def test_a_missed_quorum_exits_with_4(clients: Clients, deployed: Deployment) -> None:
-    put(clients, deployed, "a", weights(1))
+def test_a_missed_quorum_exits_with_4(aws: AwsClients, deployed: Deployment) -> None:
+    put(aws, deployed, "a", weights(1))
     arguments = ["start-round", "--model", "digits", "--round", "r-1", "--min-clients", "2", "--output", "json"]
     result = run(*arguments, ok=False)
     assert result.exit_code == 4
     assert "has 1 of the 2 updates of its quorum" in error_of(result)["message"]
-    assert queued(clients, deployed) == 0
+    assert queued(aws, deployed) == 0
 
 
-def test_a_bad_update_exits_with_5_and_names_the_client(clients: Clients, deployed: Deployment) -> None:
-    put(clients, deployed, "a", weights(1))
-    put_bytes(clients, deployed, "hospital-7", b"epoch,loss\n")
+def test_a_bad_update_exits_with_5_and_names_the_client(aws: AwsClients, deployed: Deployment) -> None:
+    put(aws, deployed, "a", weights(1))
+    put_bytes(aws, deployed, "hospital-7", b"epoch,loss\n")
     result = run("start-round", "--model", "digits", "--round", "r-1", "--output", "json", ok=False)
     assert result.exit_code == 5
     error = error_of(result)
     assert error["kind"] == "RoundFailed"
     assert "client hospital-7: no safetensors file" in error["message"]
-    assert queued(clients, deployed) == 0
+    assert queued(aws, deployed) == 0
 
 
-def test_conflicts_exit_with_6(clients: Clients, deployed: Deployment, model: Path) -> None:
+def test_conflicts_exit_with_6(aws: AwsClients, deployed: Deployment, model: Path) -> None:
     run(*submit_arguments(model))
     other = run(*submit_arguments(model, examples="4"), ok=False)
     assert other.exit_code == 6
     assert "Client a has already submitted another update to round r-1" in error_of(other)["message"]
-    with working(clients, deployed, 1):
+    with working(aws, deployed, 1):
         run("start-round", "--model", "digits", "--round", "r-1", "--shards", "1")
     again = run("start-round", "--model", "digits", "--round", "r-1", "--output", "json", ok=False)
     assert again.exit_code == 6
@@ -418,7 +416,7 @@ def test_conflicts_exit_with_6(clients: Clients, deployed: Deployment, model: Pa
     late = run(*submit_arguments(model, client="late"), ok=False)
     assert late.exit_code == 6
     assert "Round r-1 is closed" in error_of(late)["message"]
-    assert submitted_clients(clients, deployed) == ["a"]
+    assert submitted_clients(aws, deployed) == ["a"]
 
 
 def test_nothing_feasible_exits_with_7() -> None:

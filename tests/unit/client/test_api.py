@@ -10,7 +10,7 @@ import torch
 
 from lambdas.protocol.errors import InvalidName
 from lambdas.protocol.keys import global_key
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client import api as client_module
 from orchestrator.client.api import Client
@@ -28,15 +28,15 @@ def net(seed: int) -> torch.nn.Module:
 
 
 def test_clients_push_a_round_runs_and_everybody_pulls_the_average(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     members = [Client(name, model="digits", deployment=lanes_without_functions) for name in ("a", "b")]
     nets = [net(1), net(2)]
     for member, network, examples in zip(members, nets, (1, 3), strict=True):
         assert member.latest_round() is None
         assert member.push(network.state_dict(), examples, round_id="r-1").created
-    with working(clients, lanes_without_functions, 2):
-        start_round(clients, lanes_without_functions, RoundRequest("digits", "r-1", 2, timeout_s=30.0))
+    with working(aws, lanes_without_functions, 2):
+        start_round(aws, lanes_without_functions, RoundRequest("digits", "r-1", 2, timeout_s=30.0))
     pulled = members[0].pull()
     fresh = net(3)
     fresh.load_state_dict(pulled)
@@ -52,17 +52,17 @@ def test_clients_push_a_round_runs_and_everybody_pulls_the_average(
 
 
 def test_pushing_again_changes_nothing_and_other_weights_are_a_conflict(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     member = Client("a", model="digits", deployment=lanes_without_functions)
     first = member.push(net(1).state_dict(), 5, round_id="r-1")
     assert not member.push(net(1).state_dict(), 5, round_id="r-1").created
     with pytest.raises(RoundConflict):
         member.push(net(2).state_dict(), 5, round_id="r-1")
-    assert len(read(clients, lanes_without_functions, first.key)) == first.nbytes
+    assert len(read(aws, lanes_without_functions, first.key)) == first.nbytes
 
 
-def test_a_wire_dtype_makes_the_update_smaller(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_a_wire_dtype_makes_the_update_smaller(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     weights = {"w": torch.randn(1000)}
     full = Client("a", model="digits", deployment=lanes_without_functions).push(weights, 5, round_id="r-1")
     half = Client("b", model="digits", deployment=lanes_without_functions).push(
@@ -79,7 +79,7 @@ def test_names_that_cannot_be_keys_are_refused_at_once(lanes_without_functions: 
         Client("a", model=name, deployment=lanes_without_functions)
 
 
-def test_bad_arguments_store_nothing(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_bad_arguments_store_nothing(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     member = Client("a", model="digits", deployment=lanes_without_functions)
     calls: list[tuple[Any, Any, dict[str, Any]]] = [
         (net(1).state_dict(), 0, {}),
@@ -95,7 +95,7 @@ def test_bad_arguments_store_nothing(clients: Clients, lanes_without_functions: 
             member.push(state_dict, examples, round_id="r-1", **options)
     with pytest.raises(InvalidName):
         member.push(net(1).state_dict(), 5, round_id="a/b")
-    assert objects(clients, lanes_without_functions) == []
+    assert objects(aws, lanes_without_functions) == []
 
 
 def test_pulling_before_the_first_publication_says_so(lanes_without_functions: Deployment) -> None:
@@ -131,9 +131,9 @@ def test_importing_the_client_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_what_is_no_model_is_not_pulled(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_what_is_no_model_is_not_pulled(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     key = global_key("digits", "r-1")
-    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"\xff" * 99)
+    aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"\xff" * 99)
     member = Client("a", model="digits", deployment=lanes_without_functions)
     with pytest.raises(OrchestratorError, match=r"global model of digits is no safetensors file.*orchestrator verify"):
         member.pull(round_id="r-1")

@@ -15,7 +15,7 @@ from botocore.response import StreamingBody
 from lambdas.protocol.errors import InvalidContract, InvalidName
 from lambdas.protocol.keys import global_key, latest_key
 from lambdas.protocol.latest_model import LatestModel
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_model
 from orchestrator.client.fetch import fetch
@@ -23,23 +23,23 @@ from orchestrator.errors import BadInput, OrchestratorError
 
 
 @pytest.fixture
-def published(clients: Clients, lanes_without_functions: Deployment) -> Deployment:
+def published(aws: AwsClients, lanes_without_functions: Deployment) -> Deployment:
     """Two rounds of a model are published, r-2 is the newest."""
     for round_id in ("r-1", "r-2"):
         key = global_key("digits", round_id)
         body = round_id.encode() * 1_000_000
-        etag = clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=body)["ETag"]
+        etag = aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=body)["ETag"]
         latest = LatestModel("digits", round_id, key, etag, len(body), "0" * 64, 1.0, 2.0)
-        clients.s3.put_object(
+        aws.s3.put_object(
             Bucket=lanes_without_functions.bucket, Key=latest_key("digits"), Body=latest.to_bytes()
         )  # fmt: skip
     return lanes_without_functions
 
 
-def test_the_newest_global_model_is_fetched_by_default(clients: Clients, published: Deployment, tmp_path: Path) -> None:
+def test_the_newest_global_model_is_fetched_by_default(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     result = fetch(
-        clients.s3, published.bucket, "digits", tmp_path / "m", progress=lambda done, total: told.append((done, total))
+        aws.s3, published.bucket, "digits", tmp_path / "m", progress=lambda done, total: told.append((done, total))
     )
     body = b"r-2" * 1_000_000
     assert (tmp_path / "m").read_bytes() == body
@@ -48,19 +48,19 @@ def test_the_newest_global_model_is_fetched_by_default(clients: Clients, publish
 
 
 def test_the_global_model_of_a_round_is_fetched_by_its_id(
-    clients: Clients, published: Deployment, tmp_path: Path
+    aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
-    assert fetch(clients.s3, published.bucket, "digits", tmp_path / "m", round_id="r-1").round_id == "r-1"
+    assert fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="r-1").round_id == "r-1"
     assert (tmp_path / "m").read_bytes() == b"r-1" * 1_000_000
 
 
 def test_a_file_that_is_there_is_replaced_and_has_ordinary_permissions(
-    clients: Clients, published: Deployment, tmp_path: Path
+    aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
     (tmp_path / "m").write_bytes(b"old")
     before = os.umask(0o027)
     try:
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "m")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "m")
         assert os.umask(0o027) == 0o027, "the process's own umask is as it was"
     finally:
         os.umask(before)
@@ -69,33 +69,33 @@ def test_a_file_that_is_there_is_replaced_and_has_ordinary_permissions(
 
 
 def test_a_model_without_a_global_model_is_an_error_with_the_next_step(
-    clients: Clients, published: Deployment, tmp_path: Path
+    aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=r"Model vgg has no global model yet. `orchestrator rounds`"):
-        fetch(clients.s3, published.bucket, "vgg", tmp_path / "m")
-    assert latest_model(clients.s3, published.bucket, "vgg") is None
+        fetch(aws.s3, published.bucket, "vgg", tmp_path / "m")
+    assert latest_model(aws.s3, published.bucket, "vgg") is None
     with pytest.raises(
         BadInput, match=r"Round r-9 has published no global model of digits. `orchestrator status --round r-9`"
     ):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "m", round_id="r-9")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="r-9")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_cannot_be_keys_are_refused(clients: Clients, published: Deployment, tmp_path: Path) -> None:
+def test_names_that_cannot_be_keys_are_refused(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
-        fetch(clients.s3, published.bucket, "../digits", tmp_path / "m")
+        fetch(aws.s3, published.bucket, "../digits", tmp_path / "m")
     with pytest.raises(InvalidName):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "m", round_id="a/b")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="a/b")
 
 
 def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(
-    clients: Clients, published: Deployment, tmp_path: Path
+    aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=r"Cannot write to .*missing: No such file.*Choose another --to"):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "missing" / "m")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "missing" / "m")
     (tmp_path / "directory").mkdir()
     with pytest.raises(BadInput, match=r"Cannot write .*directory: Is a directory.*Choose another --to"):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "directory")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "directory")
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
@@ -132,21 +132,21 @@ def test_a_download_that_gets_no_further_leaves_the_old_file(tmp_path: Path, mon
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 
 
-def test_an_interrupted_download_leaves_the_old_file(clients: Clients, published: Deployment, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_the_old_file(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"old")
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "m", progress=interrupt)
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", progress=interrupt)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 
 
-def test_a_damaged_pointer_is_named(clients: Clients, published: Deployment, tmp_path: Path) -> None:
-    clients.s3.put_object(Bucket=published.bucket, Key=latest_key("digits"), Body=b"{}")
+def test_a_damaged_pointer_is_named(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
+    aws.s3.put_object(Bucket=published.bucket, Key=latest_key("digits"), Body=b"{}")
     with pytest.raises(InvalidContract, match="Pointer to the latest model: schema is None"):
-        fetch(clients.s3, published.bucket, "digits", tmp_path / "m")
+        fetch(aws.s3, published.bucket, "digits", tmp_path / "m")
 
 
 class Refusing:

@@ -27,7 +27,7 @@ from lambdas.protocol.keys import manifest_key, update_key
 from lambdas.protocol.limits import MAX_EXAMPLES
 from lambdas.protocol.safetensors import header_length, parse_update_header
 from orchestrator.aws import clients as clients_module
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import options
 from orchestrator.client import api, invitation, invite, redeem
@@ -67,21 +67,21 @@ def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make(clients: Clients, lanes_without_functions: Deployment) -> Callable[..., Invitation]:
+def make(aws: AwsClients, lanes_without_functions: Deployment) -> Callable[..., Invitation]:
     """Makes invitations to rounds of a model that has no global model yet."""
 
     def make(client: str = "a", round_id: str = "r-1", expires_s: float = 600, **options: Any) -> Invitation:
         options.setdefault("table", tensors().table)
-        inviting = prepare(clients.s3, lanes_without_functions.bucket, round_id, model="digits", **options)
-        return invite.invite(clients.s3, lanes_without_functions.bucket, inviting, client, expires_s)
+        inviting = prepare(aws.s3, lanes_without_functions.bucket, round_id, model="digits", **options)
+        return invite.invite(aws.s3, lanes_without_functions.bucket, inviting, client, expires_s)
 
     return make
 
 
 @pytest.fixture
-def stored(clients: Clients, lanes_without_functions: Deployment) -> Callable[[str], bytes]:
+def stored(aws: AwsClients, lanes_without_functions: Deployment) -> Callable[[str], bytes]:
     def read(key: str) -> bytes:
-        return clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=key)["Body"].read()
+        return aws.s3.get_object(Bucket=lanes_without_functions.bucket, Key=key)["Body"].read()
 
     return read
 
@@ -128,7 +128,7 @@ def test_where_only_bytes_are_known_the_header_has_room() -> None:
 
 
 def test_an_invited_client_submits_and_fetches_without_aws(
-    clients: Clients, lanes_without_functions: Deployment, make: Callable[..., Invitation], no_aws: None, tmp_path: Path
+    aws: AwsClients, lanes_without_functions: Deployment, make: Callable[..., Invitation], no_aws: None, tmp_path: Path
 ) -> None:
     texts = {name: make(name).to_json() for name in ("a", "b")}
     members = {name: Client(name, model="digits") for name in texts}
@@ -136,15 +136,15 @@ def test_an_invited_client_submits_and_fetches_without_aws(
         assert member.push(weights(seed), num_examples=seed + 1, invite=texts[name]).created
         with pytest.raises(BadInput, match="Model digits has no global model yet: round r-1 is its first"):
             member.pull(invite=texts[name])
-    with working(clients, lanes_without_functions, 1):
-        start_round(clients, lanes_without_functions, RoundRequest("digits", "r-1", 1, min_clients=2, timeout_s=30.0))
+    with working(aws, lanes_without_functions, 1):
+        start_round(aws, lanes_without_functions, RoundRequest("digits", "r-1", 1, min_clients=2, timeout_s=30.0))
     expected = (weights(0)["layer.weight"].astype(np.float64) + 2 * weights(1)["layer.weight"].astype(np.float64)) / 3
     pulled = members["a"].pull(invite=texts["a"])
     assert np.array_equal(pulled["layer.weight"].numpy(), expected.astype(np.float32))
 
     # The next round: size and base follow from the global model.
-    inviting = prepare(clients.s3, lanes_without_functions.bucket, "r-2", model="digits")
-    second = invite.invite(clients.s3, lanes_without_functions.bucket, inviting, "a", 600)
+    inviting = prepare(aws.s3, lanes_without_functions.bucket, "r-2", model="digits")
+    second = invite.invite(aws.s3, lanes_without_functions.bucket, inviting, "a", 600)
     assert (second.base_round, second.tensors_sha256 is not None) == ("r-1", True)
     (tmp_path / "second.json").write_text(second.to_json())
     assert np.array_equal(members["a"].pull(invite=tmp_path / "second.json")["layer.weight"], pulled["layer.weight"])
@@ -177,21 +177,19 @@ def test_an_invitation_is_for_one_update(
 
 
 def test_parts_that_were_cleared_away_are_not_taken_for_a_replay(
-    clients: Clients, lanes_without_functions: Deployment, make: Callable[..., Invitation], monkeypatch: Any
+    aws: AwsClients, lanes_without_functions: Deployment, make: Callable[..., Invitation], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(invite, "MULTIPART_ABOVE", 100)
     invitation = make()
-    for upload in clients.s3.list_multipart_uploads(Bucket=lanes_without_functions.bucket)["Uploads"]:
-        clients.s3.abort_multipart_upload(
+    for upload in aws.s3.list_multipart_uploads(Bucket=lanes_without_functions.bucket)["Uploads"]:
+        aws.s3.abort_multipart_upload(
             Bucket=lanes_without_functions.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
         )
     with pytest.raises(UnusableInvitation, match="was cleared away, and no update is there"):
         submit_invited(invitation, tensors(), 1)
 
 
-def test_a_large_update_has_few_parts_and_each_has_its_length(
-    make: Callable[..., Invitation], clients: Clients
-) -> None:
+def test_a_large_update_has_few_parts_and_each_has_its_length(make: Callable[..., Invitation], aws: AwsClients) -> None:
     gib = 1024**3
     parts = make(table=None, model_bytes=40 * gib).parts
     assert parts is not None
@@ -204,12 +202,12 @@ def test_a_large_update_has_few_parts_and_each_has_its_length(
 
 
 def test_a_closed_round_takes_no_more_updates(
-    clients: Clients, lanes_without_functions: Deployment, make: Callable[..., Invitation]
+    aws: AwsClients, lanes_without_functions: Deployment, make: Callable[..., Invitation]
 ) -> None:
     first, late = make("a"), make("late")
     submit_invited(first, tensors(), 1)
-    with working(clients, lanes_without_functions, 1):
-        start_round(clients, lanes_without_functions, RoundRequest("digits", "r-1", 1, timeout_s=30.0))
+    with working(aws, lanes_without_functions, 1):
+        start_round(aws, lanes_without_functions, RoundRequest("digits", "r-1", 1, timeout_s=30.0))
     assert not submit_invited(first, tensors(), 1).created
     with pytest.raises(RoundConflict, match="Round r-1 is closed"):
         submit_invited(late, tensors(), 1)
@@ -402,18 +400,18 @@ class _Credentials:
         return self
 
 
-def signed_by(clients: Clients, monkeypatch: pytest.MonkeyPatch, credentials: _Credentials) -> Any:
-    monkeypatch.setattr(clients.s3._request_signer, "_credentials", credentials)  # type: ignore[attr-defined]
-    return signing_credentials(clients.s3)
+def signed_by(aws: AwsClients, monkeypatch: pytest.MonkeyPatch, credentials: _Credentials) -> Any:
+    monkeypatch.setattr(aws.s3._request_signer, "_credentials", credentials)  # type: ignore[attr-defined]
+    return signing_credentials(aws.s3)
 
 
-def test_credentials_that_end_early_are_told(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert early_end(signing_credentials(clients.s3), 600) is None
-    assert early_end(signed_by(clients, monkeypatch, _Credentials("token", 30)), 600) is None
-    early = early_end(signed_by(clients, monkeypatch, _Credentials("token", 5.1)), 3600)
+def test_credentials_that_end_early_are_told(aws: AwsClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert early_end(signing_credentials(aws.s3), 600) is None
+    assert early_end(signed_by(aws, monkeypatch, _Credentials("token", 30)), 600) is None
+    early = early_end(signed_by(aws, monkeypatch, _Credentials("token", 5.1)), 3600)
     assert early is not None
     assert "These invitations end in 5 minutes, with the temporary credentials that sign them, not in 60" in early
-    unknown = early_end(signed_by(clients, monkeypatch, _Credentials("token", None)), 600)
+    unknown = early_end(signed_by(aws, monkeypatch, _Credentials("token", None)), 600)
     assert unknown is not None
     assert "temporary credentials whose end is not known here" in unknown
 
@@ -421,18 +419,18 @@ def test_credentials_that_end_early_are_told(clients: Clients, monkeypatch: pyte
 # --- making them ---------------------------------------------------------------------------------------------------
 
 
-def test_an_invitation_needs_to_know_model_and_size(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_an_invitation_needs_to_know_model_and_size(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
     with pytest.raises(BadInput, match=r"Round r-1 is not open yet, so nobody knows its model. Add --model"):
-        prepare(clients.s3, bucket, "r-1")
+        prepare(aws.s3, bucket, "r-1")
     with pytest.raises(BadInput, match=r"Model digits has no global model yet.*Add --like FILE.*or --model-bytes"):
-        prepare(clients.s3, bucket, "r-1", model="digits")
-    inviting = prepare(clients.s3, bucket, "r-1", model="digits", model_bytes=100)
+        prepare(aws.s3, bucket, "r-1", model="digits")
+    inviting = prepare(aws.s3, bucket, "r-1", model="digits", model_bytes=100)
     with pytest.raises(InvalidName):
-        invite.invite(clients.s3, bucket, inviting, "../b", 60)
+        invite.invite(aws.s3, bucket, inviting, "../b", 60)
     for life in (0, 7 * 24 * 3600 + 1):
         with pytest.raises(BadInput, match="An invitation lives from 1 second to 7 days"):
-            invite.invite(clients.s3, bucket, inviting, "a", life)
+            invite.invite(aws.s3, bucket, inviting, "a", life)
 
 
 def test_only_its_own_client_uses_an_invitation(make: Callable[..., Invitation]) -> None:
@@ -463,7 +461,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_invite_prints_an_invitation_that_submit_and_fetch_take(
-    clients: Clients, deployed: Deployment, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, deployed: Deployment, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = run("invite", "--round", "r-1", "--client", "a", "--model", "digits", "--like", model).stdout
     assert printed.count("\n") == 1, "one line"
@@ -478,8 +476,8 @@ def test_invite_prints_an_invitation_that_submit_and_fetch_take(
     assert not again["created"]
     replayed = run("submit", model, "--invite", tmp_path / "a.json", "--examples", "8", "--output", "json", ok=False)
     assert replayed.exit_code == 6
-    with working(clients, deployed, 1):
-        start_round(clients, deployed, RoundRequest("digits", "r-1", 1, timeout_s=30.0))
+    with working(aws, deployed, 1):
+        start_round(aws, deployed, RoundRequest("digits", "r-1", 1, timeout_s=30.0))
     run("fetch", "--invite", tmp_path / "a.json", "--to", tmp_path / "global.safetensors")
     assert np.array_equal(
         safetensors.numpy.load_file(tmp_path / "global.safetensors")["layer.weight"], weights(1)["layer.weight"]
@@ -538,9 +536,9 @@ def test_documents_of_a_manifests_kind_are_no_invitations() -> None:
 
 
 def test_a_round_that_names_its_clients_invites_them_and_nobody_else(
-    clients: Clients, deployed: Deployment, model: Path, tmp_path: Path
+    aws: AwsClients, deployed: Deployment, model: Path, tmp_path: Path
 ) -> None:
-    open_round(clients.s3, deployed.bucket, RoundRequest("digits", "r-1", expect_clients=("a", "b")))
+    open_round(aws.s3, deployed.bucket, RoundRequest("digits", "r-1", expect_clients=("a", "b")))
     made = json.loads(run("invite", "--round=r-1", "--like", model, "--out", tmp_path / "out/", "--output=json").stdout)
     assert set(made["files"]) == {"a", "b"}
     result = run("invite", "--round=r-1", "--client=c", "--like", model, "--output=json", ok=False)

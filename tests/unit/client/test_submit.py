@@ -27,7 +27,7 @@ from lambdas.protocol.errors import InvalidName, TensorTableMismatch
 from lambdas.protocol.keys import global_key, latest_key, round_key, update_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.safetensors import header_length, parse_header, parse_update_header
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_table, read_header
 from orchestrator.client import submit as submitting
@@ -391,144 +391,144 @@ except BadInput as error:
 # --- storing -------------------------------------------------------------------------------------------------------
 
 
-def test_an_update_is_stored_under_its_clients_key(clients: Clients, lanes_without_functions: Deployment) -> None:
-    result = put(clients, lanes_without_functions, "hospital-7", weights(1), 1203)
+def test_an_update_is_stored_under_its_clients_key(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    result = put(aws, lanes_without_functions, "hospital-7", weights(1), 1203)
     assert result.created
     assert result.key == "rounds/r-1/updates/hospital-7.safetensors"
-    stored = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=result.key)["Body"].read()
+    stored = aws.s3.get_object(Bucket=lanes_without_functions.bucket, Key=result.key)["Body"].read()
     assert stored == update_bytes(weights(1), 1203)
     assert result.nbytes == len(stored)
 
 
-def test_the_same_update_again_changes_nothing(clients: Clients, lanes_without_functions: Deployment) -> None:
-    first = put(clients, lanes_without_functions, "a", weights(1))
-    before = clients.s3.head_object(Bucket=lanes_without_functions.bucket, Key=first.key)
-    again = put(clients, lanes_without_functions, "a", weights(1))
+def test_the_same_update_again_changes_nothing(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    first = put(aws, lanes_without_functions, "a", weights(1))
+    before = aws.s3.head_object(Bucket=lanes_without_functions.bucket, Key=first.key)
+    again = put(aws, lanes_without_functions, "a", weights(1))
     assert first.created
     assert not again.created
     assert (again.header_sha256, again.data_sha256) == (first.header_sha256, first.data_sha256)
-    after = clients.s3.head_object(Bucket=lanes_without_functions.bucket, Key=first.key)
+    after = aws.s3.head_object(Bucket=lanes_without_functions.bucket, Key=first.key)
     assert (after["ETag"], after["LastModified"]) == (before["ETag"], before["LastModified"])
 
 
 @pytest.mark.parametrize("examples", [1, 2])
 def test_a_second_different_update_of_a_client_is_a_conflict(
-    clients: Clients, lanes_without_functions: Deployment, examples: int
+    aws: AwsClients, lanes_without_functions: Deployment, examples: int
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "a", weights(1))
     with pytest.raises(
         RoundConflict, match=r"Client a has already submitted another update to round r-1.*another round"
     ):
-        put(clients, lanes_without_functions, "a", weights(2 if examples == 1 else 1), examples)
-    stored = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
+        put(aws, lanes_without_functions, "a", weights(2 if examples == 1 else 1), examples)
+    stored = aws.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
     assert stored == update_bytes(weights(1))
 
 
 def test_an_update_after_pinning_is_refused_and_sent_to_the_next_round(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    pin(clients, lanes_without_functions)
+    put(aws, lanes_without_functions, "a", weights(1))
+    pin(aws, lanes_without_functions)
     with pytest.raises(RoundConflict, match=r"Round r-1 is closed.*Submit client b's update to the next round"):
-        put(clients, lanes_without_functions, "b", weights(2))
-    assert submitted_clients(clients, lanes_without_functions) == ["a"]
+        put(aws, lanes_without_functions, "b", weights(2))
+    assert submitted_clients(aws, lanes_without_functions) == ["a"]
     # Who is in already hears that all is well.
-    assert not put(clients, lanes_without_functions, "a", weights(1)).created
+    assert not put(aws, lanes_without_functions, "a", weights(1)).created
 
 
 def test_an_update_that_is_overtaken_by_the_pinning_is_not_told_to_be_in_the_round(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "a", weights(1))
     store = submitting.create_large_object
 
     def overtaken(*arguments: Any) -> bool:
-        pin(clients, lanes_without_functions)
+        pin(aws, lanes_without_functions)
         return store(*arguments)
 
     monkeypatch.setattr(submitting, "create_large_object", overtaken)
     with pytest.raises(RoundConflict, match=r"was closed while client b's update was on its way, and goes on without"):
-        put(clients, lanes_without_functions, "b", weights(2))
+        put(aws, lanes_without_functions, "b", weights(2))
     # Neither is it told so when it comes again.
     with pytest.raises(RoundConflict, match=r"Round r-1 is closed"):
-        put(clients, lanes_without_functions, "b", weights(2))
+        put(aws, lanes_without_functions, "b", weights(2))
 
 
-def pin(clients: Clients, deployment: Deployment) -> None:
+def pin(aws: AwsClients, deployment: Deployment) -> None:
     """Close the round with what is there."""
-    found = list_updates(clients.s3, deployment.bucket, "r-1")
-    pinned = pin_updates(clients.s3, deployment.bucket, "r-1", "digits", found)
+    found = list_updates(aws.s3, deployment.bucket, "r-1")
+    pinned = pin_updates(aws.s3, deployment.bucket, "r-1", "digits", found)
     record = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
-    freeze_round(clients.s3, deployment.bucket, record, pinned, 1)
+    freeze_round(aws.s3, deployment.bucket, record, pinned, 1)
 
 
 @pytest.mark.parametrize("client", ["a/b", "../a", "a.b", "", "a" * 300, "größe", " a"])
 def test_a_client_id_that_cannot_be_a_key_stores_nothing(
-    clients: Clients, lanes_without_functions: Deployment, client: str
+    aws: AwsClients, lanes_without_functions: Deployment, client: str
 ) -> None:
     with pytest.raises(InvalidName, match="is no valid client id"):
-        put(clients, lanes_without_functions, client, weights(1))
+        put(aws, lanes_without_functions, client, weights(1))
     with pytest.raises(InvalidName, match="is no valid round"):
-        put(clients, lanes_without_functions, "a", weights(1), round_id=client)
-    assert objects(clients, lanes_without_functions) == []
+        put(aws, lanes_without_functions, "a", weights(1), round_id=client)
+    assert objects(aws, lanes_without_functions) == []
 
 
-def test_an_unknown_wire_dtype_stores_nothing(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_an_unknown_wire_dtype_stores_nothing(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     with pytest.raises(BadInput, match="Unknown wire dtype 'F8'; expected one of bfloat16, float16"):
         submit(
-            clients.s3, lanes_without_functions.bucket, "r-1", "a", from_state_dict(weights(1)), 1, wire="F8"
+            aws.s3, lanes_without_functions.bucket, "r-1", "a", from_state_dict(weights(1)), 1, wire="F8"
         )  # fmt: skip
-    assert objects(clients, lanes_without_functions) == []
+    assert objects(aws, lanes_without_functions) == []
 
 
 def test_an_update_above_the_limit_goes_up_in_parts_and_is_written_once_as_well(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     # The emulator's parts are of 8 MiB: three of them.
     large = {"w": np.random.default_rng(1).standard_normal(6_000_000, dtype=np.float32)}
-    assert put(clients, lanes_without_functions, "a", large, 5).created
-    body = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
+    assert put(aws, lanes_without_functions, "a", large, 5).created
+    body = aws.s3.get_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "a"))["Body"].read()
     assert body == update_bytes(large, 5)
-    assert not put(clients, lanes_without_functions, "a", large, 5).created
+    assert not put(aws, lanes_without_functions, "a", large, 5).created
     with pytest.raises(RoundConflict, match="already submitted another update"):
-        put(clients, lanes_without_functions, "a", large, 6)
-    assert clients.s3.list_multipart_uploads(Bucket=lanes_without_functions.bucket).get("Uploads", []) == []
+        put(aws, lanes_without_functions, "a", large, 6)
+    assert aws.s3.list_multipart_uploads(Bucket=lanes_without_functions.bucket).get("Uploads", []) == []
 
 
 def test_a_model_with_other_tensors_than_the_last_global_model_is_refused_at_once(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     from orchestrator.rounds.request import RoundRecord, RoundRequest
 
     bucket, key = lanes_without_functions.bucket, global_key("digits", "r-0")
     body = update_bytes(weights(0))
-    etag = clients.s3.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]
+    etag = aws.s3.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]
     latest = LatestModel("digits", "r-0", key, etag, len(body), "0" * 64, 1.0, 2.0)
-    clients.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
-    clients.s3.put_object(
+    aws.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
+    aws.s3.put_object(
         Bucket=bucket, Key=round_key("r-1"), Body=RoundRecord(RoundRequest("digits", "r-1"), 1.0).to_bytes()
     )
     with pytest.raises(
         TensorTableMismatch,
         match=r"client a: tensor 'layer.weight' has shape \[2, 2\], expected \[3, 5\] as in .*, of round r-0",
     ) as caught:
-        put(clients, lanes_without_functions, "a", weights(1, (2, 2)))
+        put(aws, lanes_without_functions, "a", weights(1, (2, 2)))
     assert caught.value.client == "a"
-    assert submitted_clients(clients, lanes_without_functions) == []
-    assert put(clients, lanes_without_functions, "a", weights(1)).created
+    assert submitted_clients(aws, lanes_without_functions) == []
+    assert put(aws, lanes_without_functions, "a", weights(1)).created
 
 
 @pytest.mark.parametrize("body", [None, b"", b"short", b"\xff" * 500])
 def test_a_newest_model_that_is_not_what_its_round_published_is_named(
-    clients: Clients, lanes_without_functions: Deployment, body: bytes | None
+    aws: AwsClients, lanes_without_functions: Deployment, body: bytes | None
 ) -> None:
     bucket, key = lanes_without_functions.bucket, global_key("digits", "r-0")
     latest = LatestModel("digits", "r-0", key, '"e"', 500, "0" * 64, 1.0, 2.0)
-    clients.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
+    aws.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
     if body is not None:
-        clients.s3.put_object(Bucket=bucket, Key=key, Body=body)
+        aws.s3.put_object(Bucket=bucket, Key=key, Body=body)
     with pytest.raises(OrchestratorError, match=r"newest global model of digits, s3://.*is not the one that round r-0"):
-        latest_table(clients.s3, bucket, "digits")
+        latest_table(aws.s3, bucket, "digits")
 
 
 # --- reading headers -----------------------------------------------------------------------------------------------
@@ -536,9 +536,9 @@ def test_a_newest_model_that_is_not_what_its_round_published_is_named(
 
 @pytest.mark.parametrize("guess", [8, 9, 100, 64 * 1024])
 def test_a_header_is_read_whole_however_long_it_is(
-    clients: Clients, lanes_without_functions: Deployment, guess: int
+    aws: AwsClients, lanes_without_functions: Deployment, guess: int
 ) -> None:
     body = update_bytes(weights(1))
-    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key="x", Body=body)
-    raw = read_header(clients.s3, lanes_without_functions.bucket, "x", len(body), guess=guess)
+    aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key="x", Body=body)
+    raw = read_header(aws.s3, lanes_without_functions.bucket, "x", len(body), guess=guess)
     assert parse_header(raw, len(body)).table.tensors[0].name == "bn.num_batches_tracked"

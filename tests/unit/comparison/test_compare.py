@@ -1,4 +1,4 @@
-"""The three architectures side by side, and how far two global models are apart."""
+"""The three topologies side by side, and how far two global models are apart."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save_file
 
-from lambdas.protocol.topologies import ARCHITECTURES, TREES
+from lambdas.protocol.topologies import TOPOLOGIES, TREES
 from lambdas.protocol.tree import Tree
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.comparison.compare import compare, synthetic_updates
 from orchestrator.comparison.report import to_markdown, write_chart
@@ -100,22 +100,22 @@ def test_float64_partial_sums_agree_in_practice_and_float32_ones_do_not(name: st
 
 
 def test_compare_runs_all_three_and_finds_no_element_that_differs(
-    clients: Clients, lanes_without_functions: Deployment, tmp_path: Path
+    aws: AwsClients, lanes_without_functions: Deployment, tmp_path: Path
 ) -> None:
     deployment = lanes_without_functions
     lanes = [deployment.lane(4), *deployment.baselines.values()]
     for lane in lanes:
         threading.Thread(
-            target=poll.work, args=(clients, deployment, [lane]), kwargs={"idle_exit_s": 15}, daemon=True
+            target=poll.work, args=(aws, deployment, [lane]), kwargs={"idle_exit_s": 15}, daemon=True
         ).start()
     updates = synthetic_updates(40_000, 5)
-    document = compare(clients, deployment, updates, synthetic=True, shards=4)
-    assert [row["architecture"] for row in document["rows"]] == list(ARCHITECTURES)
+    document = compare(aws, deployment, updates, synthetic=True, shards=4)
+    assert [row["topology"] for row in document["rows"]] == list(TOPOLOGIES)
     assert [row["invocations"] for row in document["rows"]] == [4, 3, 6]
     assert [len(row["level_seconds"]) for row in document["rows"]] == [1, 2, 3]
     assert all(row["measured_usd"] is None for row in document["rows"]), "an emulator's seconds are no dollars"
     assert [(d["elements"], d["differing"]) for d in document["differences"]] == [(10_000, 0)] * 2
-    assert objects(clients, deployment) == []
+    assert objects(aws, deployment) == []
     text = to_markdown(document)
     assert "synthetic updates" in text
     assert "Seconds are those of the emulator" in text
@@ -124,15 +124,15 @@ def test_compare_runs_all_three_and_finds_no_element_that_differs(
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_architecture_without_a_lane_is_a_row_with_its_reason(
-    clients: Clients, lanes_without_functions: Deployment
+def test_an_topology_without_a_lane_is_a_row_with_its_reason(
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     deployment = lanes_without_functions
     bare = Deployment(
         deployment.environment, deployment.region, deployment.bucket, deployment.endpoint_url,
         deployment.result_queue_url, deployment.lanes, {}, {"lifl": "Needs 9,000 MB."},
     )  # fmt: skip
-    document = compare(clients, bare, synthetic_updates(4000, 2), synthetic=True, shards=2, architectures=TREES)
+    document = compare(aws, bare, synthetic_updates(4000, 2), synthetic=True, shards=2, topologies=TREES)
     assert document["rows"] == []
     assert "infeasible: No lane for lifl: Needs 9,000 MB." in to_markdown(document)
 

@@ -36,7 +36,7 @@ class Elsewhere(Target):
 def elsewhere(environment: str, directory: Path) -> Elsewhere:
     target = target_for(environment)
     directory.mkdir(exist_ok=True)
-    return Elsewhere(target.name, target.python, target.architecture, target.platforms, str(directory))
+    return Elsewhere(target.name, target.python, target.cpu_architecture, target.platforms, str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def sha256(path: Path) -> str:
 
 
 def test_the_targets_are_lambdas_python_on_arm_and_this_machines_own() -> None:
-    assert (target_for("dev").runtime, target_for("dev").architecture) == ("python3.13", "arm64")
+    assert (target_for("dev").runtime, target_for("dev").cpu_architecture) == ("python3.13", "arm64")
     assert target_for("dev") == target_for("staging") == target_for("prod")
     local = target_for("local")
     assert local.python == sys.version_info[:2]
-    assert local.architecture in ("arm64", "x86_64")
+    assert local.cpu_architecture in ("arm64", "x86_64")
     assert local.platforms == ()
     assert local.path == ROOT / "build" / "lambda-local.zip"
 
@@ -102,7 +102,7 @@ def test_the_targets_are_lambdas_python_on_arm_and_this_machines_own() -> None:
 def test_localstack_runs_functions_on_lambdas_python_on_this_machines_own_processor() -> None:
     target = target_for("local", "localstack")
     assert target.runtime == target_for("dev").runtime
-    assert target.architecture == target_for("local").architecture
+    assert target.cpu_architecture == target_for("local").cpu_architecture
     assert all(tag.startswith("manylinux") for tag in target.platforms)
     assert target.path not in {target_for("dev").path, target_for("local").path}
 
@@ -153,7 +153,7 @@ ELF_MACHINES = {"arm64": 183, "x86_64": 62}  # EM_AARCH64, EM_X86_64
 def test_the_zip_has_the_compiled_loop_for_the_functions_processor(built: dict[str, Path], environment: str) -> None:
     with zipfile.ZipFile(built[environment]) as archive:
         machine = struct.unpack_from("<H", archive.read("lambdas/averaging/libfold.so"), 18)
-    assert machine == (ELF_MACHINES[target_for(environment).architecture],)
+    assert machine == (ELF_MACHINES[target_for(environment).cpu_architecture],)
 
 
 def test_an_emulator_on_another_system_than_linux_gets_no_library_that_it_could_not_load(
@@ -166,11 +166,11 @@ def test_an_emulator_on_another_system_than_linux_gets_no_library_that_it_could_
             assert ("lambdas/averaging/libfold.so" in archive.namelist()) == there, environment
 
 
-@pytest.mark.parametrize("architecture", sorted(ELF_MACHINES))
+@pytest.mark.parametrize("cpu_architecture", sorted(ELF_MACHINES))
 def test_the_same_source_is_compiled_to_the_same_bytes_whatever_the_users_environment(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Target("any", (3, 13), architecture)
+    target = Target("any", (3, 13), cpu_architecture)
     (tmp_path / "1").mkdir()
     (tmp_path / "another").mkdir()
     first = function_zip.compile_fold(target, tmp_path / "1").read_bytes()

@@ -17,7 +17,7 @@ from lambdas import shard_average
 from lambdas import worker as base
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import global_key, manifest_key, norms_key, shard_key
-from lambdas.protocol.lease import DriverRecord, Process, driver_key
+from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.protocol.safetensors import global_header
@@ -297,11 +297,11 @@ def test_a_failed_record_is_delivered_again_soon_from_the_queue_that_it_came_fro
     assert 6 <= seconds <= 12  # 3 s, doubled twice, and at least half of it
 
 
-def driven(scene, state: str = "driving", resumed: bool = False) -> None:
-    """Put a driver's record beside the manifest."""
+def driven(scene, state: str = "running", resumed: bool = False) -> None:
+    """Put a coordinator's record beside the manifest."""
     process = Process("host", 1, "machine", "", 0.0)
-    record = DriverRecord(ROUND, "token", process, 30.0, state, earlier=(process,) if resumed else ())
-    scene.s3.objects[driver_key(ROUND)] = record.to_bytes()
+    record = CoordinatorRecord(ROUND, "token", process, 30.0, state, earlier=(process,) if resumed else ())
+    scene.s3.objects[coordinator_key(ROUND)] = record.to_bytes()
 
 
 @pytest.mark.parametrize("state", ["publishing", "failed", "aborted"])
@@ -316,7 +316,7 @@ def test_a_shard_that_is_done_is_not_averaged_again_when_its_round_was_resumed(s
     driven(scene, resumed=True)
     assert scene.run(scene.job(1)) is True
     before = len(scene.server.requests)
-    assert scene.run(scene.job(1)) is True  # the same job, as it was queued before the driver died
+    assert scene.run(scene.job(1)) is True  # the same job, as it was queued before the coordinator died
     assert len(scene.server.requests) == before
     driven(scene)
     assert scene.run(scene.job(1)) is True  # nothing says that it may be done: it is not looked for

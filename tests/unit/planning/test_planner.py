@@ -22,7 +22,7 @@ from orchestrator.errors import PlanningError
 from orchestrator.planning import prices
 from orchestrator.planning.chart import write_chart
 from orchestrator.planning.plan import KNEE
-from orchestrator.planning.planner import ARCHITECTURES, Plan, choose_lane, format_table, plan_round, predict, size_lane
+from orchestrator.planning.planner import TOPOLOGIES, Plan, choose_lane, format_table, plan_round, predict, size_lane
 from orchestrator.planning.streaming import levels, ramp_up
 
 MIB = 1024**2
@@ -38,14 +38,14 @@ def measured_rounds() -> list[dict[str, str]]:
 
 
 def round_name(row: dict[str, str]) -> str:
-    return "-".join([row["experiment"], row["model"], row["architecture"], row["shards"] or "tree"])
+    return "-".join([row["experiment"], row["model"], row["topology"], row["shards"] or "tree"])
 
 
 def as_measured(row: dict[str, str], *, memory_mb: int | None) -> Plan:
     return predict(
         round(float(row["gradient_mib"]) * MIB),
         int(row["clients"]),
-        architecture=row["architecture"],
+        topology=row["topology"],
         shards=int(row["shards"]) if row["shards"] else None,
         memory_mb=memory_mb,
         profile="whole-object",
@@ -86,7 +86,7 @@ def test_whole_object_counts_requests_as_measured(row: dict[str, str]) -> None:
 def test_the_papers_memory_rule() -> None:
     # VGG-16: 3 x 128.075 + 450 = 834.2 and 3 x 512.3 + 450 = 1986.9, as in the paper's table.
     assert predict(VGG16, 20, shards=4, profile="whole-object").memory_mb == 835
-    assert predict(VGG16, 20, architecture="lifl", profile="whole-object").memory_mb == 1987
+    assert predict(VGG16, 20, topology="lifl", profile="whole-object").memory_mb == 1987
 
 
 def log_errors(row: dict[str, str]) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def test_streaming_seconds_and_requests_by_hand() -> None:
     function_s = 0.04 + 10 * 15e-6 + reading + writing + 3 * 0.03
     assert plan.predicted_seconds == pytest.approx((10 / 32 + 12) * 0.05 + 2 * 0.2 + 1.0 + function_s, rel=1e-5)
     assert plan.cost_breakdown.compute_usd == pytest.approx((1.0 + function_s) * 1769 / 1024 * 0.0000133334, rel=1e-5)
-    # GETs: 10 headers, 7 of the orchestrator, 10 ranges, manifest and driver's record. PUTs: 8, 1 part, LIST of updates
+    # GETs: 10 headers, 7 of the orchestrator, 10 ranges, manifest and coordinator's record. PUTs: 8, 1 part, LIST of updates
     # and of parts.
     assert (plan.s3_gets, plan.s3_puts, plan.invocations) == (29, 11, 1)
     # 75 MB go up in one request, below 128 MiB.
@@ -146,7 +146,7 @@ def test_streaming_is_bound_by_the_cpu_share_in_small_functions() -> None:
 
 
 def test_beyond_64_clients_a_get_reads_a_window_of_96_mib_of_one_client() -> None:
-    overhead = prices.ROUND_GETS + 2 * 4  # and per shard the manifest and the driver's record
+    overhead = prices.ROUND_GETS + 2 * 4  # and per shard the manifest and the coordinator's record
     assert predict(400 * MIB, 64, shards=4).s3_gets == 64 * 4 + 64 + overhead
     assert predict(400 * MIB, 65, shards=4).s3_gets == 65 * 4 * 2 + 65 + overhead
 
@@ -160,7 +160,7 @@ def test_shards_below_5_mib_are_put_together_by_the_orchestrator() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "clients", "expected"),
+    ("topology", "clients", "expected"),
     [
         ("grads-sharding", 20, [[(3, 20)]]),
         ("lambda-fl", 20, [[(4, 5)], [(1, 4)]]),
@@ -171,8 +171,8 @@ def test_shards_below_5_mib_are_put_together_by_the_orchestrator() -> None:
         ("lifl", 1, [[(1, 1)], [(1, 1)], [(1, 1)]]),
     ],
 )
-def test_levels_of_the_trees(architecture: str, clients: int, expected: object) -> None:
-    assert levels(architecture, clients, 3) == expected
+def test_levels_of_the_trees(topology: str, clients: int, expected: object) -> None:
+    assert levels(topology, clients, 3) == expected
 
 
 def test_the_queue_starts_five_workers_and_adds_five_a_second() -> None:
@@ -245,12 +245,12 @@ def test_more_clients_are_never_cheaper_or_faster(
     assert many.peak_memory_mb >= few.peak_memory_mb
 
 
-@given(sizes, counts, shard_counts, memories, st.sampled_from(ARCHITECTURES), profiles)
+@given(sizes, counts, shard_counts, memories, st.sampled_from(TOPOLOGIES), profiles)
 def test_every_prediction_is_finite_and_adds_up(
-    size: int, clients: int, shards: int, memory_mb: int, architecture: str, profile: str
+    size: int, clients: int, shards: int, memory_mb: int, topology: str, profile: str
 ) -> None:
     arm, x86 = (
-        predict(size, clients, architecture=architecture, shards=shards, memory_mb=memory_mb, profile=profile, cpu=cpu)
+        predict(size, clients, topology=topology, shards=shards, memory_mb=memory_mb, profile=profile, cpu=cpu)
         for cpu in ("arm64", "x86_64")
     )
     assert 0 < arm.predicted_seconds < math.inf
@@ -309,26 +309,26 @@ def test_marks_are_on_the_right_plans(
         ({"model_bytes": GIB, "clients": 20, "shards": 4, "memory_mb": 4096}, "the cap is 3,008 MB"),
         ({"model_bytes": GIB, "clients": 100_000, "shards": 512, "memory_mb": 256}, "needs 496 MB of memory"),
         (
-            {"model_bytes": 3 * GIB, "clients": 2, "architecture": "lambda-fl"},
+            {"model_bytes": 3 * GIB, "clients": 2, "topology": "lambda-fl"},
             "holds the complete model as float64 sums and needs 6,272 MB for a model of 3,221,225,472 bytes, the cap "
             "is 3,008 MB: use grads-sharding, or raise the cap",
         ),
         (
-            {"model_bytes": 3 * GIB, "clients": 2, "architecture": "lambda-fl", "memory_cap_mb": 10_240},
+            {"model_bytes": 3 * GIB, "clients": 2, "topology": "lambda-fl", "memory_cap_mb": 10_240},
             "a single PUT takes 5 GiB",
         ),
         (
-            {"model_bytes": 6 * GIB, "clients": 2, "architecture": "lifl", "memory_cap_mb": 10_240},
+            {"model_bytes": 6 * GIB, "clients": 2, "topology": "lifl", "memory_cap_mb": 10_240},
             "the cap is 10,240 MB",
         ),
         (
-            {"model_bytes": GIB, "clients": 5000, "architecture": "lambda-fl"},
+            {"model_bytes": GIB, "clients": 5000, "topology": "lambda-fl"},
             "stops it after 900 s: use grads-sharding",
         ),
         ({"model_bytes": GIB, "clients": 20, "shards": 4, "deadline_s": 1.0}, "the deadline is 1 s"),
         ({"model_bytes": GIB, "clients": 20, "shards": 4, "budget_usd": 0.001}, "the budget is $0.001"),
         (
-            {"model_bytes": GIB, "clients": 20, "architecture": "lifl", "profile": "whole-object"},
+            {"model_bytes": GIB, "clients": 20, "topology": "lifl", "profile": "whole-object"},
             "about 3,182 MB; the function has 3,008 MB (cap 3,008 MB): use grads-sharding",
         ),
         (
@@ -365,7 +365,7 @@ def test_infeasible_plans_say_why(arguments: dict[str, Any], expected: str) -> N
         ({"budget_usd": math.nan}, "budget_usd is nan: expected more than 0 dollars"),
         ({"profile": "pickled"}, "profile is 'pickled': expected one of streaming, whole-object"),
         ({"cpu": "riscv"}, "cpu is 'riscv': expected one of arm64, x86_64"),
-        ({"architecture": "ring"}, "architecture is 'ring'"),
+        ({"topology": "ring"}, "topology is 'ring'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], expected: str) -> None:
@@ -385,11 +385,11 @@ def test_an_empty_choice_is_refused() -> None:
 
 def test_a_plan_covers_architectures_shards_memories_and_cpus() -> None:
     plans = plan_round(VGG16, 20)
-    assert {plan.architecture for plan in plans} == set(ARCHITECTURES)
+    assert {plan.topology for plan in plans} == set(TOPOLOGIES)
     assert {1, 2, 4, 8, 16, 32, 64} <= {plan.shards for plan in plans if plan.shards}
     assert {256, 512, 1024, 1769, 3008} <= {plan.memory_mb for plan in plans}
     assert {plan.cpu for plan in plans} == {"arm64", "x86_64"}
-    asked = plan_round(VGG16, 20, shard_counts=[4], memories_mb=[512], cpus=["arm64"], architectures=["grads-sharding"])
+    asked = plan_round(VGG16, 20, shard_counts=[4], memories_mb=[512], cpus=["arm64"], topologies=["grads-sharding"])
     assert [(plan.shards, plan.memory_mb, plan.cpu) for plan in asked] == [(4, 512, "arm64")]
     assert asked[0].marks == ("cheapest", "fastest", "recommended")
 
@@ -410,18 +410,18 @@ def test_a_deadline_recommends_the_cheapest_that_meets_it() -> None:
 
 def test_models_beyond_the_trees_are_left_to_sharding() -> None:
     plans = plan_round(5 * GIB, 20, profile="whole-object")
-    assert {plan.architecture for plan in plans if plan.feasible} == {"grads-sharding"}
+    assert {plan.topology for plan in plans if plan.feasible} == {"grads-sharding"}
 
 
 def test_json_has_the_documented_fields() -> None:
     plan = plan_round(VGG16, 20)[0]
     document = json.loads(json.dumps(plan.to_json()))
     assert {
-        "architecture", "shards", "memory_mb", "predicted_seconds", "predicted_cost_usd", "feasible", "reason",
+        "topology", "shards", "memory_mb", "predicted_seconds", "predicted_cost_usd", "feasible", "reason",
     } <= set(document)  # fmt: skip
     assert document["predicted_cost_usd"] == pytest.approx(document["cost_breakdown"]["total_usd"])
     assert document["shards"] == 1
-    assert predict(VGG16, 20, architecture="lifl").to_json()["shards"] is None
+    assert predict(VGG16, 20, topology="lifl").to_json()["shards"] is None
 
 
 def test_the_table_is_aligned_and_shows_marks_and_reasons() -> None:
@@ -502,7 +502,7 @@ def test_the_timeout_has_time_for_the_requests_of_many_clients_with_small_shards
 class FakeLane:
     shards: int
     memory_mb: int = 256
-    architecture: str = "arm64"
+    topology: str = "arm64"
 
 
 @dataclass(frozen=True)

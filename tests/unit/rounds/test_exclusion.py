@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lambdas.protocol.keys import manifest_key, report_key, update_key
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import QuorumMissed, RoundFailed
 from orchestrator.rounds import coordinator as driving
@@ -51,16 +51,16 @@ def good(shape: tuple[int, int] = SMALL) -> dict[str, tuple[StateDict, int]]:
     return {"a": (weights(1, shape), 5), "c": (weights(3, shape), 2)}
 
 
-def submit_good(clients: Clients, deployment: Deployment, shape: tuple[int, int] = SMALL) -> bytes:
+def submit_good(aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = SMALL) -> bytes:
     for client, (values, examples) in good(shape).items():
-        put(clients, deployment, client, values, examples)
+        put(aws, deployment, client, values, examples)
     return expected_file(good(shape))
 
 
-def run(clients: Clients, deployment: Deployment, shards: int = 2, **fields: Any) -> dict[str, Any]:
+def run(aws: AwsClients, deployment: Deployment, shards: int = 2, **fields: Any) -> dict[str, Any]:
     fields = {"on_invalid": "exclude", "timeout_s": 30.0, **fields}
     request = RoundRequest("digits", "r-1", shards, **fields)
-    return dict(start_round(clients, deployment, request).document)
+    return dict(start_round(aws, deployment, request).document)
 
 
 def spoilt(tensor: str, value: float, shape: tuple[int, int] = SMALL, at: int = 0) -> StateDict:
@@ -74,8 +74,8 @@ def reasons(document: dict[str, Any]) -> dict[str, str]:
     return {e["client"]: e["reason"] for e in document["excluded"]}
 
 
-def stays_clean(clients: Clients, deployment: Deployment) -> bool:
-    return uploads(clients, deployment) == 0 and objects(clients, deployment, "rounds/r-1/shards/") == []
+def stays_clean(aws: AwsClients, deployment: Deployment) -> bool:
+    return uploads(aws, deployment) == 0 and objects(aws, deployment, "rounds/r-1/shards/") == []
 
 
 # --- what is wrong with an update's header -------------------------------------------------------------------------
@@ -110,14 +110,14 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str, str]] = {
 
 @pytest.mark.parametrize("spoil", list(HEADERS))
 def test_a_client_whose_file_is_bad_is_left_out_when_the_round_closes(
-    clients: Clients, lanes_without_functions: Deployment, spoil: str
+    aws: AwsClients, lanes_without_functions: Deployment, spoil: str
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions)
+    expected = submit_good(aws, lanes_without_functions)
     make, kind, words = HEADERS[spoil]
-    put_bytes(clients, lanes_without_functions, "b", make())
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, max_examples=10_000)
-    assert read_global(clients, lanes_without_functions) == expected
+    put_bytes(aws, lanes_without_functions, "b", make())
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, max_examples=10_000)
+    assert read_global(aws, lanes_without_functions) == expected
     (excluded,) = report["excluded"]
     assert (excluded["client"], excluded["kind"]) == ("b", kind)
     assert words in excluded["reason"]
@@ -126,56 +126,56 @@ def test_a_client_whose_file_is_bad_is_left_out_when_the_round_closes(
 
 
 def test_in_a_models_first_round_the_odd_one_out_is_excluded_even_if_it_comes_first(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "a-0", weights(4, (5, 3)))
-    put(clients, lanes_without_functions, "A", weights(4, (9, 9)))
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions)
+    expected = submit_good(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "a-0", weights(4, (5, 3)))
+    put(aws, lanes_without_functions, "A", weights(4, (9, 9)))
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions)
     assert sorted(reasons(report)) == ["A", "a-0"]
-    assert read_global(clients, lanes_without_functions) == expected
+    assert read_global(aws, lanes_without_functions) == expected
 
 
 def test_bad_files_do_not_count_for_the_quorum_and_others_are_waited_for(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     import threading
 
-    put(clients, lanes_without_functions, "a", good()["a"][0], 5)
-    put_bytes(clients, lanes_without_functions, "b", b"rubbish!")
-    later = threading.Timer(1.0, put, (clients, lanes_without_functions, "c", good()["c"][0], 2))
+    put(aws, lanes_without_functions, "a", good()["a"][0], 5)
+    put_bytes(aws, lanes_without_functions, "b", b"rubbish!")
+    later = threading.Timer(1.0, put, (aws, lanes_without_functions, "c", good()["c"][0], 2))
     later.start()
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, min_clients=2, deadline_s=30.0)
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, min_clients=2, deadline_s=30.0)
     assert [p["client"] for p in report["participants"]] == ["a", "c"]
     assert list(reasons(report)) == ["b"]
 
 
 def test_below_the_quorum_the_round_stays_open_and_says_who_cannot_be_averaged(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_good(clients, lanes_without_functions)
-    put_bytes(clients, lanes_without_functions, "b", b"rubbish!")
+    submit_good(aws, lanes_without_functions)
+    put_bytes(aws, lanes_without_functions, "b", b"rubbish!")
     with pytest.raises(
         QuorumMissed, match=r"has 2 of the 3 updates.*These cannot be averaged: client b \(no safetensors"
     ):
-        run(clients, lanes_without_functions, min_clients=3)
-    assert round_status(clients, lanes_without_functions.bucket, "r-1")["state"] == "open"
+        run(aws, lanes_without_functions, min_clients=3)
+    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
 
 
 def test_clients_who_are_not_expected_are_left_out_by_name_whatever_they_sent(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "mallory", weights(7))
-    put_bytes(clients, lanes_without_functions, "oscar", b"rubbish!")
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, on_invalid="fail", expect_clients=("a", "c"), min_fraction=1.0)
+    expected = submit_good(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "mallory", weights(7))
+    put_bytes(aws, lanes_without_functions, "oscar", b"rubbish!")
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, on_invalid="fail", expect_clients=("a", "c"), min_fraction=1.0)
     assert reasons(report) == dict.fromkeys(
         ("mallory", "oscar"), "is not among the clients whom the round expects"
     )  # fmt: skip
-    assert read_global(clients, lanes_without_functions) == expected
+    assert read_global(aws, lanes_without_functions) == expected
 
 
 # --- what only workers see -----------------------------------------------------------------------------------------
@@ -183,56 +183,56 @@ def test_clients_who_are_not_expected_are_left_out_by_name_whatever_they_sent(
 
 @pytest.mark.parametrize(("shards", "shape"), [(1, SMALL), (4, SMALL), (2, LARGE)])
 def test_clients_with_values_that_are_no_numbers_are_excluded_from_every_shard(
-    clients: Clients, lanes_without_functions: Deployment, shards: int, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shards: int, shape: tuple[int, int]
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions, shape)
+    expected = submit_good(aws, lanes_without_functions, shape)
     last = shape[0] * shape[1] - 1
-    put(clients, lanes_without_functions, "b", spoilt("layer.weight", np.nan, shape), 3)
-    put(clients, lanes_without_functions, "d", spoilt("layer.weight", -np.inf, shape, at=last), 3)
-    with working(clients, lanes_without_functions, shards):
-        report = run(clients, lanes_without_functions, shards)
-    assert read_global(clients, lanes_without_functions) == expected
+    put(aws, lanes_without_functions, "b", spoilt("layer.weight", np.nan, shape), 3)
+    put(aws, lanes_without_functions, "d", spoilt("layer.weight", -np.inf, shape, at=last), 3)
+    with working(aws, lanes_without_functions, shards):
+        report = run(aws, lanes_without_functions, shards)
+    assert read_global(aws, lanes_without_functions) == expected
     assert reasons(report) == {
         "b": "tensor 'layer.weight': client b has NaN", "d": "tensor 'layer.weight': client d has -Inf"
     }  # fmt: skip
     assert 1 <= report["revision"] <= 2
     assert [p["client"] for p in report["participants"]] == ["a", "c"]
     assert report["total_examples"] == 7
-    assert manifest_of(clients, lanes_without_functions).revision == report["revision"]
-    assert stays_clean(clients, lanes_without_functions)
+    assert manifest_of(aws, lanes_without_functions).revision == report["revision"]
+    assert stays_clean(aws, lanes_without_functions)
 
 
 @pytest.mark.parametrize("spoil", ["replaced", "deleted"])
 def test_an_update_that_changes_after_pinning_is_excluded(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, spoil: str
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "b", weights(2))
+    expected = submit_good(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "b", weights(2))
     real = driving.queue_jobs
 
     def change_first(*args: Any, **kwargs: Any) -> None:
         monkeypatch.setattr(driving, "queue_jobs", real)
         if spoil == "replaced":
-            put_bytes(clients, lanes_without_functions, "b", update_bytes(weights(77)))
+            put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(77)))
         else:
-            clients.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
+            aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
         real(*args, **kwargs)
 
     monkeypatch.setattr(driving, "queue_jobs", change_first)
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions)
-    assert read_global(clients, lanes_without_functions) == expected
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions)
+    assert read_global(aws, lanes_without_functions) == expected
     assert f"was {spoil} after the round had pinned it" in reasons(report)["b"]
 
 
 def test_a_norm_above_the_largest_is_excluded_and_all_norms_are_reported(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "b", spoilt("layer.weight", 1e6))
-    with working(clients, lanes_without_functions, 4):
-        report = run(clients, lanes_without_functions, 4, max_norm=1000.0)
-    assert read_global(clients, lanes_without_functions) == expected
+    expected = submit_good(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "b", spoilt("layer.weight", 1e6))
+    with working(aws, lanes_without_functions, 4):
+        report = run(aws, lanes_without_functions, 4, max_norm=1000.0)
+    assert read_global(aws, lanes_without_functions) == expected
     assert reasons(report) == {"b": "the L2 norm of its update is 1e+06, above the largest of 1000"}
     for client, (values, _) in good().items():
         floating = [v.astype(np.float64).reshape(-1) for v in values.values() if v.dtype.kind == "f"]
@@ -240,14 +240,12 @@ def test_a_norm_above_the_largest_is_excluded_and_all_norms_are_reported(
     assert sorted(report["norms"]) == ["a", "c"]
 
 
-def test_norms_are_reported_where_nothing_depends_on_them(
-    clients: Clients, lanes_without_functions: Deployment
-) -> None:
-    submit_good(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, on_invalid="fail")
+def test_norms_are_reported_where_nothing_depends_on_them(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_good(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, on_invalid="fail")
     assert all(norm > 0 for norm in report["norms"].values())
-    assert objects(clients, lanes_without_functions, "rounds/r-1/norms/") == []
+    assert objects(aws, lanes_without_functions, "rounds/r-1/norms/") == []
 
 
 # --- the end of a round --------------------------------------------------------------------------------------------
@@ -255,31 +253,31 @@ def test_norms_are_reported_where_nothing_depends_on_them(
 
 @pytest.mark.parametrize("fields", [{"max_norm": 1000.0}, {}])
 def test_without_exclusion_a_bad_update_ends_the_round_and_the_report_names_it(
-    clients: Clients, lanes_without_functions: Deployment, fields: dict[str, Any]
+    aws: AwsClients, lanes_without_functions: Deployment, fields: dict[str, Any]
 ) -> None:
-    submit_good(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "b", spoilt("layer.weight", 1e6 if fields else np.nan))
-    with working(clients, lanes_without_functions, 2), pytest.raises(RoundFailed, match="client b") as caught:
-        run(clients, lanes_without_functions, on_invalid="fail", **fields)
+    submit_good(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "b", spoilt("layer.weight", 1e6 if fields else np.nan))
+    with working(aws, lanes_without_functions, 2), pytest.raises(RoundFailed, match="client b") as caught:
+        run(aws, lanes_without_functions, on_invalid="fail", **fields)
     assert "Nothing was published" in str(caught.value)
-    document = json.loads(read(clients, lanes_without_functions, report_key("r-1")))
+    document = json.loads(read(aws, lanes_without_functions, report_key("r-1")))
     assert (document["status"], document["client"], document["exit_status"]) == ("failed", "b", 5)
     assert [e["client"] for e in document["bad"]] == ["b"]
-    assert objects(clients, lanes_without_functions, "models/") == []
-    assert uploads(clients, lanes_without_functions) == 0
+    assert objects(aws, lanes_without_functions, "models/") == []
+    assert uploads(aws, lanes_without_functions) == 0
 
 
 def test_too_few_clients_after_exclusion_end_the_round_with_the_status_of_a_missed_quorum(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_good(clients, lanes_without_functions, LARGE)
-    put(clients, lanes_without_functions, "b", spoilt("scale", np.nan, LARGE))
-    with working(clients, lanes_without_functions, 2), pytest.raises(QuorumMissed) as caught:
-        run(clients, lanes_without_functions, min_clients=3)
+    submit_good(aws, lanes_without_functions, LARGE)
+    put(aws, lanes_without_functions, "b", spoilt("scale", np.nan, LARGE))
+    with working(aws, lanes_without_functions, 2), pytest.raises(QuorumMissed) as caught:
+        run(aws, lanes_without_functions, min_clients=3)
     assert "2 of the 3 updates of its quorum are left after excluding client b (tensor 'scale'" in str(caught.value)
-    assert stays_clean(clients, lanes_without_functions)
+    assert stays_clean(aws, lanes_without_functions)
     with pytest.raises(QuorumMissed, match="The round has ended; start one with another id"):
-        resume_round(clients, lanes_without_functions, "r-1")
+        resume_round(aws, lanes_without_functions, "r-1")
 
 
 # --- interruptions -------------------------------------------------------------------------------------------------
@@ -313,41 +311,41 @@ def killed(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: boo
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("step", list(KILLED_AT))
 def test_a_round_that_dies_while_it_excludes_is_finished_by_resume_and_leaves_nothing_behind(
-    clients: Clients,
+    aws: AwsClients,
     lanes_without_functions: Deployment,
     monkeypatch: pytest.MonkeyPatch,
     step: str,
     shape: tuple[int, int],
 ) -> None:
-    expected = submit_good(clients, lanes_without_functions, shape)
-    put(clients, lanes_without_functions, "b", spoilt("scale", np.nan, shape))
+    expected = submit_good(aws, lanes_without_functions, shape)
+    put(aws, lanes_without_functions, "b", spoilt("scale", np.nan, shape))
     KILLED_AT[step](monkeypatch)
-    with working(clients, lanes_without_functions, 2):
+    with working(aws, lanes_without_functions, 2):
         with pytest.raises(Killed):
-            run(clients, lanes_without_functions)
-        report = resume_round(clients, lanes_without_functions, "r-1").document
-    assert read_global(clients, lanes_without_functions) == expected
+            run(aws, lanes_without_functions)
+        report = resume_round(aws, lanes_without_functions, "r-1").document
+    assert read_global(aws, lanes_without_functions) == expected
     assert [e["client"] for e in report["excluded"]] == ["b"]
-    assert stays_clean(clients, lanes_without_functions)
-    assert queued(clients, lanes_without_functions) == 0
+    assert stays_clean(aws, lanes_without_functions)
+    assert queued(aws, lanes_without_functions) == 0
 
 
-def test_of_two_that_plan_anew_one_manifest_stays(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_of_two_that_plan_anew_one_manifest_stays(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     from lambdas.protocol.manifest import Exclusion
     from orchestrator.rounds.exclusion import exclude
     from orchestrator.rounds.manifest import freeze_round
     from orchestrator.rounds.pin import list_updates, pin_updates
     from orchestrator.rounds.request import RoundRecord
 
-    submit_good(clients, lanes_without_functions, LARGE)
-    put(clients, lanes_without_functions, "b", weights(2, LARGE))
-    s3, bucket = clients.s3, lanes_without_functions.bucket
+    submit_good(aws, lanes_without_functions, LARGE)
+    put(aws, lanes_without_functions, "b", weights(2, LARGE))
+    s3, bucket = aws.s3, lanes_without_functions.bucket
     pinned = pin_updates(s3, bucket, "r-1", "digits", list_updates(s3, bucket, "r-1"))
     request = RoundRequest("digits", "r-1")
     manifest = freeze_round(s3, bucket, RoundRecord(request, 1.0), pinned, 2)
     first = exclude(s3, bucket, request, manifest, [Exclusion("b", "k", "r")])
     second = exclude(s3, bucket, request, manifest, [Exclusion("c", "k", "r")])
     assert first == second
-    assert read(clients, lanes_without_functions, manifest_key("r-1")) == first.to_bytes()
+    assert read(aws, lanes_without_functions, manifest_key("r-1")) == first.to_bytes()
     (left,) = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert left["UploadId"] == first.output.upload_id

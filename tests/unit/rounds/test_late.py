@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from lambdas.protocol.keys import update_key
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.rounds.late import take_over
 from orchestrator.rounds.pin import list_updates
 
 
 def test_late_updates_are_copied_once_and_never_over_a_newer_one(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    s3, bucket = clients.s3, lanes_without_functions.bucket
+    s3, bucket = aws.s3, lanes_without_functions.bucket
 
     def put(round_id: str, client: str, body: bytes) -> None:
         s3.put_object(Bucket=bucket, Key=update_key(round_id, client), Body=body)

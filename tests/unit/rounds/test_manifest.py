@@ -15,7 +15,7 @@ from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import ShardJob
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.rounds import queues
@@ -32,12 +32,12 @@ def a_table(nbytes: int) -> TensorTable:
     return TensorTable((TensorSpec("w", "U8", (nbytes,)),))
 
 
-def frozen(clients: Clients, deployment: Deployment, shards: int, shape: tuple[int, int] = (3, 5)) -> RoundManifest:
-    put(clients, deployment, "a", weights(1, shape))
+def frozen(aws: AwsClients, deployment: Deployment, shards: int, shape: tuple[int, int] = (3, 5)) -> RoundManifest:
+    put(aws, deployment, "a", weights(1, shape))
     pinned = pin_updates(
-        clients.s3, deployment.bucket, "r-1", "digits", list_updates(clients.s3, deployment.bucket, "r-1")
+        aws.s3, deployment.bucket, "r-1", "digits", list_updates(aws.s3, deployment.bucket, "r-1")
     )  # fmt: skip
-    return freeze_round(clients.s3, deployment.bucket, RECORD, pinned, shards)
+    return freeze_round(aws.s3, deployment.bucket, RECORD, pinned, shards)
 
 
 # --- the sink ------------------------------------------------------------------------------------------------------
@@ -82,51 +82,51 @@ def test_shards_larger_than_a_part_are_refused_with_a_count_that_works(nbytes: i
 
 
 def test_freezing_writes_the_manifest_that_everybody_reads(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    manifest = frozen(clients, lanes_without_functions, 4)
-    assert read_manifest(clients.s3, lanes_without_functions.bucket, "r-1") == manifest
-    assert read(clients, lanes_without_functions, manifest_key("r-1")) == manifest.to_bytes()
+    manifest = frozen(aws, lanes_without_functions, 4)
+    assert read_manifest(aws.s3, lanes_without_functions.bucket, "r-1") == manifest
+    assert read(aws, lanes_without_functions, manifest_key("r-1")) == manifest.to_bytes()
     assert manifest.output.kind == "objects"
     assert manifest.shards == 4
 
 
-def test_a_large_model_gets_a_multipart_upload(clients: Clients, lanes_without_functions: Deployment) -> None:
-    manifest = frozen(clients, lanes_without_functions, 2, LARGE)
+def test_a_large_model_gets_a_multipart_upload(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    manifest = frozen(aws, lanes_without_functions, 2, LARGE)
     assert manifest.output.kind == "multipart"
-    assert uploads(clients, lanes_without_functions) == 1
+    assert uploads(aws, lanes_without_functions) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])
 def test_of_two_orchestrators_the_first_ones_manifest_is_the_rounds(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
-    first = frozen(clients, lanes_without_functions, 2, shape)
-    second = frozen(clients, lanes_without_functions, 1, shape)
+    first = frozen(aws, lanes_without_functions, 2, shape)
+    second = frozen(aws, lanes_without_functions, 1, shape)
     assert second == first
     # The second one's multipart upload is gone.
-    assert uploads(clients, lanes_without_functions) == (1 if first.output.upload_id else 0)
+    assert uploads(aws, lanes_without_functions) == (1 if first.output.upload_id else 0)
 
 
-def test_before_pinning_there_is_no_manifest(clients: Clients, lanes_without_functions: Deployment) -> None:
-    assert read_manifest(clients.s3, lanes_without_functions.bucket, "r-1") is None
+def test_before_pinning_there_is_no_manifest(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    assert read_manifest(aws.s3, lanes_without_functions.bucket, "r-1") is None
 
 
 # --- the jobs ------------------------------------------------------------------------------------------------------
 
 
 def test_one_job_per_shard_is_queued_and_points_to_the_manifest(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    manifest = frozen(clients, lanes_without_functions, 8)
+    manifest = frozen(aws, lanes_without_functions, 8)
     lane = lanes_without_functions.lane(8)
     shards = [*range(23), 40]
-    queue_jobs(clients, lane.queue_url, manifest, shards, attempt=3)
-    assert queued(clients, lanes_without_functions) == 24
+    queue_jobs(aws, lane.queue_url, manifest, shards, attempt=3)
+    assert queued(aws, lanes_without_functions) == 24
     jobs = []
-    while messages := clients.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=10).get("Messages"):
+    while messages := aws.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=10).get("Messages"):
         jobs += [ShardJob.from_json(message["Body"]) for message in messages]
-    digest = sha256_hex(read(clients, lanes_without_functions, manifest_key("r-1")))
+    digest = sha256_hex(read(aws, lanes_without_functions, manifest_key("r-1")))
     assert sorted(jobs, key=lambda job: job.shard) == [ShardJob("r-1", digest, shard, 3) for shard in shards]
 
 
@@ -150,7 +150,7 @@ class FlakySqs:
 def test_jobs_that_sqs_refuses_are_sent_again_and_none_twice() -> None:
     manifest: Any = type("Manifest", (), {"round_id": "r-1", "to_bytes": lambda self: b"{}"})()
     sqs = FlakySqs(times=3)
-    queue_jobs(Clients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
+    queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert sorted(sqs.taken) == list(range(10))
     assert sqs.requests == 4
 
@@ -161,16 +161,16 @@ def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monk
     with pytest.raises(
         OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
     ):
-        queue_jobs(Clients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
+        queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert sqs.requests == queues._SEND_ATTEMPTS
 
 
 def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", {"w": np.array(1.0, np.float32)})
-    updates = list_updates(clients.s3, lanes_without_functions.bucket, "r-1")
-    pinned = pin_updates(clients.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
-    manifest = freeze_round(clients.s3, lanes_without_functions.bucket, RECORD, pinned, 8)
+    put(aws, lanes_without_functions, "a", {"w": np.array(1.0, np.float32)})
+    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
+    pinned = pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
+    manifest = freeze_round(aws.s3, lanes_without_functions.bucket, RECORD, pinned, 8)
     assert sum(manifest.shard_nbytes(shard) for shard in range(8)) == 4
-    assert objects(clients, lanes_without_functions, "models/") == []
+    assert objects(aws, lanes_without_functions, "models/") == []

@@ -12,7 +12,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.keys import global_key, latest_key, update_key
 from lambdas.protocol.latest_model import LatestModel
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds import pin
@@ -20,24 +20,24 @@ from orchestrator.rounds.pin import Pinned, list_updates, pin_updates
 from tests.unit.kit import file_bytes, put, put_bytes, queued, update_bytes, weights
 
 
-def pinned(clients: Clients, deployment: Deployment) -> Pinned:
-    updates = list_updates(clients.s3, deployment.bucket, "r-1")
-    return pin_updates(clients.s3, deployment.bucket, "r-1", "digits", updates)
+def pinned(aws: AwsClients, deployment: Deployment) -> Pinned:
+    updates = list_updates(aws.s3, deployment.bucket, "r-1")
+    return pin_updates(aws.s3, deployment.bucket, "r-1", "digits", updates)
 
 
 def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     for client, examples in (("b", 3), ("a10", 2), ("a", 4), ("a-b", 6), ("B", 1)):
-        put(clients, lanes_without_functions, client, weights(1), examples)
-    result = pinned(clients, lanes_without_functions)
+        put(aws, lanes_without_functions, client, weights(1), examples)
+    result = pinned(aws, lanes_without_functions)
     # By id, not by key: "a-b.safetensors" comes before "a.safetensors".
     found = [(p.client, p.num_examples) for p in result.participants]
     assert found == [("B", 1), ("a", 4), ("a-b", 6), ("a10", 2), ("b", 3)]
     for p in result.participants:
-        head = clients.s3.head_object(Bucket=lanes_without_functions.bucket, Key=p.key)
+        head = aws.s3.head_object(Bucket=lanes_without_functions.bucket, Key=p.key)
         assert (p.etag, p.size) == (head["ETag"], head["ContentLength"])
-        body = clients.s3.get_object(Bucket=lanes_without_functions.bucket, Key=p.key)["Body"].read()
+        body = aws.s3.get_object(Bucket=lanes_without_functions.bucket, Key=p.key)["Body"].read()
         assert p.data_offset == 8 + int.from_bytes(body[:8], "little")
         assert p.size - p.data_offset == result.table.nbytes
         assert p.header_sha256 == sha256_hex(body[: p.data_offset])
@@ -45,28 +45,28 @@ def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count
 
 
 def test_an_update_of_another_tool_may_leave_its_digest_out_but_not_give_a_wrong_one(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     values = {"w": np.ones(2, np.float32)}
     body = safetensors.numpy.save(values, metadata={"num_examples": "3"})
-    put_bytes(clients, lanes_without_functions, "a", body)
-    (participant,) = pinned(clients, lanes_without_functions).participants
+    put_bytes(aws, lanes_without_functions, "a", body)
+    (participant,) = pinned(aws, lanes_without_functions).participants
     assert (participant.num_examples, participant.data_sha256) == (3, None)
     body = safetensors.numpy.save(values, metadata={"num_examples": "3", "data_sha256": "AB" * 32})
-    put_bytes(clients, lanes_without_functions, "b", body)
+    put_bytes(aws, lanes_without_functions, "b", body)
     with pytest.raises(RoundFailed, match=r"client b: its metadata's data_sha256 is 'ABAB.*expected a SHA-256"):
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
 
 
-def test_updates_in_several_wire_dtypes_share_one_table(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_updates_in_several_wire_dtypes_share_one_table(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     from orchestrator.client.sources import from_state_dict
     from orchestrator.client.submit import submit
 
     for client, wire in (("a", None), ("b", "BF16"), ("c", None), ("d", "F16"), ("e", "BF16")):
         submit(
-            clients.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(weights(1)), 1, wire=wire
+            aws.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(weights(1)), 1, wire=wire
         )  # fmt: skip
-    result = pinned(clients, lanes_without_functions)
+    result = pinned(aws, lanes_without_functions)
     assert [p.layout for p in result.participants] == [0, 1, 0, 2, 1]
     dtypes = dict(zip([t.name for t in result.table.tensors], zip(*result.layouts, strict=True), strict=True))
     assert dtypes["layer.weight"] == ("F32", "BF16", "F16")
@@ -114,38 +114,38 @@ def bad_updates() -> dict[str, tuple[bytes, str]]:
 
 @pytest.mark.parametrize("name", list(bad_updates()))
 def test_a_bad_update_is_named_with_the_reason_and_the_next_step_before_anything_is_queued(
-    clients: Clients, lanes_without_functions: Deployment, name: str
+    aws: AwsClients, lanes_without_functions: Deployment, name: str
 ) -> None:
     body, message = bad_updates()[name]
-    put(clients, lanes_without_functions, "a", weights(0))
-    put_bytes(clients, lanes_without_functions, "m", body)
-    put(clients, lanes_without_functions, "z", weights(2))
+    put(aws, lanes_without_functions, "a", weights(0))
+    put_bytes(aws, lanes_without_functions, "m", body)
+    put(aws, lanes_without_functions, "z", weights(2))
     with pytest.raises(RoundFailed, match=message) as caught:
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
     text = str(caught.value)
     assert "1 of 3 updates cannot be averaged; nothing was queued" in text
     assert "client m: " in text
     assert f"Delete what is wrong under s3://{lanes_without_functions.bucket}/rounds/r-1/updates/" in text
     assert "have those clients submit again" in text
-    assert queued(clients, lanes_without_functions) == 0
+    assert queued(aws, lanes_without_functions) == 0
 
 
 def test_tensors_in_another_order_are_refused_with_how_to_save_them_again(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", {"x": np.zeros(2, np.float32), "y": np.zeros(2, np.float32)})
+    put(aws, lanes_without_functions, "a", {"x": np.zeros(2, np.float32), "y": np.zeros(2, np.float32)})
     header = {
         "__metadata__": {"num_examples": "1"},
         "y": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
         "x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
     }
-    put_bytes(clients, lanes_without_functions, "b", file_bytes(header, bytes(16)))
+    put_bytes(aws, lanes_without_functions, "b", file_bytes(header, bytes(16)))
     with pytest.raises(RoundFailed, match=r"client b: its tensors lie in another order.*orchestrator submit"):
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
 
 
 def test_an_update_that_the_safetensors_library_wrote_is_as_good_as_a_submitted_one(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     import safetensors.numpy
 
@@ -155,40 +155,40 @@ def test_an_update_that_the_safetensors_library_wrote_is_as_good_as_a_submitted_
         "u8": np.arange(3, dtype=np.uint8),
         "b": np.ones(2, bool),
     }
-    put(clients, lanes_without_functions, "a", values)
-    put_bytes(clients, lanes_without_functions, "b", safetensors.numpy.save(values, {"num_examples": "4"}))
-    assert [p.num_examples for p in pinned(clients, lanes_without_functions).participants] == [1, 4]
+    put(aws, lanes_without_functions, "a", values)
+    put_bytes(aws, lanes_without_functions, "b", safetensors.numpy.save(values, {"num_examples": "4"}))
+    assert [p.num_examples for p in pinned(aws, lanes_without_functions).participants] == [1, 4]
 
 
 def test_the_first_usable_update_gives_the_table_not_the_first_broken_one(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put_bytes(clients, lanes_without_functions, "a", b"broken")
-    put(clients, lanes_without_functions, "b", weights(1))
-    put(clients, lanes_without_functions, "c", weights(2))
+    put_bytes(aws, lanes_without_functions, "a", b"broken")
+    put(aws, lanes_without_functions, "b", weights(1))
+    put(aws, lanes_without_functions, "c", weights(2))
     with pytest.raises(RoundFailed, match=r"1 of 2|1 of 3") as caught:
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
     assert "client a:" in str(caught.value)
     assert "client b:" not in str(caught.value)
 
 
-def test_the_models_last_global_model_gives_the_table(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_the_models_last_global_model_gives_the_table(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket, key, body = lanes_without_functions.bucket, global_key("digits", "r-0"), update_bytes(weights(0, (2, 2)))
-    etag = clients.s3.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]
+    etag = aws.s3.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]
     latest = LatestModel("digits", "r-0", key, etag, len(body), "0" * 64, 1.0, 2.0)
-    clients.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
-    put(clients, lanes_without_functions, "a", weights(1))
+    aws.s3.put_object(Bucket=bucket, Key=latest_key("digits"), Body=latest.to_bytes())
+    put(aws, lanes_without_functions, "a", weights(1))
     with pytest.raises(RoundFailed, match=r"expected \[2, 2\] as in global model digits of round r-0"):
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
 
 
 def test_only_the_first_ten_of_many_bad_updates_are_spelled_out(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     for i in range(13):
-        put_bytes(clients, lanes_without_functions, f"c{i:02d}", b"x")
+        put_bytes(aws, lanes_without_functions, f"c{i:02d}", b"x")
     with pytest.raises(RoundFailed, match="13 of 13 updates") as caught:
-        pinned(clients, lanes_without_functions)
+        pinned(aws, lanes_without_functions)
     assert str(caught.value).count("client c") == 10
     assert "and 3 more" in str(caught.value)
 
@@ -197,29 +197,29 @@ def test_only_the_first_ten_of_many_bad_updates_are_spelled_out(
     "name", ["", "notes.txt", "sub/a.safetensors.bak", "a b.safetensors", ".safetensors", "sub/updates/b.safetensors"]
 )
 def test_an_object_among_the_updates_that_is_none_is_passed_over_with_a_warning(
-    clients: Clients, lanes_without_functions: Deployment, name: str, caplog: pytest.LogCaptureFixture
+    aws: AwsClients, lanes_without_functions: Deployment, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    put(clients, lanes_without_functions, "b", weights(2))
+    put(aws, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "b", weights(2))
     key = f"rounds/r-1/updates/{name}"
-    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"x")
-    assert [p.client for p in pinned(clients, lanes_without_functions).participants] == ["a", "b"]
+    aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"x")
+    assert [p.client for p in pinned(aws, lanes_without_functions).participants] == ["a", "b"]
     assert "is no update, and is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
 def test_an_update_that_changes_while_the_round_closes_is_noticed(
-    clients: Clients, lanes_without_functions: Deployment, how: str
+    aws: AwsClients, lanes_without_functions: Deployment, how: str
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    put(clients, lanes_without_functions, "b", weights(2))
-    updates = list_updates(clients.s3, lanes_without_functions.bucket, "r-1")
+    put(aws, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "b", weights(2))
+    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
     if how == "replaced":
-        put_bytes(clients, lanes_without_functions, "b", update_bytes(weights(3)))
+        put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(3)))
     else:
-        clients.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
+        aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
     with pytest.raises(RoundFailed, match="client b: was replaced or deleted while the round was closing"):
-        pin_updates(clients.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
+        pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
 
 
 def test_more_updates_than_a_manifest_holds_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,22 +230,22 @@ def test_more_updates_than_a_manifest_holds_are_refused_before_any_is_read(monke
         pin_updates(nowhere, "b", "r-1", "digits", updates)
 
 
-def test_updates_are_listed_beyond_a_thousand(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_updates_are_listed_beyond_a_thousand(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     import concurrent.futures
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: put_bytes(clients, lanes_without_functions, f"c{i}", b"x"), range(1010)))
-    found = [update.client for update in list_updates(clients.s3, lanes_without_functions.bucket, "r-1")]
+        list(pool.map(lambda i: put_bytes(aws, lanes_without_functions, f"c{i}", b"x"), range(1010)))
+    found = [update.client for update in list_updates(aws.s3, lanes_without_functions.bucket, "r-1")]
     assert found == sorted(f"c{i}" for i in range(1010))
 
 
 def test_progress_is_told_for_every_update_also_for_bad_ones(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    put_bytes(clients, lanes_without_functions, "b", b"x")
+    put(aws, lanes_without_functions, "a", weights(1))
+    put_bytes(aws, lanes_without_functions, "b", b"x")
     told: list[int] = []
-    updates = list_updates(clients.s3, lanes_without_functions.bucket, "r-1")
+    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
     with pytest.raises(FederationError):
-        pin_updates(clients.s3, lanes_without_functions.bucket, "r-1", "digits", updates, told.append)
+        pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates, told.append)
     assert told == [1, 1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import QuorumMissed
 from orchestrator.progress import Narration
@@ -32,75 +32,73 @@ class Heard(Narration):
 
 
 def waiting(
-    clients: Clients,
+    aws: AwsClients,
     deployment: Deployment,
     opened_at: float | None = None,
     narration: Narration | None = None,
     **fields: Any,
 ) -> list[str]:
     record = RoundRecord(RoundRequest("digits", "r-1", **fields), opened_at if opened_at is not None else time.time())
-    return [
-        u.client for u in await_updates(clients.s3, deployment.bucket, record, narration or Narration(), lambda: None)
-    ]
+    return [u.client for u in await_updates(aws.s3, deployment.bucket, record, narration or Narration(), lambda: None)]
 
 
-def later(seconds: float, clients: Clients, deployment: Deployment, client: str) -> None:
-    timer = threading.Timer(seconds, put, (clients, deployment, client, weights(ord(client))))
+def later(seconds: float, aws: AwsClients, deployment: Deployment, client: str) -> None:
+    timer = threading.Timer(seconds, put, (aws, deployment, client, weights(ord(client))))
     timer.daemon = True
     timer.start()
 
 
 def test_a_list_of_clients_is_waited_for_by_name_and_others_do_not_count(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     for client in ("a", "x", "y", "z"):
-        put(clients, lanes_without_functions, client, weights(1))
-    later(0.3, clients, lanes_without_functions, "b")
-    found = waiting(clients, lanes_without_functions, expect_clients=("a", "b"), deadline_s=20.0)
+        put(aws, lanes_without_functions, client, weights(1))
+    later(0.3, aws, lanes_without_functions, "b")
+    found = waiting(aws, lanes_without_functions, expect_clients=("a", "b"), deadline_s=20.0)
     assert found == ["a", "b"]
 
 
 def test_at_the_deadline_a_share_of_the_listed_clients_is_enough(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     for client in ("a", "b", "x"):
-        put(clients, lanes_without_functions, client, weights(1))
+        put(aws, lanes_without_functions, client, weights(1))
     listed = {"expect_clients": ("a", "b", "c"), "deadline_s": 0.3}
-    assert waiting(clients, lanes_without_functions, min_fraction=0.6, **listed) == ["a", "b"]
+    assert waiting(aws, lanes_without_functions, min_fraction=0.6, **listed) == ["a", "b"]
     with pytest.raises(QuorumMissed, match="has 2 of the 3 updates of its quorum after its deadline of 0 s") as caught:
-        waiting(clients, lanes_without_functions, min_fraction=0.7, **listed)
+        waiting(aws, lanes_without_functions, min_fraction=0.7, **listed)
     assert caught.value.exit_status == 4
     assert "--replace-options" in str(caught.value)
 
 
 def test_the_deadline_counts_from_the_opening_of_the_round_whoever_waits(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "a", weights(1))
     began = time.monotonic()
     with pytest.raises(QuorumMissed, match="after its deadline of 3600 s"):
-        waiting(clients, lanes_without_functions, time.time() - 3601, min_clients=2, deadline_s=3600.0)
+        waiting(aws, lanes_without_functions, time.time() - 3601, min_clients=2, deadline_s=3600.0)
     assert time.monotonic() - began < 60
 
 
 def test_an_extended_round_closes_as_soon_as_its_quorum_is_in(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "a", weights(1))
     heard = Heard()
-    later(0.6, clients, lanes_without_functions, "b")
+    later(0.6, aws, lanes_without_functions, "b")
     found = waiting(
-        clients, lanes_without_functions, narration=heard, min_clients=2, expect=5, deadline_s=0.2,
+        aws, lanes_without_functions, narration=heard, min_clients=2, expect=5, deadline_s=0.2,
         on_deadline="extend", extend_s=20.0,
     )  # fmt: skip
     assert found == ["a", "b"]
     assert any("1 of 2 updates are in" in s and "(extension 1 of 3)" in s for s in heard.sentences)
 
 
-def test_extensions_come_to_an_end(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_extensions_come_to_an_end(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     with pytest.raises(QuorumMissed, match="has no updates after its deadline of 0 s and 2 extensions of 0 s"):
         waiting(
-            clients, lanes_without_functions, deadline_s=0.1, on_deadline="extend", extend_s=0.2, max_extensions=2
+            aws, lanes_without_functions, deadline_s=0.1, on_deadline="extend", extend_s=0.2, max_extensions=2
         )  # fmt: skip
 
 

@@ -37,12 +37,12 @@ def test_participants_have_their_examples_and_the_norms_that_are_known() -> None
             "  silent tries  shard 0: 2 without a result; their log is /aws/lambda/x",
         ),
         (
-            {"drivers": [{"host": "ci", "pid": 7, "since": 1767225600.5}]},
-            "  driven by     ci, process 7, since 2026-01-01 00:00:00 UTC",
+            {"coordinators": [{"host": "ci", "pid": 7, "since": 1767225600.5}]},
+            "  coordinated by     ci, process 7, since 2026-01-01 00:00:00 UTC",
         ),
     ],
 )
-def test_exclusions_late_updates_tries_and_drivers_are_named(fields: dict[str, Any], line: str) -> None:
+def test_exclusions_late_updates_tries_and_coordinators_are_named(fields: dict[str, Any], line: str) -> None:
     assert line in ended(**fields).splitlines()
     assert line not in ended().splitlines()
 

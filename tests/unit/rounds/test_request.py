@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lambdas.protocol.errors import InvalidContract, InvalidName
 from lambdas.protocol.keys import manifest_key, round_key
 from lambdas.protocol.limits import MAX_EXAMPLES
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round, read_record
@@ -32,7 +32,7 @@ def request(**fields: Any) -> RoundRequest:
 
 def test_the_round_record_is_pinned_literally() -> None:
     assert RoundRecord(FULL, 12.5).to_bytes().decode() == (
-        '{"architecture":"grads-sharding","deadline_s":60.0,"expect":null,"expect_clients":["a","b","c"],'
+        '{"topology":"grads-sharding","deadline_s":60.0,"expect":null,"expect_clients":["a","b","c"],'
         '"extend_s":15.0,"late_from":"r-1","max_examples":5000,"max_extensions":2,"max_norm":12.5,"min_clients":2,'
         '"min_fraction":0.75,"model":"digits","on_deadline":"extend","on_invalid":"exclude","opened_at":12.5,'
         '"round_id":"r-2","schema":1,"shards":4,"timeout_s":30.0}'
@@ -53,7 +53,7 @@ def test_a_record_survives_its_own_parser(asked: RoundRequest) -> None:
         ("deadline_s", "9"), ("timeout_s", 0), ("min_fraction", 2), ("expect_clients", []), ("expect_clients", ["a/b"]),
         ("expect_clients", "a,b"), ("expect_clients", [1]), ("on_deadline", "wait"), ("extend_s", 0),
         ("max_extensions", 0), ("on_invalid", "ignore"), ("max_norm", -1), ("max_norm", "x"), ("max_examples", 0),
-        ("max_examples", MAX_EXAMPLES + 1), ("late_from", "r-2"), ("architecture", "star"), ("schema", 2),
+        ("max_examples", MAX_EXAMPLES + 1), ("late_from", "r-2"), ("topology", "star"), ("schema", 2),
         ("opened_at", None),
     ],
 )  # fmt: skip
@@ -118,9 +118,9 @@ def test_a_count_and_a_share_must_both_be_reached() -> None:
 
 
 def test_a_round_that_is_open_refuses_other_options_and_names_them(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    s3, bucket = clients.s3, lanes_without_functions.bucket
+    s3, bucket = aws.s3, lanes_without_functions.bucket
     first = open_round(s3, bucket, request(shards=4, expect_clients=("a", "b")))
     with pytest.raises(RoundConflict) as caught:
         open_round(s3, bucket, request(shards=8, min_clients=2, max_norm=3.0))
@@ -135,26 +135,26 @@ def test_a_round_that_is_open_refuses_other_options_and_names_them(
 
 
 def test_how_long_a_process_is_patient_makes_no_other_round(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    s3, bucket = clients.s3, lanes_without_functions.bucket
+    s3, bucket = aws.s3, lanes_without_functions.bucket
     first = open_round(s3, bucket, request(timeout_s=5.0))
     again = open_round(s3, bucket, request(timeout_s=9.0))
     assert again == replace(first, request=replace(first.request, timeout_s=9.0))
 
 
 def test_options_are_replaced_while_the_round_is_open_if_that_is_said_and_the_deadline_counts_anew(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    s3, bucket = clients.s3, lanes_without_functions.bucket
+    s3, bucket = aws.s3, lanes_without_functions.bucket
     first = open_round(s3, bucket, request(min_clients=8, deadline_s=60.0))
     second = open_round(s3, bucket, request(min_clients=2, deadline_s=60.0), replace_options=True)
     assert (second.request.min_clients, second.opened_at > first.opened_at) == (2, True)
-    assert RoundRecord.from_bytes(read(clients, lanes_without_functions, round_key("r-1"))) == second
+    assert RoundRecord.from_bytes(read(aws, lanes_without_functions, round_key("r-1"))) == second
     s3.put_object(Bucket=bucket, Key=manifest_key("r-1"), Body=b"pinned")
     with pytest.raises(RoundConflict, match="Its updates are pinned, so they stay"):
         open_round(s3, bucket, request(min_clients=3), replace_options=True)
 
 
-def test_a_round_that_was_never_opened_has_no_record(clients: Clients, lanes_without_functions: Deployment) -> None:
-    assert read_record(clients.s3, lanes_without_functions.bucket, "r-9") is None
+def test_a_round_that_was_never_opened_has_no_record(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    assert read_record(aws.s3, lanes_without_functions.bucket, "r-9") is None

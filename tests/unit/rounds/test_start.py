@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lambdas.protocol.errors import InvalidName
 from lambdas.protocol.keys import latest_key, report_key, round_key, update_key
 from lambdas.protocol.latest_model import LatestModel
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, QuorumMissed, RoundConflict, RoundFailed
 from orchestrator.progress import Narration
@@ -60,12 +60,10 @@ def updates(shape: tuple[int, int] = SMALL) -> dict[str, tuple[StateDict, int]]:
     return {"c": (weights(3, shape), 2), "a": (weights(1, shape), 5), "b": (weights(2, shape), 1)}
 
 
-def submit_all(
-    clients: Clients, deployment: Deployment, shape: tuple[int, int] = SMALL, round_id: str = "r-1"
-) -> bytes:
+def submit_all(aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = SMALL, round_id: str = "r-1") -> bytes:
     """Three clients submit; returns the global model that their round has to publish."""
     for client, (values, examples) in updates(shape).items():
-        put(clients, deployment, client, values, examples, round_id)
+        put(aws, deployment, client, values, examples, round_id)
     return expected_file(updates(shape))
 
 
@@ -74,13 +72,13 @@ def request(shards: int | None = 2, round_id: str = "r-1", **fields: Any) -> Rou
 
 
 def run(
-    clients: Clients, deployment: Deployment, shards: int | None = 2, *, replace: bool = False, **fields: Any
+    aws: AwsClients, deployment: Deployment, shards: int | None = 2, *, replace: bool = False, **fields: Any
 ) -> Report:
-    return start_round(clients, deployment, request(shards, **fields), replace_options=replace)
+    return start_round(aws, deployment, request(shards, **fields), replace_options=replace)
 
 
-def stored_report(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(read(clients, deployment, report_key(round_id)))
+def stored_report(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(read(aws, deployment, report_key(round_id)))
     return document
 
 
@@ -89,33 +87,33 @@ def stored_report(clients: Clients, deployment: Deployment, round_id: str = "r-1
 
 @pytest.mark.parametrize(("shards", "shape"), [(1, SMALL), (2, SMALL), (8, SMALL), (1, LARGE), (2, LARGE), (4, LARGE)])
 def test_a_round_publishes_the_reference_average_for_any_number_of_shards(
-    clients: Clients, lanes_without_functions: Deployment, shards: int, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shards: int, shape: tuple[int, int]
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions, shape)
-    with working(clients, lanes_without_functions, shards):
-        report = run(clients, lanes_without_functions, shards)
-    body = read_global(clients, lanes_without_functions)
+    expected = submit_all(aws, lanes_without_functions, shape)
+    with working(aws, lanes_without_functions, shards):
+        report = run(aws, lanes_without_functions, shards)
+    body = read_global(aws, lanes_without_functions)
     assert body == expected
-    assert uploads(clients, lanes_without_functions) == 0
-    assert manifest_of(clients, lanes_without_functions).output.kind == (
+    assert uploads(aws, lanes_without_functions) == 0
+    assert manifest_of(aws, lanes_without_functions).output.kind == (
         "multipart" if shards == 1 or (shape, shards) == (LARGE, 2) else "objects"
     )
-    assert report.document == stored_report(clients, lanes_without_functions)
+    assert report.document == stored_report(aws, lanes_without_functions)
     assert report.document["status"] == "published"
     assert report.document["total_examples"] == 8
     assert [p["client"] for p in report.document["participants"]] == ["a", "b", "c"]
     assert "published" in report.to_text()
-    latest = LatestModel.from_bytes(read(clients, lanes_without_functions, latest_key("digits")))
+    latest = LatestModel.from_bytes(read(aws, lanes_without_functions, latest_key("digits")))
     assert (latest.round_id, latest.size) == ("r-1", len(body))
 
 
 def test_a_global_model_opens_with_the_safetensors_library(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_all(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 4):
-        run(clients, lanes_without_functions, 4)
-    loaded = safetensors.numpy.load(read_global(clients, lanes_without_functions))
+    submit_all(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 4):
+        run(aws, lanes_without_functions, 4)
+    loaded = safetensors.numpy.load(read_global(aws, lanes_without_functions))
     first = weights(1)
     assert {name: (v.shape, v.dtype) for name, v in loaded.items()} == {n: (v.shape, v.dtype) for n, v in first.items()}
     mean = (5 * first["layer.weight"].astype(float) + weights(2)["layer.weight"] + 2.0 * weights(3)["layer.weight"]) / 8
@@ -124,27 +122,27 @@ def test_a_global_model_opens_with_the_safetensors_library(
 
 
 def test_the_planner_chooses_the_lane_where_no_shard_count_is_given(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 1, 2, 4, 8):
-        report = run(clients, lanes_without_functions, None)
+    expected = submit_all(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 1, 2, 4, 8):
+        report = run(aws, lanes_without_functions, None)
     assert report.document["shards"] in lanes_without_functions.lanes
-    assert read_global(clients, lanes_without_functions) == expected
+    assert read_global(aws, lanes_without_functions) == expected
 
 
 def test_updates_stored_in_several_dtypes_are_averaged_together(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     from orchestrator.client.sources import from_state_dict
     from orchestrator.client.submit import submit
 
     values = {"w": np.array([1.0, 2.5, -3.0, 0.25], np.float32)}  # exact in every wire dtype
     for client, wire in (("a", None), ("b", "BF16"), ("c", "F16")):
-        submit(clients.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(values), 1, wire=wire)
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions)
-    assert np.array_equal(safetensors.numpy.load(read_global(clients, lanes_without_functions))["w"], values["w"])
+        submit(aws.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(values), 1, wire=wire)
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions)
+    assert np.array_equal(safetensors.numpy.load(read_global(aws, lanes_without_functions))["w"], values["w"])
     assert [p["stored"] for p in report.document["participants"]] == [["F32"], ["BF16"], ["F16"]]
 
 
@@ -156,16 +154,16 @@ def test_updates_stored_in_several_dtypes_are_averaged_together(
     st.integers(0, 30),
 )
 def test_rounds_of_any_weights_and_sizes_publish_the_reference(
-    clients: Clients, lanes_without_functions: Deployment, counts: list[int], shards: int, seed: int, size: int
+    aws: AwsClients, lanes_without_functions: Deployment, counts: list[int], shards: int, seed: int, size: int
 ) -> None:
     round_id = f"r-{seed}-{len(counts)}-{shards}-{size}-{time.monotonic_ns()}"
     model = f"m-{round_id}"
     submitted = {f"c{i}": (weights(seed % 997 + i, (size, 3)), count) for i, count in enumerate(counts)}
     for client, (values, count) in submitted.items():
-        put(clients, lanes_without_functions, client, values, count, round_id)
-    with working(clients, lanes_without_functions, shards):
-        run(clients, lanes_without_functions, shards, round_id=round_id, model=model)
-    assert read_global(clients, lanes_without_functions, round_id, model) == expected_file(submitted)
+        put(aws, lanes_without_functions, client, values, count, round_id)
+    with working(aws, lanes_without_functions, shards):
+        run(aws, lanes_without_functions, shards, round_id=round_id, model=model)
+    assert read_global(aws, lanes_without_functions, round_id, model) == expected_file(submitted)
 
 
 # --- requests that make no sense -----------------------------------------------------------------------------------
@@ -183,98 +181,94 @@ def test_a_quorum_below_one_and_an_expectation_below_the_quorum_are_refused() ->
 
 
 def test_a_shard_count_without_a_lane_is_refused_before_the_round_is_opened(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_all(clients, lanes_without_functions)
+    submit_all(aws, lanes_without_functions)
     with pytest.raises(
         NotDeployed, match=r"No lane for 6 shards; deployed: 1, 2, 4, 8. Add 6 to shard_counts in environments/local"
     ):
-        run(clients, lanes_without_functions, 6)
-    assert objects(clients, lanes_without_functions, round_key("r-1")) == []
-    assert queued(clients, lanes_without_functions) == 0
+        run(aws, lanes_without_functions, 6)
+    assert objects(aws, lanes_without_functions, round_key("r-1")) == []
+    assert queued(aws, lanes_without_functions) == 0
 
 
 def test_a_round_without_updates_misses_its_quorum_and_stays_open(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     with pytest.raises(QuorumMissed, match=r"Round r-1 has no updates and no --deadline.*It stays open: let clients"):
-        run(clients, lanes_without_functions)
-    assert round_status(clients, lanes_without_functions.bucket, "r-1")["state"] == "open"
-    assert queued(clients, lanes_without_functions) == 0
+        run(aws, lanes_without_functions)
+    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
+    assert queued(aws, lanes_without_functions) == 0
 
 
-def test_too_few_updates_miss_the_quorum_and_say_how_many(
-    clients: Clients, lanes_without_functions: Deployment
-) -> None:
-    submit_all(clients, lanes_without_functions)
+def test_too_few_updates_miss_the_quorum_and_say_how_many(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_all(aws, lanes_without_functions)
     with pytest.raises(QuorumMissed, match=r"has 3 of the 4 updates of its quorum after 0 s|has 3 of the 4 updates"):
-        run(clients, lanes_without_functions, min_clients=4, deadline_s=0.3)
-    assert queued(clients, lanes_without_functions) == 0
+        run(aws, lanes_without_functions, min_clients=4, deadline_s=0.3)
+    assert queued(aws, lanes_without_functions) == 0
     # The same round can be closed with a smaller quorum, if that is said.
-    with working(clients, lanes_without_functions, 2):
-        assert run(clients, lanes_without_functions, min_clients=3, replace=True).document["status"] == "published"
+    with working(aws, lanes_without_functions, 2):
+        assert run(aws, lanes_without_functions, min_clients=3, replace=True).document["status"] == "published"
 
 
-def test_a_round_waits_for_the_updates_it_expects(clients: Clients, lanes_without_functions: Deployment) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    later = threading.Timer(0.5, put, (clients, lanes_without_functions, "b", weights(2)))
+def test_a_round_waits_for_the_updates_it_expects(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    put(aws, lanes_without_functions, "a", weights(1))
+    later = threading.Timer(0.5, put, (aws, lanes_without_functions, "b", weights(2)))
     later.start()
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, min_clients=1, expect=2, deadline_s=20.0)
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, min_clients=1, expect=2, deadline_s=20.0)
     assert [p["client"] for p in report.document["participants"]] == ["a", "b"]
     assert report.document["seconds"]["total"] < 15
 
 
-def test_at_the_deadline_the_round_closes_with_its_quorum(
-    clients: Clients, lanes_without_functions: Deployment
-) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions, min_clients=1, expect=5, deadline_s=0.3)
+def test_at_the_deadline_the_round_closes_with_its_quorum(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    put(aws, lanes_without_functions, "a", weights(1))
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions, min_clients=1, expect=5, deadline_s=0.3)
     assert [p["client"] for p in report.document["participants"]] == ["a"]
 
 
-def test_a_round_of_another_model_is_a_conflict(clients: Clients, lanes_without_functions: Deployment) -> None:
-    submit_all(clients, lanes_without_functions)
-    open_round(clients.s3, lanes_without_functions.bucket, request(model="vgg"))
+def test_a_round_of_another_model_is_a_conflict(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_all(aws, lanes_without_functions)
+    open_round(aws.s3, lanes_without_functions.bucket, request(model="vgg"))
     with pytest.raises(RoundConflict, match=r"Round r-1 is one of model vgg, not of digits. Choose another round id"):
-        run(clients, lanes_without_functions)
-    assert queued(clients, lanes_without_functions) == 0
+        run(aws, lanes_without_functions)
+    assert queued(aws, lanes_without_functions) == 0
 
 
-def test_opening_a_round_again_keeps_its_record(clients: Clients, lanes_without_functions: Deployment) -> None:
-    first = open_round(clients.s3, lanes_without_functions.bucket, request())
-    assert open_round(clients.s3, lanes_without_functions.bucket, request()) == first
-    assert RoundRecord.from_bytes(read(clients, lanes_without_functions, round_key("r-1"))) == first
+def test_opening_a_round_again_keeps_its_record(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    first = open_round(aws.s3, lanes_without_functions.bucket, request())
+    assert open_round(aws.s3, lanes_without_functions.bucket, request()) == first
+    assert RoundRecord.from_bytes(read(aws, lanes_without_functions, round_key("r-1"))) == first
 
 
-def test_a_published_round_is_not_run_again(clients: Clients, lanes_without_functions: Deployment) -> None:
-    submit_all(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 2):
-        run(clients, lanes_without_functions)
-    before = read_global(clients, lanes_without_functions)
+def test_a_published_round_is_not_run_again(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_all(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 2):
+        run(aws, lanes_without_functions)
+    before = read_global(aws, lanes_without_functions)
     with pytest.raises(
         RoundConflict, match=r"already published. Fetch it with `orchestrator fetch --model digits --round r-1`"
     ):
-        run(clients, lanes_without_functions)
-    assert read_global(clients, lanes_without_functions) == before
-    assert queued(clients, lanes_without_functions) == 0
+        run(aws, lanes_without_functions)
+    assert read_global(aws, lanes_without_functions) == before
+    assert queued(aws, lanes_without_functions) == 0
 
 
 def test_a_round_id_that_an_expired_round_of_the_model_has_used_is_a_conflict(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_all(clients, lanes_without_functions)
-    clients.s3.put_object(
+    submit_all(aws, lanes_without_functions)
+    aws.s3.put_object(
         Bucket=lanes_without_functions.bucket, Key="models/digits/r-1/global.safetensors", Body=b"of last year"
     )
     with pytest.raises(RoundConflict, match=r"has a global model of an earlier round r-1. Choose another round id"):
-        run(clients, lanes_without_functions)
-    assert read_global(clients, lanes_without_functions) == b"of last year"
+        run(aws, lanes_without_functions)
+    assert read_global(aws, lanes_without_functions) == b"of last year"
 
 
 def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     from dataclasses import replace
 
@@ -283,7 +277,7 @@ def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one(
     from orchestrator.aws.clients import explain
 
     with pytest.raises(ClientError) as caught:
-        run(clients, replace(lanes_without_functions, bucket="no-such-bucket"))
+        run(aws, replace(lanes_without_functions, bucket="no-such-bucket"))
     explained = explain(caught.value)
     assert isinstance(explained, NotDeployed)
     assert "does not exist. Deploy the environment" in str(explained)
@@ -293,21 +287,21 @@ def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one(
 
 
 def test_an_update_that_cannot_be_averaged_stops_the_round_before_any_job_and_can_be_replaced(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    submit_all(clients, lanes_without_functions)
-    put_bytes(clients, lanes_without_functions, "bad", update_bytes(weights(4, (5, 3))))
+    submit_all(aws, lanes_without_functions)
+    put_bytes(aws, lanes_without_functions, "bad", update_bytes(weights(4, (5, 3))))
     with pytest.raises(RoundFailed, match=r"client bad: tensor 'layer.weight' has shape"):
-        run(clients, lanes_without_functions)
-    assert queued(clients, lanes_without_functions) == 0
-    assert uploads(clients, lanes_without_functions) == 0
-    assert objects(clients, lanes_without_functions, "models/") == []
-    assert round_status(clients, lanes_without_functions.bucket, "r-1")["state"] == "open"
+        run(aws, lanes_without_functions)
+    assert queued(aws, lanes_without_functions) == 0
+    assert uploads(aws, lanes_without_functions) == 0
+    assert objects(aws, lanes_without_functions, "models/") == []
+    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
     # The next step that the error names works.
-    clients.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "bad"))
-    put(clients, lanes_without_functions, "bad", weights(4))
-    with working(clients, lanes_without_functions, 2):
-        assert len(run(clients, lanes_without_functions).document["participants"]) == 4
+    aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "bad"))
+    put(aws, lanes_without_functions, "bad", weights(4))
+    with working(aws, lanes_without_functions, 2):
+        assert len(run(aws, lanes_without_functions).document["participants"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -315,46 +309,46 @@ def test_an_update_that_cannot_be_averaged_stops_the_round_before_any_job_and_ca
     [(np.nan, "NaN", SMALL), (np.inf, "Inf", SMALL), (-np.inf, "-Inf", SMALL), (np.nan, "NaN", LARGE)],
 )
 def test_a_value_that_is_no_number_fails_the_round_by_client_and_tensor_and_publishes_nothing(
-    clients: Clients, lanes_without_functions: Deployment, value: float, spelled: str, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, value: float, spelled: str, shape: tuple[int, int]
 ) -> None:
-    submit_all(clients, lanes_without_functions, shape)
+    submit_all(aws, lanes_without_functions, shape)
     bad = weights(9, shape)
     bad["scale"] = np.array(value, np.float32)
-    put(clients, lanes_without_functions, "hospital-9", bad, 10)
+    put(aws, lanes_without_functions, "hospital-9", bad, 10)
     message = f"tensor 'scale': client hospital-9 has {spelled}"
-    with working(clients, lanes_without_functions, 2), pytest.raises(RoundFailed, match=message) as caught:
-        run(clients, lanes_without_functions)
+    with working(aws, lanes_without_functions, 2), pytest.raises(RoundFailed, match=message) as caught:
+        run(aws, lanes_without_functions)
     assert "Nothing was published" in str(caught.value)
-    report = stored_report(clients, lanes_without_functions)
+    report = stored_report(aws, lanes_without_functions)
     assert report["status"] == "failed"
     assert report["client"] == "hospital-9"
     assert message in report["error"]
     assert message in Report(report).to_text()
-    assert objects(clients, lanes_without_functions, "models/") == []
-    assert uploads(clients, lanes_without_functions) == 0
-    assert round_status(clients, lanes_without_functions.bucket, "r-1")["state"] == "failed"
+    assert objects(aws, lanes_without_functions, "models/") == []
+    assert uploads(aws, lanes_without_functions) == 0
+    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "failed"
     with pytest.raises(RoundFailed, match=f"{message}.*The round has ended; start one with another id"):
-        run(clients, lanes_without_functions)
+        run(aws, lanes_without_functions)
 
 
 def test_an_update_that_is_replaced_after_pinning_fails_the_round_by_its_client(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit_all(clients, lanes_without_functions)
+    submit_all(aws, lanes_without_functions)
     real = driving.queue_jobs
 
     def replace_first(*args: Any, **kwargs: Any) -> None:
-        put_bytes(clients, lanes_without_functions, "b", update_bytes(weights(77), 1))
+        put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(77), 1))
         real(*args, **kwargs)
 
     monkeypatch.setattr(driving, "queue_jobs", replace_first)
     with (
-        working(clients, lanes_without_functions, 2),
+        working(aws, lanes_without_functions, 2),
         pytest.raises(RoundFailed, match=r"client b: its update .* was replaced"),
     ):
-        run(clients, lanes_without_functions)
-    assert stored_report(clients, lanes_without_functions)["client"] == "b"
-    assert objects(clients, lanes_without_functions, "models/") == []
+        run(aws, lanes_without_functions)
+    assert stored_report(aws, lanes_without_functions)["client"] == "b"
+    assert objects(aws, lanes_without_functions, "models/") == []
 
 
 # --- interruptions -------------------------------------------------------------------------------------------------
@@ -379,9 +373,9 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: 
 def half_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     real = driving.queue_jobs
 
-    def half(clients: Clients, url: str, manifest: Any, shards: Any, *, attempt: int) -> None:
+    def half(aws: AwsClients, url: str, manifest: Any, shards: Any, *, attempt: int) -> None:
         monkeypatch.setattr(driving, "queue_jobs", real)
-        real(clients, url, manifest, list(shards)[::2], attempt=attempt)
+        real(aws, url, manifest, list(shards)[::2], attempt=attempt)
         raise Killed
 
     monkeypatch.setattr(driving, "queue_jobs", half)
@@ -400,159 +394,159 @@ INTERRUPTIONS = {
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("interruption", list(INTERRUPTIONS))
 def test_a_round_that_was_interrupted_finishes_with_the_same_bytes_and_leaves_nothing_behind(
-    clients: Clients,
+    aws: AwsClients,
     lanes_without_functions: Deployment,
     monkeypatch: pytest.MonkeyPatch,
     interruption: str,
     shape: tuple[int, int],
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions, shape)
+    expected = submit_all(aws, lanes_without_functions, shape)
     INTERRUPTIONS[interruption](monkeypatch)
     averaged = "averaged," in interruption or "published" in interruption
-    with working(clients, lanes_without_functions, *([2] if averaged and "none" not in interruption else [])):
+    with working(aws, lanes_without_functions, *([2] if averaged and "none" not in interruption else [])):
         with pytest.raises(Killed):
-            run(clients, lanes_without_functions)
-        first = manifest_of(clients, lanes_without_functions)
+            run(aws, lanes_without_functions)
+        first = manifest_of(aws, lanes_without_functions)
     if "published" in interruption:  # nothing is averaged again
         monkeypatch.setattr(driving, "queue_jobs", None)
     # A late update does not get in, and the round stays the one that was opened.
-    put_bytes(clients, lanes_without_functions, "late", update_bytes(weights(50, shape)))
+    put_bytes(aws, lanes_without_functions, "late", update_bytes(weights(50, shape)))
     with pytest.raises(RoundConflict, match="opened with other options: shards is 2, not 4"):
-        run(clients, lanes_without_functions, 4)
-    with working(clients, lanes_without_functions, 2):
-        report = run(clients, lanes_without_functions)
-    assert manifest_of(clients, lanes_without_functions) == first
-    assert read_global(clients, lanes_without_functions) == expected
+        run(aws, lanes_without_functions, 4)
+    with working(aws, lanes_without_functions, 2):
+        report = run(aws, lanes_without_functions)
+    assert manifest_of(aws, lanes_without_functions) == first
+    assert read_global(aws, lanes_without_functions) == expected
     assert report.document["status"] == "published"
     assert report.document["shards"] == 2
-    assert stored_report(clients, lanes_without_functions) == report.document
-    assert uploads(clients, lanes_without_functions) == 0
-    assert objects(clients, lanes_without_functions, "rounds/r-1/shards/") == []
-    assert LatestModel.from_bytes(read(clients, lanes_without_functions, latest_key("digits"))).round_id == "r-1"
+    assert stored_report(aws, lanes_without_functions) == report.document
+    assert uploads(aws, lanes_without_functions) == 0
+    assert objects(aws, lanes_without_functions, "rounds/r-1/shards/") == []
+    assert LatestModel.from_bytes(read(aws, lanes_without_functions, latest_key("digits"))).round_id == "r-1"
 
 
 def test_a_round_that_was_interrupted_before_pinning_starts_over(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions)
+    expected = submit_all(aws, lanes_without_functions)
     killed_at(monkeypatch, intake, "pin_updates")
     with pytest.raises(Killed):
-        run(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 2):
-        run(clients, lanes_without_functions)
-    assert read_global(clients, lanes_without_functions) == expected
+        run(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 2):
+        run(aws, lanes_without_functions)
+    assert read_global(aws, lanes_without_functions) == expected
 
 
 def test_shards_that_are_stored_are_not_averaged_again(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit_all(clients, lanes_without_functions)
+    submit_all(aws, lanes_without_functions)
     killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
-        run(clients, lanes_without_functions, 8)
-    assert work_off(clients, lanes_without_functions, 8, jobs=5) == 5
-    clients.sqs.purge_queue(QueueUrl=lanes_without_functions.lane(8).queue_url)
+        run(aws, lanes_without_functions, 8)
+    assert work_off(aws, lanes_without_functions, 8, jobs=5) == 5
+    aws.sqs.purge_queue(QueueUrl=lanes_without_functions.lane(8).queue_url)
     killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
-        run(clients, lanes_without_functions, 8)
-    assert queued(clients, lanes_without_functions) == 3
+        run(aws, lanes_without_functions, 8)
+    assert queued(aws, lanes_without_functions) == 3
 
 
 def test_the_jobs_that_died_are_named_and_queued_again_when_asked_for(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions)
+    expected = submit_all(aws, lanes_without_functions)
     lane = lanes_without_functions.lane(2)
 
     def die() -> None:
         left = 2
         while left:
-            for message in clients.sqs.receive_message(QueueUrl=lane.queue_url, WaitTimeSeconds=1).get("Messages", []):
-                clients.sqs.send_message(QueueUrl=lane.dead_letter_queue_url, MessageBody=message["Body"])
-                clients.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
+            for message in aws.sqs.receive_message(QueueUrl=lane.queue_url, WaitTimeSeconds=1).get("Messages", []):
+                aws.sqs.send_message(QueueUrl=lane.dead_letter_queue_url, MessageBody=message["Body"])
+                aws.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=message["ReceiptHandle"])
                 left -= 1
 
     threading.Thread(target=die, daemon=True).start()
     gave_up = r"shard 0 of 2 failed 3 times.*dead-letter queue.*`orchestrator resume --round r-1 --redrive` continues"
     with pytest.raises(RoundFailed, match=gave_up):
-        run(clients, lanes_without_functions)
+        run(aws, lanes_without_functions)
     bucket = lanes_without_functions.bucket
-    status = round_status(clients, bucket, "r-1")
+    status = round_status(aws, bucket, "r-1")
     assert (status["state"], status["shards_done"]) == ("averaging", 0)
     assert "shard 0 of 2 failed 3 times" in status["stopped"]
-    status = round_status(clients, bucket, "r-1", lanes_without_functions)
+    status = round_status(aws, bucket, "r-1", lanes_without_functions)
     assert (status["gave_up"], status["tries"]) == ([0, 1], 3)
     assert status["log_group"] == f"/aws/lambda/{lane.function_name}"
     # Nothing is tried again unasked: the cause may still be there.
     with pytest.raises(RoundFailed, match=gave_up):
-        resume_round(clients, lanes_without_functions, "r-1")
-    assert queued(clients, lanes_without_functions) == 0
-    with working(clients, lanes_without_functions, 2):
-        resume_round(clients, lanes_without_functions, "r-1", redrive=True, timeout_s=30)
-    assert read_global(clients, lanes_without_functions) == expected
-    assert "Messages" not in clients.sqs.receive_message(QueueUrl=lane.dead_letter_queue_url)
+        resume_round(aws, lanes_without_functions, "r-1")
+    assert queued(aws, lanes_without_functions) == 0
+    with working(aws, lanes_without_functions, 2):
+        resume_round(aws, lanes_without_functions, "r-1", redrive=True, timeout_s=30)
+    assert read_global(aws, lanes_without_functions) == expected
+    assert "Messages" not in aws.sqs.receive_message(QueueUrl=lane.dead_letter_queue_url)
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 def test_two_orchestrators_of_one_round_end_in_one_publication(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
-    expected = submit_all(clients, lanes_without_functions, shape)
-    with working(clients, lanes_without_functions, 2, 4), concurrent.futures.ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(run, clients, lanes_without_functions, shards) for shards in (2, 2)]
+    expected = submit_all(aws, lanes_without_functions, shape)
+    with working(aws, lanes_without_functions, 2, 4), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run, aws, lanes_without_functions, shards) for shards in (2, 2)]
         reports = [future.result().document for future in futures]
-    assert read_global(clients, lanes_without_functions) == expected
-    assert uploads(clients, lanes_without_functions) == 0
+    assert read_global(aws, lanes_without_functions) == expected
+    assert uploads(aws, lanes_without_functions) == 0
     assert reports[0]["global_model"] == reports[1]["global_model"]
     assert reports[0]["manifest_sha256"] == reports[1]["manifest_sha256"]
 
 
-def test_two_rounds_at_once_share_the_result_queue(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_two_rounds_at_once_share_the_result_queue(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     for round_id in ("r-1", "r-2"):
-        submit_all(clients, lanes_without_functions, round_id=round_id)
-    with working(clients, lanes_without_functions, 4, 8), concurrent.futures.ThreadPoolExecutor(2) as pool:
-        one = pool.submit(run, clients, lanes_without_functions, 4, round_id="r-1")
-        two = pool.submit(run, clients, lanes_without_functions, 8, round_id="r-2")
+        submit_all(aws, lanes_without_functions, round_id=round_id)
+    with working(aws, lanes_without_functions, 4, 8), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        one = pool.submit(run, aws, lanes_without_functions, 4, round_id="r-1")
+        two = pool.submit(run, aws, lanes_without_functions, 8, round_id="r-2")
         assert [f.result().document["status"] for f in (one, two)] == ["published", "published"]
-    assert read_global(clients, lanes_without_functions, "r-1") == read_global(clients, lanes_without_functions, "r-2")
+    assert read_global(aws, lanes_without_functions, "r-1") == read_global(aws, lanes_without_functions, "r-2")
 
 
 # --- looking at rounds ---------------------------------------------------------------------------------------------
 
 
 def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = lanes_without_functions.bucket
     with pytest.raises(BadInput, match=r"There is no round r-1. `orchestrator rounds` lists the rounds"):
-        round_status(clients, bucket, "r-1")
-    submit_all(clients, lanes_without_functions)
-    assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": None, "state": "not opened", "updates": 3}
-    open_round(clients.s3, bucket, request())
-    assert round_status(clients, bucket, "r-1") == {"round": "r-1", "model": "digits", "state": "open", "updates": 3}
+        round_status(aws, bucket, "r-1")
+    submit_all(aws, lanes_without_functions)
+    assert round_status(aws, bucket, "r-1") == {"round": "r-1", "model": None, "state": "not opened", "updates": 3}
+    open_round(aws.s3, bucket, request())
+    assert round_status(aws, bucket, "r-1") == {"round": "r-1", "model": "digits", "state": "open", "updates": 3}
     killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
-        run(clients, lanes_without_functions)
-    assert work_off(clients, lanes_without_functions, 2, jobs=1) == 1
-    status = round_status(clients, bucket, "r-1")
+        run(aws, lanes_without_functions)
+    assert work_off(aws, lanes_without_functions, 2, jobs=1) == 1
+    status = round_status(aws, bucket, "r-1")
     assert (status["state"], status["shards_done"], status["shards"]) == ("averaging", 1, 2)
-    with working(clients, lanes_without_functions, 2):
-        run(clients, lanes_without_functions)
-    status = round_status(clients, bucket, "r-1")
+    with working(aws, lanes_without_functions, 2):
+        run(aws, lanes_without_functions)
+    status = round_status(aws, bucket, "r-1")
     assert (status["state"], status["key"]) == ("published", "models/digits/r-1/global.safetensors")
 
 
-def test_rounds_are_listed_by_model(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_rounds_are_listed_by_model(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
-    assert list_rounds(clients, bucket) == []
+    assert list_rounds(aws, bucket) == []
     for round_id, model in (("r-2", "vgg"), ("r-1", "digits"), ("r-3", "digits")):
-        open_round(clients.s3, bucket, request(round_id=round_id, model=model))
-    put(clients, lanes_without_functions, "a", weights(1), round_id="r-4")
-    assert [r["round"] for r in list_rounds(clients, bucket)] == ["r-1", "r-2", "r-3", "r-4"]
-    assert [r["round"] for r in list_rounds(clients, bucket, "digits")] == ["r-1", "r-3"]
+        open_round(aws.s3, bucket, request(round_id=round_id, model=model))
+    put(aws, lanes_without_functions, "a", weights(1), round_id="r-4")
+    assert [r["round"] for r in list_rounds(aws, bucket)] == ["r-1", "r-2", "r-3", "r-4"]
+    assert [r["round"] for r in list_rounds(aws, bucket, "digits")] == ["r-1", "r-3"]
 
 
-def test_a_round_narrates_what_happens(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_a_round_narrates_what_happens(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     class Heard(Narration):
         def __init__(self) -> None:
             self.sentences: list[str] = []
@@ -561,8 +555,8 @@ def test_a_round_narrates_what_happens(clients: Clients, lanes_without_functions
             self.sentences.append(sentence)
 
     heard = Heard()
-    submit_all(clients, lanes_without_functions)
-    with working(clients, lanes_without_functions, 2):
-        start_round(clients, lanes_without_functions, request(), heard)
+    submit_all(aws, lanes_without_functions)
+    with working(aws, lanes_without_functions, 2):
+        start_round(aws, lanes_without_functions, request(), heard)
     assert heard.sentences[0] == "Pinned 3 updates with 8 examples; 2 shards."
     assert heard.sentences[1].startswith("Queued 2 shards of 0.0 MB for test-")

@@ -21,7 +21,7 @@ from lambdas.protocol.limits import MAX_CLIENTS
 from lambdas.protocol.messages import AggregatorJob, Partial, parse_job
 from lambdas.protocol.topologies import TREES
 from lambdas.protocol.tree import Tree
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, RoundFailed
 from orchestrator.paths import ROOT
@@ -58,10 +58,10 @@ def test_every_level_takes_every_input_exactly_once_and_nobody_takes_more_than_t
 
 def test_the_trees_invoke_and_read_as_the_papers_do() -> None:
     with (ROOT / "benchmarks" / "data" / "paper_lambda_rounds.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["architecture"] in TREES]
+        rows = [row for row in csv.DictReader(file) if row["topology"] in TREES]
     assert rows
     for row in rows:
-        tree = Tree(row["architecture"], int(row["clients"]))
+        tree = Tree(row["topology"], int(row["clients"]))
         assert sum(tree.widths) == int(row["invocations"]) == int(row["s3_puts"])
         reads = sum(len(tree.inputs(level, i)) for level, width in enumerate(tree.widths) for i in range(width))
         assert reads == int(row["s3_gets"])
@@ -121,54 +121,54 @@ def test_the_jobs_of_the_largest_tree_fit_into_a_message() -> None:
 # --- rounds --------------------------------------------------------------------------------------------------------
 
 
-def submit_all(clients: Clients, deployment: Deployment, round_id: str = "r-1") -> None:
+def submit_all(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> None:
     for client, (values, count) in UPDATES.items():
-        put(clients, deployment, client, values, count, round_id)
+        put(aws, deployment, client, values, count, round_id)
 
 
 @contextlib.contextmanager
-def aggregating(clients: Clients, deployment: Deployment, tree: str) -> Iterator[None]:
+def aggregating(aws: AwsClients, deployment: Deployment, tree: str) -> Iterator[None]:
     """A worker on a tree's lane while the block runs."""
 
     def serve() -> None:
         with contextlib.suppress(Exception):
-            poll.work(clients, deployment, [deployment.baselines[tree]], idle_exit_s=3)
+            poll.work(aws, deployment, [deployment.baselines[tree]], idle_exit_s=3)
 
     threading.Thread(target=serve, daemon=True).start()
     yield
 
 
-def run(clients: Clients, deployment: Deployment, tree: str, round_id: str = "r-1") -> Any:
-    request = RoundRequest("digits", round_id, min_clients=len(COUNTS), architecture=tree)
-    with aggregating(clients, deployment, tree):
-        return start_round(clients, deployment, request).document
+def run(aws: AwsClients, deployment: Deployment, tree: str, round_id: str = "r-1") -> Any:
+    request = RoundRequest("digits", round_id, min_clients=len(COUNTS), topology=tree)
+    with aggregating(aws, deployment, tree):
+        return start_round(aws, deployment, request).document
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_a_tree_publishes_the_bytes_of_the_sharded_round_and_cleans_up(
-    clients: Clients, lanes_without_functions: Deployment, tree: str
+    aws: AwsClients, lanes_without_functions: Deployment, tree: str
 ) -> None:
-    submit_all(clients, lanes_without_functions)
-    report = run(clients, lanes_without_functions, tree)
-    assert read_global(clients, lanes_without_functions) == expected_file(UPDATES)
+    submit_all(aws, lanes_without_functions)
+    report = run(aws, lanes_without_functions, tree)
+    assert read_global(aws, lanes_without_functions) == expected_file(UPDATES)
     shape = Tree(tree, len(COUNTS))
-    assert (report["architecture"], report["status"]) == (tree, "published")
+    assert (report["topology"], report["status"]) == (tree, "published")
     assert [row["aggregators"] for row in report["levels"]] == [row["reported"] for row in report["levels"]]
     assert [row["aggregators"] for row in report["levels"]] == list(shape.widths)
-    # Every aggregator reads manifest, driver's record and each of its inputs, and stores one thing.
+    # Every aggregator reads manifest, coordinator's record and each of its inputs, and stores one thing.
     assert [row["gets"] for row in report["levels"]] == [
         2 * width + sum(len(shape.inputs(level, i)) for i in range(width)) for level, width in enumerate(shape.widths)
     ]
     assert report["totals"]["puts"] == sum(shape.widths)
-    assert objects(clients, lanes_without_functions, partials_prefix("r-1")) == []
+    assert objects(aws, lanes_without_functions, partials_prefix("r-1")) == []
 
 
-def test_partial_sums_are_files_that_any_tool_reads(clients: Clients, lanes_without_functions: Deployment) -> None:
-    submit_all(clients, lanes_without_functions)
-    stop_after_leaves(clients, lanes_without_functions, "lambda-fl")
-    manifest = manifest_of(clients, lanes_without_functions)
+def test_partial_sums_are_files_that_any_tool_reads(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_all(aws, lanes_without_functions)
+    stop_after_leaves(aws, lanes_without_functions, "lambda-fl")
+    manifest = manifest_of(aws, lanes_without_functions)
     key = partial_key("r-1", sha256_hex(manifest.to_bytes()), 0, 1)
-    body = read(clients, lanes_without_functions, key)
+    body = read(aws, lanes_without_functions, key)
     found = load(body)
     group = list(UPDATES.values())[3:6]
     assert {t.dtype for t in found.values()} == {np.dtype("f8")}
@@ -180,80 +180,80 @@ def test_partial_sums_are_files_that_any_tool_reads(clients: Clients, lanes_with
     assert f'"weight":"{sum(count for _, count in group)}"'.encode() in body
 
 
-def stop_after_leaves(clients: Clients, deployment: Deployment, tree: str) -> None:
+def stop_after_leaves(aws: AwsClients, deployment: Deployment, tree: str) -> None:
     """Begin a round, do its leaves, and lose its orchestrator."""
-    request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), architecture=tree, timeout_s=0.01)
+    request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), topology=tree, timeout_s=0.01)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wait, "_LOOK_EVERY_S", 0.0)
         patch.setattr(queues, "_WAIT_S", 1)
         with pytest.raises(RoundFailed, match="made no progress"):
-            start_round(clients, deployment, request)
-    poll.work(clients, deployment, [deployment.baselines[tree]], idle_exit_s=0.1)
+            start_round(aws, deployment, request)
+    poll.work(aws, deployment, [deployment.baselines[tree]], idle_exit_s=0.1)
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_a_round_continues_with_the_partial_sums_that_are_stored(
-    clients: Clients, lanes_without_functions: Deployment, tree: str
+    aws: AwsClients, lanes_without_functions: Deployment, tree: str
 ) -> None:
-    submit_all(clients, lanes_without_functions)
-    stop_after_leaves(clients, lanes_without_functions, tree)
-    stored = objects(clients, lanes_without_functions, partials_prefix("r-1"))
+    submit_all(aws, lanes_without_functions)
+    stop_after_leaves(aws, lanes_without_functions, tree)
+    stored = objects(aws, lanes_without_functions, partials_prefix("r-1"))
     assert len(stored) == Tree(tree, len(COUNTS)).widths[0]
-    report = run(clients, lanes_without_functions, tree)
+    report = run(aws, lanes_without_functions, tree)
     assert report["levels"][0]["seconds"] == 0, "the leaves were made again"
     assert report["levels"][-1]["reported"] == 1
-    assert read_global(clients, lanes_without_functions) == expected_file(UPDATES)
+    assert read_global(aws, lanes_without_functions) == expected_file(UPDATES)
 
 
-def test_a_partial_sum_that_disappears_is_made_again(clients: Clients, lanes_without_functions: Deployment) -> None:
-    submit_all(clients, lanes_without_functions)
-    stop_after_leaves(clients, lanes_without_functions, "lambda-fl")
-    manifest = manifest_of(clients, lanes_without_functions)
+def test_a_partial_sum_that_disappears_is_made_again(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    submit_all(aws, lanes_without_functions)
+    stop_after_leaves(aws, lanes_without_functions, "lambda-fl")
+    manifest = manifest_of(aws, lanes_without_functions)
     digest = sha256_hex(manifest.to_bytes())
     lane = lanes_without_functions.baselines["lambda-fl"]
     gone = tuple(Partial(etag=f'"{"0" * 32}"') for _ in range(3))
-    send_jobs(clients, lane.queue_url, [AggregatorJob("r-1", digest, 1, 0, gone, 1)])
-    report = run(clients, lanes_without_functions, "lambda-fl")
+    send_jobs(aws, lane.queue_url, [AggregatorJob("r-1", digest, 1, 0, gone, 1)])
+    report = run(aws, lanes_without_functions, "lambda-fl")
     assert report["status"] == "published"
-    assert read_global(clients, lanes_without_functions) == expected_file(UPDATES)
+    assert read_global(aws, lanes_without_functions) == expected_file(UPDATES)
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_nan_fails_the_round_names_client_and_tensor_and_leaves_nothing(
-    clients: Clients, lanes_without_functions: Deployment, tree: str
+    aws: AwsClients, lanes_without_functions: Deployment, tree: str
 ) -> None:
-    submit_all(clients, lanes_without_functions)
+    submit_all(aws, lanes_without_functions)
     values = weights(9)
     values["layer.half"][2] = np.inf
-    put(clients, lanes_without_functions, "c-zz", values)
+    put(aws, lanes_without_functions, "c-zz", values)
     with pytest.raises(RoundFailed, match=r"aggregator .* on level 0 of .*'layer.half': client c-zz has Inf"):
-        run(clients, lanes_without_functions, tree)
-    assert objects(clients, lanes_without_functions, partials_prefix("r-1")) == []
-    assert report_key("r-1") in objects(clients, lanes_without_functions)
+        run(aws, lanes_without_functions, tree)
+    assert objects(aws, lanes_without_functions, partials_prefix("r-1")) == []
+    assert report_key("r-1") in objects(aws, lanes_without_functions)
 
 
-def test_a_tree_without_a_lane_says_why(clients: Clients, lanes_without_functions: Deployment) -> None:
+def test_a_tree_without_a_lane_says_why(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bare = Deployment(
         "dev", "us-east-1", lanes_without_functions.bucket, None, "q", {},
         baselines_refused={"lifl": "its functions need 9,000 MB."},
     )  # fmt: skip
     with pytest.raises(NotDeployed, match=r"No lane for lifl: its functions need 9,000 MB\."):
-        start_round(clients, bare, RoundRequest("digits", "r-1", architecture="lifl"))
+        start_round(aws, bare, RoundRequest("digits", "r-1", topology="lifl"))
     with pytest.raises(NotDeployed, match="set baselines = true in environments/dev"):
-        start_round(clients, bare, RoundRequest("digits", "r-1", architecture="lambda-fl"))
+        start_round(aws, bare, RoundRequest("digits", "r-1", topology="lambda-fl"))
 
 
 def test_a_tree_with_shards_or_an_unknown_one_is_refused() -> None:
     with pytest.raises(BadInput, match="lifl averages whole models, not 4 shards"):
-        RoundRequest("digits", "r-1", 4, architecture="lifl")
-    with pytest.raises(BadInput, match="Unknown architecture 'star'"):
-        RoundRequest("digits", "r-1", architecture="star")
+        RoundRequest("digits", "r-1", 4, topology="lifl")
+    with pytest.raises(BadInput, match="Unknown topology 'star'"):
+        RoundRequest("digits", "r-1", topology="star")
 
 
 def test_a_model_that_an_aggregator_cannot_hold_is_refused_before_anything_is_queued(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", {"w": np.zeros((60 * 1024**2,), dtype=np.int8)})
-    request = RoundRequest("digits", "r-1", architecture="lifl")
+    put(aws, lanes_without_functions, "a", {"w": np.zeros((60 * 1024**2,), dtype=np.int8)})
+    request = RoundRequest("digits", "r-1", topology="lifl")
     with pytest.raises(BadInput, match=r"holds the complete model as float64 sums, 503,316,480 bytes.*has 512 MB"):
-        start_round(clients, lanes_without_functions, request)
+        start_round(aws, lanes_without_functions, request)

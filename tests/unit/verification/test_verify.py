@@ -20,7 +20,7 @@ from lambdas.protocol.keys import global_key, manifest_key, report_key, round_ke
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.topologies import TREES
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import options
 from orchestrator.cli.main import main
@@ -46,28 +46,28 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "_WAIT_S", 1)
 
 
-def run_round(clients: Clients, deployment: Deployment, shards: int = SHARDS) -> RoundManifest:
+def run_round(aws: AwsClients, deployment: Deployment, shards: int = SHARDS) -> RoundManifest:
     """Average and publish what has been submitted."""
-    with working(clients, deployment, shards):
-        start_round(clients, deployment, RoundRequest("digits", "r-1", shards))
-    return manifest_of(clients, deployment)
+    with working(aws, deployment, shards):
+        start_round(aws, deployment, RoundRequest("digits", "r-1", shards))
+    return manifest_of(aws, deployment)
 
 
-def published(clients: Clients, deployment: Deployment, shape: tuple[int, int] = SMALL) -> RoundManifest:
+def published(aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = SMALL) -> RoundManifest:
     """A published round of two clients, one of them with a wire dtype."""
-    put(clients, deployment, "a", weights(1, shape), 3)
-    submit(clients.s3, deployment.bucket, "r-1", "b", from_state_dict(weights(2, shape)), 5, wire="BF16")
-    return run_round(clients, deployment)
+    put(aws, deployment, "a", weights(1, shape), 3)
+    submit(aws.s3, deployment.bucket, "r-1", "b", from_state_dict(weights(2, shape)), 5, wire="BF16")
+    return run_round(aws, deployment)
 
 
-def check(clients: Clients, deployment: Deployment, **options: Any) -> Verification:
-    return verify.verify(clients.s3, deployment.bucket, "r-1", **options)
+def check(aws: AwsClients, deployment: Deployment, **options: Any) -> Verification:
+    return verify.verify(aws.s3, deployment.bucket, "r-1", **options)
 
 
-def broken(clients: Clients, deployment: Deployment, **options: Any) -> list[BrokenLink]:
+def broken(aws: AwsClients, deployment: Deployment, **options: Any) -> list[BrokenLink]:
     """The links that do not hold; there must be some."""
     with pytest.raises(VerificationFailed) as caught:
-        check(clients, deployment, **options)
+        check(aws, deployment, **options)
     assert caught.value.exit_status == 9
     assert caught.value.details["verified"] is False
     links = [BrokenLink(**link) for link in caught.value.details["broken"]]
@@ -76,12 +76,12 @@ def broken(clients: Clients, deployment: Deployment, **options: Any) -> list[Bro
 
 
 @contextlib.contextmanager
-def replaced(clients: Clients, deployment: Deployment, key: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
+def replaced(aws: AwsClients, deployment: Deployment, key: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
     """Another object at a key, while the block runs."""
-    body = read(clients, deployment, key)
-    clients.s3.put_object(Bucket=deployment.bucket, Key=key, Body=change(body))
+    body = read(aws, deployment, key)
+    aws.s3.put_object(Bucket=deployment.bucket, Key=key, Body=change(body))
     yield
-    clients.s3.put_object(Bucket=deployment.bucket, Key=key, Body=body)
+    aws.s3.put_object(Bucket=deployment.bucket, Key=key, Body=body)
 
 
 def flip(position: int, bit: int) -> Callable[[bytes], bytes]:
@@ -111,18 +111,18 @@ def for_any_byte(size: int, test: Callable[[int, int], None], *, examples: int) 
 
 @SHAPES
 def test_an_untouched_round_verifies_down_to_every_byte(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
-    manifest = published(clients, lanes_without_functions, shape)
+    manifest = published(aws, lanes_without_functions, shape)
     assert (manifest.output.kind == "multipart") == (shape == LARGE)
-    found = check(clients, lanes_without_functions)
+    found = check(aws, lanes_without_functions)
     assert found.to_json() == {
         "verified": True,
         "round_id": "r-1",
         "model": "digits",
-        "report_sha256": sha256_hex(read(clients, lanes_without_functions, report_key("r-1"))),
+        "report_sha256": sha256_hex(read(aws, lanes_without_functions, report_key("r-1"))),
         "manifest_sha256": sha256_hex(manifest.to_bytes()),
-        "global_model_sha256": sha256_hex(read_global(clients, lanes_without_functions)),
+        "global_model_sha256": sha256_hex(read_global(aws, lanes_without_functions)),
         "updates": 2,
         "data_sections": 2,
         "shards": [0, 1],
@@ -130,13 +130,13 @@ def test_an_untouched_round_verifies_down_to_every_byte(
         "broken": [],
     }
     assert found.to_text().startswith("Round r-1 of model digits: verified.\n")
-    assert check(clients, lanes_without_functions, manifest_sha256=found.manifest_sha256).manifest_sha256
+    assert check(aws, lanes_without_functions, manifest_sha256=found.manifest_sha256).manifest_sha256
 
 
 def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = published(clients, lanes_without_functions)
+    manifest = published(aws, lanes_without_functions)
     readers: list[Any] = []
 
     class Counted(verify.UpdateReader):
@@ -145,7 +145,7 @@ def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked
             readers.append(self)
 
     monkeypatch.setattr(verify, "UpdateReader", Counted)
-    found = check(clients, lanes_without_functions, shards=[1, 1])
+    found = check(aws, lanes_without_functions, shards=[1, 1])
     assert found.shards == [1]
     assert (found.data_sections, found.global_model_sha256) == (0, None)
     assert found.not_checked == [
@@ -158,12 +158,12 @@ def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked
 
 
 def test_verifying_needs_little_memory_whatever_the_size_of_the_model(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    published(clients, lanes_without_functions, (4 * LARGE[0], LARGE[1]))
+    published(aws, lanes_without_functions, (4 * LARGE[0], LARGE[1]))
     tracemalloc.start()
     try:
-        check(clients, lanes_without_functions)
+        check(aws, lanes_without_functions)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -171,50 +171,50 @@ def test_verifying_needs_little_memory_whatever_the_size_of_the_model(
 
 
 def test_an_update_of_a_tool_that_gives_no_digest_is_named_as_unchecked(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+    put(aws, lanes_without_functions, "a", weights(1))
     body = safetensors.numpy.save(weights(2), metadata={"num_examples": "3"})
-    put_bytes(clients, lanes_without_functions, "b", body)
-    run_round(clients, lanes_without_functions)
-    found = check(clients, lanes_without_functions)
+    put_bytes(aws, lanes_without_functions, "b", body)
+    run_round(aws, lanes_without_functions)
+    found = check(aws, lanes_without_functions)
     assert found.data_sections == 1
     (sentence,) = found.not_checked
     assert sentence.startswith("the data sections of 1 updates (b)")
-    with replaced(clients, lanes_without_functions, update_key("r-1", "b"), flip(len(body) - 1, 0)):
-        (link, *_) = broken(clients, lanes_without_functions)
+    with replaced(aws, lanes_without_functions, update_key("r-1", "b"), flip(len(body) - 1, 0)):
+        (link, *_) = broken(aws, lanes_without_functions)
     assert (link.link, link.client) == ("update", "b")
     assert "was replaced after it had been pinned" in link.problem
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_a_round_by_a_tree_is_averaged_again_in_the_trees_order(
-    clients: Clients, lanes_without_functions: Deployment, tree: str
+    aws: AwsClients, lanes_without_functions: Deployment, tree: str
 ) -> None:
-    test_tree.submit_all(clients, lanes_without_functions)
-    test_tree.run(clients, lanes_without_functions, tree)
-    found = check(clients, lanes_without_functions)
+    test_tree.submit_all(aws, lanes_without_functions)
+    test_tree.run(aws, lanes_without_functions, tree)
+    found = check(aws, lanes_without_functions)
     assert (found.shards, found.data_sections) == ([0], len(test_tree.COUNTS))
-    participant = manifest_of(clients, lanes_without_functions).participants[-1]
-    with replaced(clients, lanes_without_functions, participant.key, flip(-1, 0)):
-        (link,) = broken(clients, lanes_without_functions)
+    participant = manifest_of(aws, lanes_without_functions).participants[-1]
+    with replaced(aws, lanes_without_functions, participant.key, flip(-1, 0)):
+        (link,) = broken(aws, lanes_without_functions)
     assert (link.link, link.client) == ("update", participant.client)
-    with replaced(clients, lanes_without_functions, global_key("digits", "r-1"), flip(-1, 0)):
-        (link,) = broken(clients, lanes_without_functions)
+    with replaced(aws, lanes_without_functions, global_key("digits", "r-1"), flip(-1, 0)):
+        (link,) = broken(aws, lanes_without_functions)
     assert link.link == "global model"
 
 
-def test_a_copy_with_the_same_bytes_breaks_nothing(clients: Clients, lanes_without_functions: Deployment) -> None:
-    published(clients, lanes_without_functions, LARGE)
+def test_a_copy_with_the_same_bytes_breaks_nothing(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    published(aws, lanes_without_functions, LARGE)
     bucket, key = lanes_without_functions.bucket, update_key("r-1", "a")
-    body, before = read(clients, lanes_without_functions, key), clients.s3.head_object(Bucket=bucket, Key=key)
-    upload = clients.s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
-    part = clients.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=body)
-    clients.s3.complete_multipart_upload(
+    body, before = read(aws, lanes_without_functions, key), aws.s3.head_object(Bucket=bucket, Key=key)
+    upload = aws.s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    part = aws.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=body)
+    aws.s3.complete_multipart_upload(
         Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     )
-    assert clients.s3.head_object(Bucket=bucket, Key=key)["ETag"] != before["ETag"]
-    assert check(clients, lanes_without_functions).data_sections == 2
+    assert aws.s3.head_object(Bucket=bucket, Key=key)["ETag"] != before["ETag"]
+    assert check(aws, lanes_without_functions).data_sections == 2
 
 
 # --- one changed byte ----------------------------------------------------------------------------------------------
@@ -222,46 +222,46 @@ def test_a_copy_with_the_same_bytes_breaks_nothing(clients: Clients, lanes_witho
 
 @SHAPES
 def test_any_changed_byte_of_an_update_names_the_update(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
-    manifest = published(clients, lanes_without_functions, shape)
+    manifest = published(aws, lanes_without_functions, shape)
     participant = manifest.participants[1]
 
     def changed(position: int, bit: int) -> None:
-        with replaced(clients, lanes_without_functions, participant.key, flip(position, bit)):
-            links = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, participant.key, flip(position, bit)):
+            links = broken(aws, lanes_without_functions)
         assert [(link.link, link.client, link.key) for link in links] == [("update", "b", participant.key)]
         part = "its header has SHA-256" if position < participant.data_offset else "its values have SHA-256"
         assert links[0].problem.startswith(part)
 
     for_any_byte(participant.size, changed, examples=25 if shape == SMALL else 4)
-    check(clients, lanes_without_functions)
+    check(aws, lanes_without_functions)
 
 
 def test_any_changed_byte_of_the_manifest_names_the_manifest(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    manifest = published(clients, lanes_without_functions)
+    manifest = published(aws, lanes_without_functions)
 
     def changed(position: int, bit: int) -> None:
-        with replaced(clients, lanes_without_functions, manifest_key("r-1"), flip(position, bit)):
-            links = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, manifest_key("r-1"), flip(position, bit)):
+            links = broken(aws, lanes_without_functions)
         assert [link.link for link in links] == ["manifest"]
 
     for_any_byte(len(manifest.to_bytes()), changed, examples=40)
-    check(clients, lanes_without_functions)
+    check(aws, lanes_without_functions)
 
 
 @SHAPES
 def test_any_changed_byte_of_the_global_model_names_it_and_the_tensor(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
-    manifest = published(clients, lanes_without_functions, shape)
+    manifest = published(aws, lanes_without_functions, shape)
     header = len(global_header(manifest.table))
 
     def changed(position: int, bit: int) -> None:
-        with replaced(clients, lanes_without_functions, manifest.output.key, flip(position, bit)):
-            links = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, manifest.output.key, flip(position, bit)):
+            links = broken(aws, lanes_without_functions)
         assert {link.link for link in links} == {"global model"}
         if position >= header:
             tensors = manifest.table
@@ -275,32 +275,32 @@ def test_any_changed_byte_of_the_global_model_names_it_and_the_tensor(
             assert f"its bytes of shard {shard} are not those" in links[0].problem
 
     for_any_byte(header + manifest.table.nbytes, changed, examples=25 if shape == SMALL else 4)
-    check(clients, lanes_without_functions)
+    check(aws, lanes_without_functions)
 
 
 @SHAPES
 def test_a_changed_part_that_nobody_noticed_before_publishing_names_the_shard(
-    clients: Clients, lanes_without_functions: Deployment, shape: tuple[int, int]
+    aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
     """The worker's result, with which publishing compares, was lost; whoever could write the part changed a byte."""
     from tests.unit.rounds import test_wait
 
     deployment, bucket = lanes_without_functions, lanes_without_functions.bucket
-    manifest = test_wait.averaged(clients, deployment, shape)
+    manifest = test_wait.averaged(aws, deployment, shape)
     output = manifest.output
     if output.upload_id is None:
         key = shard_key("r-1", 1, SHARDS)
-        body = flip(2, 0)(read(clients, deployment, key))
-        clients.s3.put_object(Bucket=bucket, Key=key, Body=body)
+        body = flip(2, 0)(read(aws, deployment, key))
+        aws.s3.put_object(Bucket=bucket, Key=key, Body=body)
     else:
         values = test_wait.expected(shape)[slice(*shard_region(manifest, 1))]
-        clients.s3.upload_part(
+        aws.s3.upload_part(
             Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumber=2, Body=flip(2, 0)(values),
             ChecksumAlgorithm="SHA256",
         )  # fmt: skip
-    clients.sqs.purge_queue(QueueUrl=deployment.result_queue_url)
-    start_round(clients, deployment, RoundRequest("digits", "r-1", SHARDS))
-    (link,) = broken(clients, deployment)
+    aws.sqs.purge_queue(QueueUrl=deployment.result_queue_url)
+    start_round(aws, deployment, RoundRequest("digits", "r-1", SHARDS))
+    (link,) = broken(aws, deployment)
     assert (link.link, link.shard) == ("shard", 1)
     assert "not the average of the pinned updates; it differs from value" in link.problem
 
@@ -316,8 +316,8 @@ def rewrite(change: Callable[[Any], None]) -> Callable[[bytes], bytes]:
     return changed
 
 
-def test_a_report_that_says_something_else_is_named(clients: Clients, lanes_without_functions: Deployment) -> None:
-    published(clients, lanes_without_functions)
+def test_a_report_that_says_something_else_is_named(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    published(aws, lanes_without_functions)
 
     def shard_digest(d: Any) -> None:
         d["shard_sha256"][1] = "0" * 64
@@ -333,86 +333,86 @@ def test_a_report_that_says_something_else_is_named(clients: Clients, lanes_with
         (weight, "its field 'participants' is not what follows from the manifest"),
         (without, "it does not name the SHA-256 of every shard"),
     ):
-        with replaced(clients, lanes_without_functions, report_key("r-1"), rewrite(change)):
-            (link,) = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, report_key("r-1"), rewrite(change)):
+            (link,) = broken(aws, lanes_without_functions)
         assert link.link == "report"
         assert words in link.problem
     for garbage in (b"", b"{}", b"[]", b'{"schema":1}', b"\xff"):
-        with replaced(clients, lanes_without_functions, report_key("r-1"), lambda body, garbage=garbage: garbage):  # type: ignore[misc]
-            (link,) = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, report_key("r-1"), lambda body, garbage=garbage: garbage):  # type: ignore[misc]
+            (link,) = broken(aws, lanes_without_functions)
         assert (link.link, link.problem[:17]) == ("report", "it cannot be read")
 
 
 def test_a_forged_weight_is_found_although_the_report_names_the_forged_manifest(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
-    honest = published(clients, lanes_without_functions)
+    honest = published(aws, lanes_without_functions)
 
     def weight(d: Any) -> None:
         d["participants"][0]["num_examples"] = 99
 
-    with replaced(clients, lanes_without_functions, manifest_key("r-1"), rewrite(weight)):
-        forged = manifest_of(clients, lanes_without_functions)
+    with replaced(aws, lanes_without_functions, manifest_key("r-1"), rewrite(weight)):
+        forged = manifest_of(aws, lanes_without_functions)
 
         def agree(d: Any) -> None:
             d |= verify.reports.head_of(lanes_without_functions.bucket, forged, "published")
 
-        with replaced(clients, lanes_without_functions, report_key("r-1"), rewrite(agree)):
-            (link,) = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, report_key("r-1"), rewrite(agree)):
+            (link,) = broken(aws, lanes_without_functions)
             assert (link.link, link.client) == ("update", "a")
             assert "its example count in the manifest are not what its header says" in link.problem
-            (link,) = broken(clients, lanes_without_functions, manifest_sha256=sha256_hex(honest.to_bytes()))
+            (link,) = broken(aws, lanes_without_functions, manifest_sha256=sha256_hex(honest.to_bytes()))
             assert (link.link, "you expect" in link.problem) == ("manifest", True)
 
 
-def test_a_client_that_lied_about_its_digest_is_named(clients: Clients, lanes_without_functions: Deployment) -> None:
-    put(clients, lanes_without_functions, "a", weights(1))
+def test_a_client_that_lied_about_its_digest_is_named(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    put(aws, lanes_without_functions, "a", weights(1))
     body = update_bytes(weights(2))
     truth = hashlib.sha256(body[8 + int.from_bytes(body[:8], "little") :]).hexdigest()
-    put_bytes(clients, lanes_without_functions, "liar", body.replace(truth.encode(), b"0" * 64))
-    run_round(clients, lanes_without_functions)
-    (link,) = broken(clients, lanes_without_functions)
+    put_bytes(aws, lanes_without_functions, "liar", body.replace(truth.encode(), b"0" * 64))
+    run_round(aws, lanes_without_functions)
+    (link,) = broken(aws, lanes_without_functions)
     assert (link.link, link.client) == ("update", "liar")
     assert "so the client wrote it so" in link.problem
 
 
-def test_what_is_gone_or_has_another_length_is_named(clients: Clients, lanes_without_functions: Deployment) -> None:
-    manifest = published(clients, lanes_without_functions)
+def test_what_is_gone_or_has_another_length_is_named(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    manifest = published(aws, lanes_without_functions)
     bucket, key = lanes_without_functions.bucket, update_key("r-1", "a")
     for change, words in (
         (lambda body: body[:-1], "bytes, pinned were"),
         (lambda body: body + b"\0", "bytes, pinned were"),
         (lambda body: b"", "it was replaced"),
     ):
-        with replaced(clients, lanes_without_functions, key, change):
-            (link,) = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, key, change):
+            (link,) = broken(aws, lanes_without_functions)
             assert (link.link, link.client) == ("update", "a")
             assert words in link.problem
     for change in (lambda body: body[:-1], lambda body: b""):
-        with replaced(clients, lanes_without_functions, manifest.output.key, change):
-            (link,) = broken(clients, lanes_without_functions)
+        with replaced(aws, lanes_without_functions, manifest.output.key, change):
+            (link,) = broken(aws, lanes_without_functions)
             assert (link.link, "bytes, expected" in link.problem) == ("global model", True)
     for gone, link_name in ((manifest.output.key, "global model"), (key, "update"), (manifest_key("r-1"), "manifest")):
-        body = read(clients, lanes_without_functions, gone)
-        clients.s3.delete_object(Bucket=bucket, Key=gone)
-        (link,) = broken(clients, lanes_without_functions)
-        clients.s3.put_object(Bucket=bucket, Key=gone, Body=body)
+        body = read(aws, lanes_without_functions, gone)
+        aws.s3.delete_object(Bucket=bucket, Key=gone)
+        (link,) = broken(aws, lanes_without_functions)
+        aws.s3.put_object(Bucket=bucket, Key=gone, Body=body)
         assert (link.link, link.key) == (link_name, gone)
-    check(clients, lanes_without_functions)
+    check(aws, lanes_without_functions)
 
 
 # --- what cannot be verified ---------------------------------------------------------------------------------------
 
 
 def test_a_round_without_a_published_model_says_why_there_is_nothing_to_verify(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     with pytest.raises(BadInput, match=r"no round r-1, or its objects have expired.*Verify rounds while"):
-        check(clients, lanes_without_functions)
-    put(clients, lanes_without_functions, "a", weights(1))
-    clients.s3.put_object(Bucket=lanes_without_functions.bucket, Key=round_key("r-1"), Body=b"{}")
+        check(aws, lanes_without_functions)
+    put(aws, lanes_without_functions, "a", weights(1))
+    aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=round_key("r-1"), Body=b"{}")
     with pytest.raises(BadInput, match=r"it has not published yet. `orchestrator status --round r-1`"):
-        check(clients, lanes_without_functions)
+        check(aws, lanes_without_functions)
     failed = {
         "schema": 1,
         "round": "r-1",
@@ -422,24 +422,24 @@ def test_a_round_without_a_published_model_says_why_there_is_nothing_to_verify(
         "participants": [],
         "shards": 1,
     }
-    clients.s3.put_object(
+    aws.s3.put_object(
         Bucket=lanes_without_functions.bucket, Key=report_key("r-1"), Body=canonical_json(failed)
     )  # fmt: skip
     with pytest.raises(BadInput, match=r"has published nothing \(failed\)"):
-        check(clients, lanes_without_functions)
+        check(aws, lanes_without_functions)
 
 
-def test_a_shard_that_the_round_does_not_have_is_refused(clients: Clients, lanes_without_functions: Deployment) -> None:
-    published(clients, lanes_without_functions)
+def test_a_shard_that_the_round_does_not_have_is_refused(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+    published(aws, lanes_without_functions)
     with pytest.raises(BadInput, match="no shard 2: its 2 shards are numbered from 0"):
-        check(clients, lanes_without_functions, shards=[0, 2])
+        check(aws, lanes_without_functions, shards=[0, 2])
 
 
 def test_the_command_prints_what_it_found_and_exits_with_9_where_a_link_is_broken(
-    clients: Clients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(options, "load_deployment", lambda env: lanes_without_functions)
-    published(clients, lanes_without_functions)
+    published(aws, lanes_without_functions)
 
     def run(*arguments: str, status: int) -> Any:
         result = CliRunner().invoke(main, ["verify", "--round", "r-1", *arguments])
@@ -451,7 +451,7 @@ def test_the_command_prints_what_it_found_and_exits_with_9_where_a_link_is_broke
     assert run("--shards", "1", "--output", "json", status=0)["shards"] == [1]
     assert "no list of shards" in run("--shards", "1,x", status=2)
     assert "no SHA-256" in run("--manifest-sha256", "1234", status=2)
-    with replaced(clients, lanes_without_functions, update_key("r-1", "a"), flip(-1, 0)):
+    with replaced(aws, lanes_without_functions, update_key("r-1", "a"), flip(-1, 0)):
         answer = run("--output", "json", status=9)
         assert answer["error"]["kind"] == "VerificationFailed"
         assert [(link["link"], link["client"]) for link in answer["broken"]] == [("update", "a")]

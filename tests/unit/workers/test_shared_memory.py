@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from lambdas.protocol.errors import StorageUnavailable
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
+from orchestrator.workers.poll import work
 from orchestrator.workers.shared_memory import Blocks, remove, work_together
 from tests.unit.kit import expected_file, read_global
 from tests.unit.rounds.test_tree import COUNTS, UPDATES, submit_all
@@ -24,24 +25,24 @@ def left_over() -> set[str]:
 
 
 def test_lifl_in_shared_memory_has_the_same_bytes_stores_only_the_model_and_leaves_nothing(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     before = left_over()
     deployment = lanes_without_functions
-    submit_all(clients, deployment)
+    submit_all(aws, deployment)
     lanes = [deployment.baselines["lifl"]]
     pool = threading.Thread(
         target=work_together,
-        args=(clients, deployment, lanes),
+        args=(aws, deployment, lanes),
         kwargs={"processes": 2, "idle_exit_s": 6},
         daemon=True,
     )
     pool.start()
-    request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), architecture="lifl")
-    report = start_round(clients, deployment, request).document
-    assert read_global(clients, deployment) == expected_file(UPDATES)
+    request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), topology="lifl")
+    report = start_round(aws, deployment, request).document
+    assert read_global(aws, deployment) == expected_file(UPDATES)
     assert [row["in_shared_memory"] for row in report["levels"]] == [4, 2, 0]
-    # Nothing but manifest and driver's record is read above the leaves, and nothing but the model is stored.
+    # Nothing but manifest and coordinator's record is read above the leaves, and nothing but the model is stored.
     assert [row["gets"] for row in report["levels"]] == [7 + 2 * 4, 2 * 2, 2]
     assert [row["puts"] for row in report["levels"]] == [0, 0, 1]
     pool.join(40)
@@ -50,10 +51,10 @@ def test_lifl_in_shared_memory_has_the_same_bytes_stores_only_the_model_and_leav
 
 
 def test_sums_in_another_pools_memory_are_made_again_in_s3(
-    clients: Clients, lanes_without_functions: Deployment
+    aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     deployment = lanes_without_functions
-    submit_all(clients, deployment)
+    submit_all(aws, deployment)
     names: queue.Queue[tuple[str, str]] = queue.Queue()
     lane = deployment.baselines["lifl"]
 
@@ -61,14 +62,14 @@ def test_sums_in_another_pools_memory_are_made_again_in_s3(
         # As on two machines: neither sees the other's blocks.
         blocks = Blocks(pool, names)
         with contextlib.suppress(Exception):
-            poll.work(clients, deployment, [lane], idle_exit_s=4, shared=blocks, on_job=lambda done: blocks.unmap())
+            work(aws, deployment, [lane], idle_exit_s=4, shared=blocks, on_job=lambda done: blocks.unmap())
 
     for pool in ("fedagg-test-one", "fedagg-test-two"):
         threading.Thread(target=serve, args=(pool,), daemon=True).start()
     try:
-        request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), architecture="lifl")
-        report = start_round(clients, deployment, request).document
-        assert read_global(clients, deployment) == expected_file(UPDATES)
+        request = RoundRequest("digits", "r-1", min_clients=len(COUNTS), topology="lifl")
+        report = start_round(aws, deployment, request).document
+        assert read_global(aws, deployment) == expected_file(UPDATES)
         assert report["status"] == "published"
     finally:
         while not names.empty():

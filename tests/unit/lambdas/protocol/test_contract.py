@@ -109,7 +109,7 @@ def test_an_object_that_is_no_update_has_no_client(key: str) -> None:
 # --- stored bytes --------------------------------------------------------------------------------------------------
 
 MANIFEST_JSON = (
-    '{"architecture":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,'
+    '{"topology":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,'
     '"excluded":[{"client":"c","kind":"NonFiniteUpdate","reason":"has NaN"}],'
     '"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
     '"model":"digits","norms":"objects","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
@@ -194,8 +194,8 @@ def test_a_job_message_stays_far_below_the_limit_of_a_queue() -> None:
         ({"output": {"kind": "objects", "key": "models/other/r-1/global.safetensors"}}, "is not this round's"),
         ({"created_at": 10**400}, "expected a finite number"),
         ({"created_at": None}, "expected a finite number"),
-        ({"architecture": "star"}, "'architecture': expected one of grads-sharding, lambda-fl, lifl, found 'star'"),
-        ({"architecture": "lifl"}, "2 shards, but lifl averages whole models"),
+        ({"topology": "star"}, "'topology': expected one of grads-sharding, lambda-fl, lifl, found 'star'"),
+        ({"topology": "lifl"}, "2 shards, but lifl averages whole models"),
         ({"schema": 2}, "schema is 2, this version reads 1.*Deploy and run the same release"),
         ({"round_id": "a/b"}, "is no valid round"),
     ],

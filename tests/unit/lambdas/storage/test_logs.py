@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lambdas.storage.logs import keep_secrets_out
-from orchestrator.aws.clients import Clients
+from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
 from orchestrator.client.invite import invite, prepare
@@ -25,17 +25,17 @@ SECRETS = ("x-amz-signature=", "signature=", "x-amz-security-token", "secret", "
 
 
 def test_nothing_secret_is_logged_by_a_round_and_an_invited_submit(
-    clients: Clients, lanes_without_functions: Deployment, caplog: pytest.LogCaptureFixture
+    aws: AwsClients, lanes_without_functions: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)  # the root logger, as training scripts do it
     bucket = lanes_without_functions.bucket
-    inviting = prepare(clients.s3, bucket, "r-1", model="digits", table=from_state_dict(STATE).table)
-    invitation = invite(clients.s3, bucket, inviting, "a", 60).to_json()
+    inviting = prepare(aws.s3, bucket, "r-1", model="digits", table=from_state_dict(STATE).table)
+    invitation = invite(aws.s3, bucket, inviting, "a", 60).to_json()
     member = Client("a", model="digits", deployment=lanes_without_functions)
     member.push(STATE, 3, invite=invitation)
     Client("b", model="digits", deployment=lanes_without_functions).push(STATE, 3, round_id="r-1")
-    with working(clients, lanes_without_functions, 1):
-        start_round(clients, lanes_without_functions, RoundRequest("digits", "r-1", 1, min_clients=2, timeout_s=30.0))
+    with working(aws, lanes_without_functions, 1):
+        start_round(aws, lanes_without_functions, RoundRequest("digits", "r-1", 1, min_clients=2, timeout_s=30.0))
     member.pull(invite=invitation)
     logged = [f"{record.name} {record.getMessage()}".lower() for record in caplog.records]
     assert any(line.startswith("lambdas.") for line in logged), "the worker logged at all"
@@ -53,7 +53,7 @@ def test_a_level_that_somebody_chose_for_a_library_stays(monkeypatch: pytest.Mon
 
 
 def test_without_that_boto3_would_log_signatures(
-    clients: Clients, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    aws: AwsClients, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the test above guards against is real: it can fail."""
     monkeypatch.setattr(logging.getLogger("botocore"), "level", logging.NOTSET)
