@@ -23,6 +23,7 @@ import numpy as np
 
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.fetch import fetch
@@ -74,14 +75,14 @@ def one_round(aws: AwsClients, deployment: Deployment, mib: int, narration: Narr
     narration.say(f"{mib} MiB: {CLIENTS} clients submit ...")
     for client in range(CLIENTS):
         submit(
-            aws.s3, deployment.bucket, model, f"client-{client}", tensors(client, table), _COUNTS[client]
+            Bucket(aws.s3, deployment.bucket), model, f"client-{client}", tensors(client, table), _COUNTS[client]
         )  # fmt: skip
     began = time.perf_counter()
     report = start_round(aws, deployment, RoundRequest(model, model, SHARDS, CLIENTS), narration).document
     round_s = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "global.safetensors"
-        fetch(aws.s3, deployment.bucket, model, path)
+        fetch(Bucket(aws.s3, deployment.bucket), model, path)
         exact = is_reference(path, table)
     stats = [result["stats"] for result in report["shard_results"]]
     peaks = [s["peak_rss_mb"] for s in stats]

@@ -43,13 +43,13 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
                 f"Job for shard {job.shard} of round {job.round_id}: the round is averaged by {manifest.topology} "
                 f"and has {manifest.shards} shards."
             )
-        reader = UpdateReader(self.s3, self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
+        reader = UpdateReader(self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
         write_s, puts = 0.0, 0
         written: Written | None = None
         if self.may_be_done(job, result.receive_count):
-            written = find_shard(self.s3, self.bucket, manifest, job.shard)
+            written = find_shard(self.bucket, manifest, job.shard)
         if written is None:
-            sink = ShardSink(self.s3, self.bucket, manifest, job.shard)
+            sink = ShardSink(self.bucket, manifest, job.shard)
             try:
                 squares = average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
                 write_began = time.perf_counter()
@@ -74,7 +74,7 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
     def _put_norms(self, manifest: RoundManifest, shard: int, norms: bytes) -> None:
         key = norms_key(manifest.round_id, shard, manifest.shards, manifest.revision)
         try:
-            self.s3.put_object(Bucket=self.bucket, Key=key, Body=norms)
+            self.bucket.s3.put_object(Bucket=self.bucket.name, Key=key, Body=norms)
         except (ClientError, BotoCoreError) as error:
             raise StorageUnavailable(f"Storing {key}: {error}") from error
 

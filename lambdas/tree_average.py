@@ -91,7 +91,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
         began, cpu_began = time.perf_counter(), time.process_time()
         place = Place.of(self.manifest_of(job), job)
         inputs = place.inputs(job.inputs)
-        reader = UpdateReader(self.s3, self.bucket, at_once=min(len(inputs.participants), self.pacing.max_streams))
+        reader = UpdateReader(self.bucket, at_once=min(len(inputs.participants), self.pacing.max_streams))
         task = _Task(place, job, inputs, reader, self.may_be_done(job, result.receive_count))
         try:
             done = self._root(task) if place.is_root else self._partial(task)
@@ -115,12 +115,12 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
     def _root(self, task: _Task) -> _Done:
         """Average the whole model and store it as the round's one shard."""
         manifest = task.place.manifest
-        found = find_shard(self.s3, self.bucket, manifest, 0) if task.look else None
+        found = find_shard(self.bucket, manifest, 0) if task.look else None
         if found is not None:
             return _Done(found)
         sums = as_float64(zeros(8 * manifest.table.elements), 0)
         self._add_up(task, sums)
-        sink = ShardSink(self.s3, self.bucket, manifest, 0)
+        sink = ShardSink(self.bucket, manifest, 0)
         try:
             write_mean(manifest, sums, sink.write, self.pacing)
             began = time.perf_counter()
@@ -130,14 +130,14 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
 
     def _partial(self, task: _Task) -> _Done:
         """Make a partial sum, and leave it in shared memory or in S3."""
-        found = find_partial(self.s3, self.bucket, task.place) if task.look else None
+        found = find_partial(self.bucket, task.place) if task.look else None
         if found is not None:
             return _Done(found)
         block = self._find_block(task) or self._fill_block(task)
         if block.segment is not None and not task.job.in_s3:
             return _Done(Written("", None, len(block.bytes)), block.segment)
         began = time.perf_counter()
-        written = store_partial(self.s3, self.bucket, task.place, block.bytes)
+        written = store_partial(self.bucket, task.place, block.bytes)
         return _Done(written, puts=1, write_s=time.perf_counter() - began)
 
     def _shared_for(self, task: _Task) -> SharedBlocks | None:

@@ -31,13 +31,13 @@ from lambdas.protocol.keys import manifest_key
 from lambdas.protocol.lease import OVER, CoordinatorRecord, coordinator_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import Job, JobResult, ShardStats
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.connections import tls_context
 from lambdas.storage.deliveries import beside, retry_soon, time_limit
 from lambdas.storage.logs import keep_secrets_out
 from lambdas.storage.updates import ReadCounts
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
 
@@ -72,14 +72,13 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
     """Runs one kind of jobs. It keeps its clients between jobs, and nothing of a round.
 
     Attributes:
-        bucket: the environment's bucket.
+        bucket: the environment's.
         result_queue_url: where result messages go.
         memory_mb: the function's memory, for the report; 0 outside Lambda.
     """
 
-    s3: S3Client
+    bucket: Bucket
     sqs: SQSClient
-    bucket: str
     result_queue_url: str
     memory_mb: int = 0
     pacing: Pacing = field(default_factory=Pacing)
@@ -157,7 +156,9 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
         """
         key = coordinator_key(job.round_id)
         try:
-            coordinator = CoordinatorRecord.from_bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            coordinator = CoordinatorRecord.from_bytes(
+                self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
+            )
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
                 return job.attempt > 0 or receive_count > 1
@@ -175,7 +176,7 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
         """
         key = manifest_key(job.round_id)
         try:
-            data = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            data = self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
                 raise Superseded(f"the round has no manifest any more ({key})") from error
@@ -242,14 +243,13 @@ def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
     keep_secrets_out()
     logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
     worker = kind(
-        s3=boto3.client("s3", config=s3_config()),
+        bucket=Bucket(boto3.client("s3", config=s3_config()), os.environ["FL_BUCKET"]),
         sqs=boto3.client("sqs", config=client_config()),
-        bucket=os.environ["FL_BUCKET"],
         result_queue_url=os.environ["FL_RESULT_QUEUE_URL"],
         memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")),
     )
     # What is made on first use otherwise: endpoint rules, signer, certificates, the codec of host names.
-    worker.s3.generate_presigned_url("get_object", Params={"Bucket": worker.bucket, "Key": "warm-up"})
+    worker.bucket.s3.generate_presigned_url("get_object", Params={"Bucket": worker.bucket.name, "Key": "warm-up"})
     tls_context()
     codecs.lookup("idna")
     return worker

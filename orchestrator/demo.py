@@ -167,7 +167,7 @@ def run(narration: Narration) -> bool:
         f"{CLIENTS} clients with {', '.join(str(len(s.digits)) for s in shares)} images; {parameters:,} values."
     )
     with deployed(narration) as deployment:
-        clients = connect(deployment.region, deployment.endpoint_url)
+        aws = connect(deployment.region, deployment.endpoint_url)
         federation = [Client(f"client-{i}", model=MODEL, deployment=deployment) for i in range(CLIENTS)]
         print("round  accuracy  participants  shards  seconds  on AWS (predicted, all-in)", flush=True)
         published = 0
@@ -185,7 +185,7 @@ def run(narration: Narration) -> bool:
                     updates[client.client_id] = (weights, len(share.digits))
                     progress(1)
             request = RoundRequest(MODEL, round_id, shards=SHARDS, min_clients=CLIENTS)
-            report = start_round(clients, deployment, request, narration).document
+            report = start_round(aws, deployment, request, narration).document
             published += report["status"] == "published"
             global_weights = federation[0].pull(round_id=round_id)
             network.load_state_dict(global_weights)
@@ -196,7 +196,7 @@ def run(narration: Narration) -> bool:
                 flush=True,
             )
         path = OUTPUT / "global.safetensors"
-        fetched = fetch(clients.s3, deployment.bucket, MODEL, path)
+        fetched = fetch(aws.bucket(deployment.bucket), MODEL, path)
     reference = reference_average(updates)
     identical = path.read_bytes() == reference
     if not identical:

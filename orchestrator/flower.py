@@ -99,7 +99,7 @@ class ShardedFedAvg(FedAvg):
         self.invitation_s = invitation_s
         self.keep_arrays = keep_arrays
         self._deployment = deployment or load_deployment(env)
-        self._clients = connect(self._deployment.region, self._deployment.endpoint_url)
+        self._aws = connect(self._deployment.region, self._deployment.endpoint_url)
 
     def round_id(self, server_round: int) -> str:
         """The round of a Flower server round."""
@@ -109,18 +109,18 @@ class ShardedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Instruct the sampled nodes: an invitation each, instead of the weights."""
-        s3, bucket = self._clients.s3, self._deployment.bucket
-        if latest_model(s3, bucket, self.model) is None:
+        bucket = self._aws.bucket(self._deployment.bucket)
+        if latest_model(bucket, self.model) is None:
             self._publish_initial(arrays)
         instructed = list(super().configure_train(server_round, ArrayRecord(), config, grid))
         if not instructed:
             return []
-        inviting = prepare(s3, bucket, self.round_id(server_round), model=self.model)
+        inviting = prepare(bucket, self.round_id(server_round), model=self.model)
         return [
             self._with_record(
                 message,
                 inviting.round_id,
-                invitation=invite(s3, bucket, inviting, _client_of(message), self.invitation_s).to_json(),
+                invitation=invite(bucket, inviting, _client_of(message), self.invitation_s).to_json(),
             )
             for message in instructed
         ]
@@ -140,7 +140,7 @@ class ShardedFedAvg(FedAvg):
         for message in replied:
             self._check_metrics(message)
         start_round(
-            self._clients,
+            self._aws,
             self._deployment,
             RoundRequest(
                 model=self.model,
@@ -159,10 +159,10 @@ class ShardedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Instruct the sampled nodes to evaluate the newest global model."""
-        latest = latest_model(self._clients.s3, self._deployment.bucket, self.model)
+        latest = latest_model(self._aws.bucket(self._deployment.bucket), self.model)
         if latest is None:
             return []
-        url = self._clients.s3.generate_presigned_url(
+        url = self._aws.s3.generate_presigned_url(
             "get_object",
             Params={"Bucket": self._deployment.bucket, "Key": latest.key},
             ExpiresIn=int(self.invitation_s),
@@ -178,7 +178,7 @@ class ShardedFedAvg(FedAvg):
         Client(_INITIAL, model=self.model, deployment=self._deployment).push(
             {name: array.numpy() for name, array in arrays.items()}, 1, round_id=round_id
         )
-        start_round(self._clients, self._deployment, RoundRequest(self.model, round_id, shards=self.shards))
+        start_round(self._aws, self._deployment, RoundRequest(self.model, round_id, shards=self.shards))
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(Client(_INITIAL, model=self.model, deployment=self._deployment).pull())

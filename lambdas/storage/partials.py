@@ -25,10 +25,11 @@ from lambdas.protocol.messages import AggregatorJob, Partial
 from lambdas.protocol.safetensors import serialize_header
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import tree_of
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import Written, from_s3_checksum, to_s3_checksum
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class BlockStream(Stream):
 # --- S3 ------------------------------------------------------------------------------------------------------------
 
 
-def store_partial(s3: S3Client, bucket: str, place: Place, block: memoryview) -> Written:
+def store_partial(bucket: Bucket, place: Place, block: memoryview) -> Written:
     """Store a partial sum, once: where it is there already, the one that is there stays, and has the same bytes.
 
     Raises:
@@ -187,8 +188,8 @@ def store_partial(s3: S3Client, bucket: str, place: Place, block: memoryview) ->
     """
     sha256 = hashlib.sha256(block).hexdigest()
     try:
-        etag = s3.put_object(
-            Bucket=bucket,
+        etag = bucket.s3.put_object(
+            Bucket=bucket.name,
             Key=place.key,
             Body=cast(Any, _BlockFile(block)),
             ContentLength=len(block),
@@ -197,14 +198,14 @@ def store_partial(s3: S3Client, bucket: str, place: Place, block: memoryview) ->
         )["ETag"]
     except (ClientError, BotoCoreError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] == "PreconditionFailed":
-            found = find_partial(s3, bucket, place)
+            found = find_partial(bucket, place)
             if found is not None:
                 return replace(found, sha256=sha256)
         raise StorageUnavailable(f"Storing {place.key}: {error}") from error
     return Written(etag, sha256, len(block))
 
 
-def find_partial(s3: S3Client, bucket: str, place: Place) -> Written | None:
+def find_partial(bucket: Bucket, place: Place) -> Written | None:
     """A partial sum that is stored with the expected length; None where it is not.
 
     Raises:
@@ -212,7 +213,7 @@ def find_partial(s3: S3Client, bucket: str, place: Place) -> Written | None:
     """
     expected = place.nbytes
     try:
-        head = s3.head_object(Bucket=bucket, Key=place.key, ChecksumMode="ENABLED")
+        head = bucket.s3.head_object(Bucket=bucket.name, Key=place.key, ChecksumMode="ENABLED")
     except (ClientError, BotoCoreError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
             return None

@@ -19,9 +19,10 @@ from lambdas.protocol.errors import FederationError, InvalidContract, StorageUna
 from lambdas.protocol.limits import MAX_PART_BYTES, MIN_PART_BYTES
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
+from lambdas.storage.bucket import Bucket
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class ShardSink:
         InvalidContract: see `check_size`.
     """
 
-    def __init__(self, s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -> None:
-        self._s3 = s3
+    def __init__(self, bucket: Bucket, manifest: RoundManifest, shard: int) -> None:
         self._bucket = bucket
         self._manifest = manifest
         self._shard = shard
@@ -122,8 +122,8 @@ class ShardSink:
         checksum = to_s3_checksum(sha256)
         try:
             if output.upload_id is not None:
-                etag = self._s3.upload_part(
-                    Bucket=self._bucket,
+                etag = self._bucket.s3.upload_part(
+                    Bucket=self._bucket.name,
                     Key=output.key,
                     UploadId=output.upload_id,
                     PartNumber=self._shard + 1,
@@ -133,8 +133,8 @@ class ShardSink:
                 )["ETag"]
             else:
                 key = self._manifest.shard_key(self._shard)
-                etag = self._s3.put_object(
-                    Bucket=self._bucket,
+                etag = self._bucket.s3.put_object(
+                    Bucket=self._bucket.name,
                     Key=key,
                     Body=self._spool,
                     ContentLength=self._nbytes,
@@ -152,7 +152,7 @@ class ShardSink:
         return _translated(error, f"Storing shard {self._shard} of {self._manifest.shards}")
 
 
-def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -> Written | None:
+def find_shard(bucket: Bucket, manifest: RoundManifest, shard: int) -> Written | None:
     """The shard, if it is already stored with the expected length; None if it is not.
 
     Raises:
@@ -163,14 +163,14 @@ def find_shard(s3: S3Client, bucket: str, manifest: RoundManifest, shard: int) -
     output = manifest.output
     try:
         if output.upload_id is not None:
-            found = s3.list_parts(
-                Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumberMarker=shard, MaxParts=1
+            found = bucket.s3.list_parts(
+                Bucket=bucket.name, Key=output.key, UploadId=output.upload_id, PartNumberMarker=shard, MaxParts=1
             ).get("Parts", [])
             part = next((p for p in found if p["PartNumber"] == shard + 1), None)
             if part is None or part["Size"] != expected:
                 return None
             return Written(part["ETag"], from_s3_checksum(part.get("ChecksumSHA256")), expected)
-        head = s3.head_object(Bucket=bucket, Key=manifest.shard_key(shard), ChecksumMode="ENABLED")
+        head = bucket.s3.head_object(Bucket=bucket.name, Key=manifest.shard_key(shard), ChecksumMode="ENABLED")
         if head["ContentLength"] != expected:
             return None
         return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 from lambdas.protocol.manifest import Participant
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.connections import Body, ConnectionPool
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +59,18 @@ class UpdateReader:
     """Opens byte ranges of pinned updates, over connections that are kept alive.
 
     Args:
-        s3: only signs; with Signature V4.
+        bucket: its client only signs; with Signature V4.
         at_once: how many ranges will be open together; buffers are sized by it.
     """
 
     def __init__(
         self,
-        s3: S3Client,
-        bucket: str,
+        bucket: Bucket,
         *,
         at_once: int,
         retry: Retry = Retry(),
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._s3 = s3
         self._bucket = bucket
         self._retry = retry
         self._sleep = sleep
@@ -92,10 +91,10 @@ class UpdateReader:
         """Send GET for the bytes start <= b < stop of the object, on an idle connection or a new one."""
         headers = {"Range": f"bytes={start}-{stop - 1}", "If-Match": participant.etag}
         url = urllib.parse.urlsplit(
-            self._s3.generate_presigned_url(
+            self._bucket.s3.generate_presigned_url(
                 "get_object",
                 Params={
-                    "Bucket": self._bucket,
+                    "Bucket": self._bucket.name,
                     "Key": participant.key,
                     "Range": headers["Range"],
                     "IfMatch": headers["If-Match"],

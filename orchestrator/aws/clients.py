@@ -10,6 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from localstack_client.session import Session as LocalStackSession
 
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.logs import keep_secrets_out
 from orchestrator.errors import NotDeployed, OrchestratorError
 
@@ -26,6 +27,10 @@ class AwsClients:
 
     s3: S3Client
     sqs: SQSClient
+
+    def bucket(self, name: str) -> Bucket:
+        """A bucket that these clients reach."""
+        return Bucket(self.s3, name)
 
 
 def connect(region: str, endpoint_url: str | None) -> AwsClients:

@@ -14,41 +14,40 @@ from lambdas.protocol.safetensors import (
     parse_header,
 )
 from lambdas.protocol.tensor_table import TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import error_code, get_bytes, read_object
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
-def latest_model(s3: S3Client, bucket: str, model: str) -> LatestModel | None:
+def latest_model(bucket: Bucket, model: str) -> LatestModel | None:
     """A model's newest global model, None before the first round has published."""
-    found = read_object(s3, bucket, latest_key(model))
+    found = read_object(bucket, latest_key(model))
     return LatestModel.from_bytes(found[0]) if found else None
 
 
-def latest_table(s3: S3Client, bucket: str, model: str) -> tuple[str, TensorTable] | None:
+def latest_table(bucket: Bucket, model: str) -> tuple[str, TensorTable] | None:
     """Round and tensor table of a model's newest global model; None before the first."""
-    found = read_object(s3, bucket, latest_key(model))
+    found = read_object(bucket, latest_key(model))
     if found is None:
         return None
     latest = LatestModel.from_bytes(found[0])
     try:
-        raw = read_header(s3, bucket, latest.key, latest.size)
+        raw = read_header(bucket, latest.key, latest.size)
         return latest.round_id, parse_header(raw, latest.size).table
     except (InvalidTensorFile, ClientError) as error:
         if isinstance(error, ClientError) and error_code(error) not in ("NoSuchKey", "InvalidRange"):
             raise
         raise OrchestratorError(
-            f"The newest global model of {model}, s3://{bucket}/{latest.key}, is not the one that round "
+            f"The newest global model of {model}, s3://{bucket.name}/{latest.key}, is not the one that round "
             f"{latest.round_id} published ({error}). `orchestrator verify --round {latest.round_id}` says what was "
             "changed."
         ) from error
 
 
-def read_header(
-    s3: S3Client, bucket: str, key: str, size: int, *, etag: str | None = None, guess: int = 64 * 1024
-) -> bytes:
+def read_header(bucket: Bucket, key: str, size: int, *, etag: str | None = None, guess: int = 64 * 1024) -> bytes:
     """The safetensors header of an object (without its 8-byte length), with one GET where `guess` covers it.
 
     Raises:
@@ -58,9 +57,9 @@ def read_header(
     match: Any = {"IfMatch": etag} if etag else {}
     if size < 8:
         header_length(b"", size)
-    first, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes=0-{min(size, guess) - 1}", **match)
+    first, _ = get_bytes(bucket, Key=key, Range=f"bytes=0-{min(size, guess) - 1}", **match)
     length = header_length(first, size)
     if len(first) < 8 + length:
-        rest, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes={len(first)}-{7 + length}", **match)
+        rest, _ = get_bytes(bucket, Key=key, Range=f"bytes={len(first)}-{7 + length}", **match)
         first += rest
     return first[8 : 8 + length]

@@ -14,10 +14,11 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from urllib3.exceptions import ProtocolError
 
 from lambdas.protocol.limits import MAX_PARTS
+from lambdas.storage.bucket import Bucket
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
 
 _UPLOADS_AT_ONCE = 2
@@ -35,11 +36,11 @@ def error_code(error: ClientError) -> str:
     return "NoSuchKey" if code in ("404", "NotFound") else code
 
 
-def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
+def get_bytes(bucket: Bucket, **request: Any) -> tuple[bytes, Any]:
     """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
     for attempt in itertools.count(1):
         try:
-            response = s3.get_object(**request)
+            response = bucket.s3.get_object(Bucket=bucket.name, **request)
         except ProtocolError as error:  # the words of a refusal were cut short: boto3 lets that through as it is
             _wait_or_raise(attempt, HTTPClientError(error=error))
             continue
@@ -50,7 +51,7 @@ def get_bytes(s3: S3Client, **request: Any) -> tuple[bytes, Any]:
     raise AssertionError("unreachable")
 
 
-def read_chunks(s3: S3Client, bucket: str, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
+def read_chunks(bucket: Bucket, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
     """The bytes start <= b < stop of an object, in pieces. A body that breaks is continued from the byte reached.
 
     Raises:
@@ -59,7 +60,7 @@ def read_chunks(s3: S3Client, bucket: str, key: str, start: int, stop: int, etag
     """
     attempt = 0
     while start < stop:
-        response = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)
+        response = bucket.s3.get_object(Bucket=bucket.name, Key=key, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)
         attempt += 1
         try:
             for chunk in response["Body"].iter_chunks(_CHUNK):
@@ -78,10 +79,10 @@ def _wait_or_raise(attempt: int, error: Exception) -> None:
     time.sleep(random.uniform(0, 0.2 * 2**attempt))
 
 
-def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None:
+def read_object(bucket: Bucket, key: str) -> tuple[bytes, str] | None:
     """A small object's bytes and ETag, None where there is none."""
     try:
-        body, response = get_bytes(s3, Bucket=bucket, Key=key)
+        body, response = get_bytes(bucket, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             return None
@@ -89,10 +90,10 @@ def read_object(s3: S3Client, bucket: str, key: str) -> tuple[bytes, str] | None
     return body, response["ETag"]
 
 
-def exists(s3: S3Client, bucket: str, key: str) -> bool:
+def exists(bucket: Bucket, key: str) -> bool:
     """Whether there is an object at `key`."""
     try:
-        s3.head_object(Bucket=bucket, Key=key)
+        bucket.s3.head_object(Bucket=bucket.name, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             return False
@@ -100,12 +101,12 @@ def exists(s3: S3Client, bucket: str, key: str) -> bool:
     return True
 
 
-def create_object(s3: S3Client, bucket: str, key: str, body: bytes) -> bool:
+def create_object(bucket: Bucket, key: str, body: bytes) -> bool:
     """Write a small JSON document unless the key is taken; whether it was written."""
-    return swap_object(s3, bucket, key, body, None) is not None
+    return swap_object(bucket, key, body, None) is not None
 
 
-def swap_object(s3: S3Client, bucket: str, key: str, body: bytes, etag: str | None) -> str | None:
+def swap_object(bucket: Bucket, key: str, body: bytes, etag: str | None) -> str | None:
     """Compare and swap: write a small JSON document if the object still has that ETag (None: if there is none).
 
     Returns:
@@ -113,23 +114,25 @@ def swap_object(s3: S3Client, bucket: str, key: str, body: bytes, etag: str | No
     """
     condition: Any = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
     try:
-        return s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)["ETag"]
+        return bucket.s3.put_object(
+            Bucket=bucket.name, Key=key, Body=body, ContentType="application/json", **condition
+        )["ETag"]
     except ClientError as error:
         # 409: another conditional write to the same key is under way.
         if error_code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
             raise
     # boto3 repeats a request whose answer was lost, and the repetition finds what the first one wrote.
-    found = read_object(s3, bucket, key)
+    found = read_object(bucket, key)
     return found[1] if found is not None and found[0] == body else None
 
 
-def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
+def list_objects(bucket: Bucket, prefix: str) -> Iterator[Any]:
     """Every object under a prefix (Key, ETag, Size, LastModified), in the order of their keys."""
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+    for page in bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix):
         yield from page.get("Contents", [])
 
 
-def delete_objects(s3: S3Client, bucket: str, keys: Sequence[str]) -> None:
+def delete_objects(bucket: Bucket, keys: Sequence[str]) -> None:
     """Delete objects, a thousand to a request; those that are not there are no error.
 
     Raises:
@@ -138,31 +141,33 @@ def delete_objects(s3: S3Client, bucket: str, keys: Sequence[str]) -> None:
     for i in range(0, len(keys), 1000):
         left = list(keys[i : i + 1000])
         for _ in range(2):  # S3 refuses single keys in an answer of status 200, which boto3 does not repeat
-            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in left], "Quiet": True})
+            answer = bucket.s3.delete_objects(
+                Bucket=bucket.name, Delete={"Objects": [{"Key": key} for key in left], "Quiet": True}
+            )
             errors = answer.get("Errors", [])
             left = [error["Key"] for error in errors]
             if not left:
                 break
         else:
             raise OrchestratorError(
-                f"S3 did not delete {len(left)} objects, s3://{bucket}/{left[0]} first "
+                f"S3 did not delete {len(left)} objects, s3://{bucket.name}/{left[0]} first "
                 f"({errors[0].get('Code', 'no reason given')}). Do it again, or look at the role's permissions."
             )
 
 
-def list_parts(s3: S3Client, bucket: str, key: str, upload_id: str) -> dict[int, Any]:
+def list_parts(bucket: Bucket, key: str, upload_id: str) -> dict[int, Any]:
     """The parts of a multipart upload so far, by part number."""
-    pages = s3.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload_id)
+    pages = bucket.s3.get_paginator("list_parts").paginate(Bucket=bucket.name, Key=key, UploadId=upload_id)
     return {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
 
 
-def create_large_object(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
+def create_large_object(bucket: Bucket, key: str, file: IO[bytes], size: int) -> bool:
     """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
     try:
         if size <= MULTIPART_ABOVE:
-            s3.put_object(Bucket=bucket, Key=key, Body=file, ContentLength=size, IfNoneMatch="*")
+            bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=file, ContentLength=size, IfNoneMatch="*")
             return True
-        return _create_in_parts(s3, bucket, key, file, size)
+        return _create_in_parts(bucket, key, file, size)
     except ClientError as error:
         if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
             return False
@@ -176,12 +181,12 @@ def completed_part(number: int, etag: str, **checksum: str | None) -> Any:
     return {"PartNumber": number, "ETag": etag} | {name: value for name, value in checksum.items() if value}
 
 
-def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size: int) -> bool:
+def _create_in_parts(bucket: Bucket, key: str, file: IO[bytes], size: int) -> bool:
     part_size = max(PART_BYTES, -(-size // MAX_PARTS))
-    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32")["UploadId"]
+    upload_id = bucket.s3.create_multipart_upload(Bucket=bucket.name, Key=key, ChecksumAlgorithm="CRC32")["UploadId"]
 
     def upload(number: int, body: bytes) -> Any:
-        part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
+        part = bucket.s3.upload_part(Bucket=bucket.name, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
         return completed_part(number, part["ETag"], ChecksumCRC32=part.get("ChecksumCRC32"))
 
     try:
@@ -196,14 +201,14 @@ def _create_in_parts(s3: S3Client, bucket: str, key: str, file: IO[bytes], size:
                     parts.append(under_way.pop(0).result())
                 under_way.append(pool.submit(upload, number, body))
             parts += [future.result() for future in under_way]
-        s3.complete_multipart_upload(
-            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+        bucket.s3.complete_multipart_upload(
+            Bucket=bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
         )
     except BaseException as error:
         if isinstance(error, ClientError) and error_code(error) == "NoSuchUpload":
             # The answer was lost, and boto3 asked again. The caller looks what is there.
             return False
         with contextlib.suppress(ClientError, BotoCoreError):  # the bucket's lifecycle rule clears it away
-            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+            bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
         raise
     return True

@@ -75,8 +75,8 @@ def submit_command(
         if invitation is not None:
             result = submit_invited(invitation, tensors, examples)
         else:
-            deployment, clients = connect_to(env)
-            result = submit(clients.s3, deployment.bucket, round_id, client, tensors, examples, wire=wire_dtype)
+            deployment, aws = connect_to(env)
+            result = submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire_dtype)
     except (BadInput, InvalidUpdate) as error:
         named = f"client {client}" in str(error).lower()
         raise error if named else BadInput(f"Client {client}: {error}") from error
@@ -111,8 +111,8 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
         raise click.UsageError("Missing option '--model': name the model, or pass --invite.")
     else:
         check_name("model", model)
-        deployment, clients = connect_to(env)
-        fetched = fetch(clients.s3, deployment.bucket, model, to, round_id=round_id)
+        deployment, aws = connect_to(env)
+        fetched = fetch(aws.bucket(deployment.bucket), model, to, round_id=round_id)
     what = f"{fetched.model} of round {fetched.round_id}"
     text = f"{fetched.path}: {what}, {fetched.nbytes:,} bytes, sha256 {fetched.sha256}"
     return asdict(fetched), text
@@ -154,10 +154,9 @@ def invite_command(
       orchestrator invite --env prod --round r-1 --clients hospital-7,hospital-8 --expires 12h --out invitations/
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
-    deployment, clients = connect_to(env)
+    deployment, aws = connect_to(env)
     inviting = prepare(
-        clients.s3,
-        deployment.bucket,
+        aws.bucket(deployment.bucket),
         round_id,
         model=model,
         wire=WIRE_NAMES[wire] if wire else None,
@@ -167,10 +166,10 @@ def invite_command(
     names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
     if not names:
         raise click.UsageError("Missing option '--client': name whom to invite; the round names nobody.")
-    warning = early_end(signing_credentials(clients.s3), expires)
+    warning = early_end(signing_credentials(aws.s3), expires)
     if warning:
         StderrNarration().say(f"Warning: {warning}")
-    invitations = [invite(clients.s3, deployment.bucket, inviting, name, expires) for name in names]
+    invitations = [invite(aws.bucket(deployment.bucket), inviting, name, expires) for name in names]
     document = {
         "round": round_id, "model": inviting.model, "update_bytes": inviting.size.nbytes, "warning": warning,
         "expires_at": invitations[0].expires_at,

@@ -188,8 +188,8 @@ def start_round_command(
         late_from=late_from,
         timeout_s=timeout,
     )
-    deployment, clients = connect_to(env)
-    report = start_round(clients, deployment, request, StderrNarration(), replace_options=replace_options)
+    deployment, aws = connect_to(env)
+    report = start_round(aws, deployment, request, StderrNarration(), replace_options=replace_options)
     return dict(report.document), report.to_text()
 
 
@@ -208,9 +208,9 @@ def resume_command(env: str, round_id: str, redrive: bool, timeout: float | None
       orchestrator resume --round r-1
       orchestrator resume --round r-1 --redrive
     """
-    deployment, clients = connect_to(env)
+    deployment, aws = connect_to(env)
     report = resume_round(
-        clients, deployment, round_id, redrive=redrive, timeout_s=timeout, narration=StderrNarration()
+        aws, deployment, round_id, redrive=redrive, timeout_s=timeout, narration=StderrNarration()
     )  # fmt: skip
     return dict(report.document), report.to_text()
 
@@ -227,8 +227,8 @@ def abort_command(env: str, round_id: str) -> Answer:
     \b
       orchestrator abort --round r-1
     """
-    deployment, clients = connect_to(env)
-    report = abort_round(clients, deployment.bucket, round_id)
+    deployment, aws = connect_to(env)
+    report = abort_round(aws.bucket(deployment.bucket), round_id)
     return dict(report.document), report.to_text()
 
 
@@ -243,8 +243,8 @@ def report_command(env: str, round_id: str) -> Answer:
       orchestrator report --round r-1
       orchestrator report --round r-1 --output json
     """
-    deployment, clients = connect_to(env)
-    found = read_report(clients, deployment.bucket, check_name("round", round_id))
+    deployment, aws = connect_to(env)
+    found = read_report(aws.bucket(deployment.bucket), check_name("round", round_id))
     return dict(found.document), found.to_text()
 
 
@@ -259,8 +259,8 @@ def status(env: str, round_id: str) -> Answer:
       orchestrator status --round r-1
     """
     check_name("round", round_id)
-    deployment, clients = connect_to(env)
-    document = round_status(clients, deployment.bucket, round_id, deployment)
+    deployment, aws = connect_to(env)
+    document = round_status(aws, aws.bucket(deployment.bucket), round_id, deployment)
     return document, "\n".join(f"{name:<12} {value}" for name, value in document.items())
 
 
@@ -274,8 +274,8 @@ def rounds(env: str, model: str | None) -> Answer:
     \b
       orchestrator rounds --model digits
     """
-    deployment, clients = connect_to(env)
-    found = list_rounds(clients, deployment.bucket, model)
+    deployment, aws = connect_to(env)
+    found = list_rounds(aws, aws.bucket(deployment.bucket), model)
     lines = [
         f"{r['round']:<24} {r['model'] or '-':<16} {r['state']:<12} {r.get('updates', 0):>6} updates "
         f"{r.get('shards', '-'):>6} shards"
@@ -313,7 +313,7 @@ def worker_command(
       orchestrator worker --idle-exit 30s
       orchestrator worker --topology lifl --shared-memory --processes 4
     """
-    deployment, clients = connect_to(env)
+    deployment, aws = connect_to(env)
     lanes = [deployment.lane(m) for m in shards] + [deployment.lane_for(tree, 1) for tree in topology]
     lanes = lanes or deployment.all_lanes
     narration = StderrNarration()
@@ -321,10 +321,10 @@ def worker_command(
     try:
         if shared_memory:
             count = processes or os.cpu_count() or 1
-            work_together(clients, deployment, lanes, processes=count, idle_exit_s=idle_exit)
+            work_together(aws, deployment, lanes, processes=count, idle_exit_s=idle_exit)
             return {"processes": count}, f"{count} processes are done."
         finished = poll.work(
-            clients,
+            aws,
             deployment,
             lanes,
             idle_exit_s=idle_exit,

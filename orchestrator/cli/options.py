@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError, InvalidName, InvalidUpdate
 from lambdas.protocol.keys import check_name
-from orchestrator.aws.clients import connect, explain
+from orchestrator.aws.clients import AwsClients, connect, explain
 from orchestrator.aws.deployment import Deployment
 from orchestrator.deployment import terraform
 from orchestrator.deployment.load import load_deployment
@@ -112,7 +112,7 @@ class ClientList(click.ParamType[tuple[str, ...]]):
         return tuple(names)
 
 
-def connect_to(env: str) -> tuple[Deployment, Clients]:
+def connect_to(env: str) -> tuple[Deployment, AwsClients]:
     """An environment's deployment, and clients for it.
 
     Raises:

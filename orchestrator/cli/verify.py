@@ -52,11 +52,9 @@ def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, mani
       orchestrator verify --env prod --round 2026-11-23 --shards 3,7 --output json
     """
     check_name("round", round_id)
-    deployment, clients = connect_to(env)
-    s3 = clients.s3
+    deployment, aws = connect_to(env)
     found = verify(
-        s3,
-        deployment.bucket,
+        aws.bucket(deployment.bucket),
         round_id,
         shards=shards,
         manifest_sha256=manifest_sha256,

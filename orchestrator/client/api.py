@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lambdas.protocol.keys import check_name
-from orchestrator.aws.clients import AwsClients, connect
+from lambdas.storage.bucket import Bucket
+from orchestrator.aws.clients import connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_model
 from orchestrator.client.fetch import fetch
@@ -62,8 +63,9 @@ class Client:
         return self._given or load_deployment(self._env)
 
     @cached_property
-    def _clients(self) -> AwsClients:
-        return connect(self._deployment.region, self._deployment.endpoint_url)
+    def _bucket(self) -> Bucket:
+        aws = connect(self._deployment.region, self._deployment.endpoint_url)
+        return aws.bucket(self._deployment.bucket)
 
     def push(
         self,
@@ -97,8 +99,7 @@ class Client:
         if round_id is None:
             raise BadInput("Name the round: push(..., round_id=...), or pass an invitation: push(..., invite=...).")
         return submit(
-            self._clients.s3,
-            self._deployment.bucket,
+            self._bucket,
             round_id,
             self.client_id,
             from_state_dict(state_dict),
@@ -122,7 +123,7 @@ class Client:
             if invite is not None:
                 fetch_invited(self._invitation(invite), path, round_id=round_id)
             else:
-                fetch(self._clients.s3, self._deployment.bucket, self.model, path, round_id=round_id)
+                fetch(self._bucket, self.model, path, round_id=round_id)
             return load_tensors(path, self.model)
 
     def _invitation(self, invite: Invite) -> Invitation:
@@ -132,7 +133,7 @@ class Client:
 
     def latest_round(self) -> str | None:
         """Id of the round that published the newest global model; None before the first."""
-        latest = latest_model(self._clients.s3, self._deployment.bucket, self.model)
+        latest = latest_model(self._bucket, self.model)
         return latest.round_id if latest else None
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.keys import global_key
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import DENIED, error_code, read_chunks
 from orchestrator.errors import BadInput, OrchestratorError
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 from orchestrator.aws.models import latest_model
 
 
@@ -34,8 +35,7 @@ class Fetched:
 
 
 def fetch(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     model: str,
     to: Path,
     *,
@@ -50,7 +50,7 @@ def fetch(
     """
     if round_id is None:
         try:
-            latest = latest_model(s3, bucket, model)
+            latest = latest_model(bucket, model)
         except ClientError as error:
             raise _not_for_us(error, f"Model {model} has no global model yet") from error
         if latest is None:
@@ -58,7 +58,7 @@ def fetch(
         round_id = latest.round_id
     key = global_key(model, round_id)
     try:
-        head = s3.head_object(Bucket=bucket, Key=key)
+        head = bucket.s3.head_object(Bucket=bucket.name, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             raise BadInput(
@@ -67,7 +67,7 @@ def fetch(
             ) from error
         raise _not_for_us(error, f"Round {round_id} has published no global model of {model}") from error
     size = head["ContentLength"]
-    chunks = read_chunks(s3, bucket, key, 0, size, head["ETag"])
+    chunks = read_chunks(bucket, key, 0, size, head["ETag"])
     return store(to, model, round_id, chunks, size, progress=progress)
 
 

@@ -17,6 +17,7 @@ from lambdas.protocol.keys import check_name, global_key, manifest_key, update_k
 from lambdas.protocol.limits import MAX_EXAMPLES, MAX_PART_BYTES
 from lambdas.protocol.safetensors import canonical_order
 from lambdas.protocol.tensor_table import TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
 from orchestrator.aws.models import latest_table
 from orchestrator.aws.s3 import exists
@@ -77,8 +78,7 @@ class Inviting:
 
 
 def prepare(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     round_id: str,
     *,
     model: str | None = None,
@@ -98,16 +98,16 @@ def prepare(
         RoundConflict: the round is closed, or is one of another model.
     """
     check_name("round", round_id)
-    record = read_record(s3, bucket, round_id)
+    record = read_record(bucket, round_id)
     opened = record.model if record else None
     if opened is None and model is None:
         raise BadInput(f"Round {round_id} is not open yet, so nobody knows its model. Add --model.")
     if opened is not None and model is not None and model != opened:
         raise RoundConflict(f"Round {round_id} is one of model {opened}, not of {model}.")
     name = check_name("model", opened or model or "")
-    if exists(s3, bucket, manifest_key(round_id)):
+    if exists(bucket, manifest_key(round_id)):
         raise RoundConflict(f"Round {round_id} is closed: its updates are pinned. Invite to the next round.")
-    latest = latest_table(s3, bucket, name)
+    latest = latest_table(bucket, name)
     if latest is not None:
         table = latest[1]
     if table is not None:
@@ -127,7 +127,7 @@ def _digest(table: TensorTable) -> str:
     return TensorTable(tuple(table.tensors[i] for i in canonical_order(table))).sha256
 
 
-def invite(s3: S3Client, bucket: str, inviting: Inviting, client: str, expires_s: float) -> Invitation:
+def invite(bucket: Bucket, inviting: Inviting, client: str, expires_s: float) -> Invitation:
     """Make one client's invitation.
 
     Raises:
@@ -146,8 +146,8 @@ def invite(s3: S3Client, bucket: str, inviting: Inviting, client: str, expires_s
     now, size = time.time(), inviting.size
 
     def sign(operation: str, key: str, **parameters: Any) -> str:
-        return s3.generate_presigned_url(
-            operation, Params={"Bucket": bucket, "Key": key, **parameters}, ExpiresIn=int(expires_s)
+        return bucket.s3.generate_presigned_url(
+            operation, Params={"Bucket": bucket.name, "Key": key, **parameters}, ExpiresIn=int(expires_s)
         )
 
     in_parts = size.nbytes > MULTIPART_ABOVE
@@ -156,7 +156,7 @@ def invite(s3: S3Client, bucket: str, inviting: Inviting, client: str, expires_s
         client=client,
         model=inviting.model,
         issued_at=round(now, 3),
-        expires_at=round(min(now + int(expires_s), signing_credentials(s3).ends_at or math.inf), 3),
+        expires_at=round(min(now + int(expires_s), signing_credentials(bucket.s3).ends_at or math.inf), 3),
         size=size.nbytes,
         header_bytes=size.header_bytes,
         stored_url=sign("get_object", key, Range=f"bytes=0-{size.header_bytes - 1}"),
@@ -165,15 +165,15 @@ def invite(s3: S3Client, bucket: str, inviting: Inviting, client: str, expires_s
         wire=inviting.wire,
         tensors_sha256=inviting.tensors_sha256,
         put_url=None if in_parts else sign("put_object", key, ContentLength=size.nbytes, IfNoneMatch="*"),
-        parts=_in_parts(s3, bucket, key, size.nbytes, sign) if in_parts else None,
+        parts=_in_parts(bucket, key, size.nbytes, sign) if in_parts else None,
         base_round=inviting.base_round,
         base_url=sign("get_object", global_key(inviting.model, inviting.base_round)) if inviting.base_round else None,
     )
 
 
-def _in_parts(s3: S3Client, bucket: str, key: str, size: int, sign: Any) -> Parts:
+def _in_parts(bucket: Bucket, key: str, size: int, sign: Any) -> Parts:
     part_bytes = min(max(PART_BYTES, -(-size // _MOST_PARTS)), MAX_PART_BYTES)
-    upload = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    upload = bucket.s3.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"]
     lengths = [min(part_bytes, size - start) for start in range(0, size, part_bytes)]
     return Parts(
         part_bytes=part_bytes,

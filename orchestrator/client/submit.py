@@ -21,12 +21,13 @@ from lambdas.protocol.safetensors import (
     check_same_table,
 )
 from lambdas.protocol.tensor_table import WIRE_DTYPES, TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import read_record
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 from orchestrator.aws.models import latest_table
 from orchestrator.client.sources import Tensors
 from orchestrator.client.update_file import WIRE_NAMES, WrittenUpdate, write_update
@@ -49,8 +50,7 @@ class Submitted:
 
 
 def submit(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     round_id: str,
     client: str,
     tensors: Tensors,
@@ -74,24 +74,24 @@ def submit(
         submitted = Submitted(
             key, update.nbytes, sha256_hex(update.header), update.data_sha256, num_examples, created=False
         )
-        pinned = _pinned_clients(s3, bucket, round_id)
+        pinned = _pinned_clients(bucket, round_id)
         if pinned is not None:
-            if client in pinned and _is_stored(s3, bucket, key, update):
+            if client in pinned and _is_stored(bucket, key, update):
                 return submitted
             raise RoundConflict(
                 f"Round {round_id} is closed: its updates are pinned. "
                 f"Submit client {client}'s update to the next round."
             )
-        _check_against_latest(s3, bucket, round_id, client, tensors.table)
+        _check_against_latest(bucket, round_id, client, tensors.table)
         file.seek(0)
-        created = create_large_object(s3, bucket, key, file, update.nbytes)
-    if not created and not _is_stored(s3, bucket, key, update):
+        created = create_large_object(bucket, key, file, update.nbytes)
+    if not created and not _is_stored(bucket, key, update):
         raise RoundConflict(
             f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
             "submit to another round, or under another client id."
         )
     # The round may have been closed while the update was on its way.
-    pinned = _pinned_clients(s3, bucket, round_id)
+    pinned = _pinned_clients(bucket, round_id)
     if pinned is not None and client not in pinned:
         raise RoundConflict(
             f"Round {round_id} was closed while client {client}'s update was on its way, and goes on without it. "
@@ -100,10 +100,10 @@ def submit(
     return replace(submitted, created=created)
 
 
-def _pinned_clients(s3: S3Client, bucket: str, round_id: str) -> set[str] | None:
+def _pinned_clients(bucket: Bucket, round_id: str) -> set[str] | None:
     """Whose updates are in a closed round; None while it is open, or where this client may not know."""
     try:
-        found = read_object(s3, bucket, manifest_key(round_id))
+        found = read_object(bucket, manifest_key(round_id))
     except ClientError as error:
         if error_code(error) in DENIED:
             return None
@@ -111,10 +111,10 @@ def _pinned_clients(s3: S3Client, bucket: str, round_id: str) -> set[str] | None
     return {p.client for p in RoundManifest.from_bytes(found[0]).participants} if found else None
 
 
-def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bool:
+def _is_stored(bucket: Bucket, key: str, update: WrittenUpdate) -> bool:
     """Whether this very update is there: its header is, and that has the digest of the values."""
     try:
-        stored, _ = get_bytes(s3, Bucket=bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
+        stored, _ = get_bytes(bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             return False
@@ -122,11 +122,11 @@ def _is_stored(s3: S3Client, bucket: str, key: str, update: WrittenUpdate) -> bo
     return stored == update.header
 
 
-def _check_against_latest(s3: S3Client, bucket: str, round_id: str, client: str, table: TensorTable) -> None:
+def _check_against_latest(bucket: Bucket, round_id: str, client: str, table: TensorTable) -> None:
     """An early word to the client; `start-round` checks every update again."""
     try:
-        record = read_record(s3, bucket, round_id)
-        expected = latest_table(s3, bucket, record.model) if record else None
+        record = read_record(bucket, round_id)
+        expected = latest_table(bucket, record.model) if record else None
     except ClientError as error:
         # To who may not list the bucket, S3 says the same of what is missing and of what is forbidden.
         if error_code(error) in DENIED:

@@ -15,6 +15,7 @@ import numpy as np
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import delete_objects, list_objects
@@ -97,7 +98,7 @@ def compare(
             infeasible[topology] = str(error)
             narration.say(str(error))
     name = f"compare-{time.time_ns() // 1_000_000}"
-    s3, bucket = aws.s3, deployment.bucket
+    bucket = aws.bucket(deployment.bucket)
     rounds: list[str] = []
     first: dict[str, str] = {}
     try:
@@ -107,10 +108,10 @@ def compare(
                 narration.say(f"{topology}, run {repeat + 1} of {repeats}: {len(updates)} updates ...")
                 for update in updates:
                     if rounds:
-                        source: Any = {"Bucket": bucket, "Key": update_key(rounds[0], update.client)}
-                        s3.copy(source, bucket, update_key(round_id, update.client))
+                        source: Any = {"Bucket": bucket.name, "Key": update_key(rounds[0], update.client)}
+                        bucket.s3.copy(source, bucket.name, update_key(round_id, update.client))
                     else:
-                        submit(s3, bucket, round_id, update.client, update.tensors, update.examples)
+                        submit(bucket, round_id, update.client, update.tensors, update.examples)
                 rounds.append(round_id)
                 first.setdefault(topology, round_id)
                 request = RoundRequest(
@@ -119,11 +120,11 @@ def compare(
                 )  # fmt: skip
                 report = start_round(aws, deployment, request, narration).document
                 runs[topology].append(_figures(dict(report), deployment.endpoint_url is None))
-        differences = _differences(aws, bucket, name, first)
+        differences = _differences(bucket, name, first)
     finally:
         if not keep:
             for prefix in (f"rounds/{name}-", f"models/{name}/"):
-                delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, prefix)])
+                delete_objects(bucket, [item["Key"] for item in list_objects(bucket, prefix)])
     return {
         "environment": deployment.environment,
         "emulator": deployment.endpoint_url,
@@ -209,12 +210,12 @@ def _row(topology: str, found: Sequence[dict[str, Any]], nbytes: int, clients: i
     }
 
 
-def _differences(aws: AwsClients, bucket: str, model: str, rounds: dict[str, str]) -> list[dict[str, Any]]:
+def _differences(bucket: Bucket, model: str, rounds: dict[str, str]) -> list[dict[str, Any]]:
     found = []
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:
         paths = {a: Path(directory) / f"{a}.safetensors" for a in rounds}
         for topology, round_id in rounds.items():
-            fetch(aws.s3, bucket, model, paths[topology], round_id=round_id)
+            fetch(bucket, model, paths[topology], round_id=round_id)
         base = next(iter(paths), None)
         for topology in list(paths)[1:]:
             assert base is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import global_key, partials_prefix, report_key, shards_prefix
-from orchestrator.aws.clients import AwsClients
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, delete_objects, error_code, list_objects, read_object
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds import lease
@@ -17,10 +17,10 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import read_record
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
-def abort_round(aws: AwsClients, bucket: str, round_id: str) -> Report:
+def abort_round(bucket: Bucket, round_id: str) -> Report:
     """Stop a round: its coordinator gives up, its queued jobs are dropped, its upload and shards are removed.
 
     The updates and the manifest stay until they expire. Aborting again changes nothing.
@@ -29,16 +29,15 @@ def abort_round(aws: AwsClients, bucket: str, round_id: str) -> Report:
         BadInput: there is no such round.
         RoundConflict: it is published already, or just being published.
     """
-    s3 = aws.s3
-    record = read_record(s3, bucket, round_id)
+    record = read_record(bucket, round_id)
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-    ended = read_object(s3, bucket, report_key(round_id))
+    ended = read_object(bucket, report_key(round_id))
     if ended is None:
         # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.
-        coordinator = lease.revoke(s3, bucket, round_id, record.model)
-        report = reports.aborted(bucket, record, read_manifest(s3, bucket, round_id), coordinator)
-        create_object(s3, bucket, report_key(round_id), report.to_bytes())
+        coordinator = lease.revoke(bucket, round_id, record.model)
+        report = reports.aborted(bucket.name, record, read_manifest(bucket, round_id), coordinator)
+        create_object(bucket, report_key(round_id), report.to_bytes())
     else:
         report = Report.from_bytes(ended[0])
         if report.document["status"] == "published":
@@ -46,25 +45,25 @@ def abort_round(aws: AwsClients, bucket: str, round_id: str) -> Report:
                 f"Round {round_id} is already published, and clients may have fetched its global model. "
                 "Start another round instead."
             )
-    clean_up(s3, bucket, round_id, record.model)
+    clean_up(bucket, round_id, record.model)
     return report
 
 
-def clean_up(s3: S3Client, bucket: str, round_id: str, model: str) -> None:
+def clean_up(bucket: Bucket, round_id: str, model: str) -> None:
     """Abort the round's unfinished multipart uploads and delete its shard objects and partial sums."""
     key = global_key(model, round_id)
-    pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+    pages = bucket.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket.name, Prefix=key)
     for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
         if upload["Key"] == key:
-            abort_upload(s3, bucket, key, upload["UploadId"])
+            abort_upload(bucket, key, upload["UploadId"])
     for prefix in (shards_prefix(round_id), partials_prefix(round_id)):
-        delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, prefix)])
+        delete_objects(bucket, [item["Key"] for item in list_objects(bucket, prefix)])
 
 
-def abort_upload(s3: S3Client, bucket: str, key: str, upload_id: str) -> None:
+def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
     """Abort a multipart upload, if it is still there."""
     try:
-        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
     except ClientError as error:
         if error_code(error) != "NoSuchUpload":
             raise

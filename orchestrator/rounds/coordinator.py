@@ -9,6 +9,7 @@ from lambdas.protocol.keys import global_key, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.topologies import GRADS_SHARDING
 from lambdas.protocol.tree import tree_of
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import create_object, exists, read_object
@@ -53,10 +54,10 @@ def drive(
         LeaseLost: another process coordinates the round now.
         And what `rounds.start_round` raises.
     """
-    s3, bucket, request = aws.s3, deployment.bucket, record.request
+    bucket, request = aws.bucket(deployment.bucket), record.request
     clock = _Clock()
     collection = Collection()
-    manifest = read_manifest(s3, bucket, request.round_id)
+    manifest = read_manifest(bucket, request.round_id)
     again = manifest is not None
     if manifest is None:
         manifest = _close_round(aws, deployment, record, lease, clock, narration)
@@ -65,7 +66,7 @@ def drive(
     lane = deployment.lane_for(manifest.topology, manifest.shards)
     tree: TreeRun | None = None
     norms: Norms | None = None
-    while not (again and exists(s3, bucket, manifest.output.key)):
+    while not (again and exists(bucket, manifest.output.key)):
         lease.check()
         try:
             if manifest.topology != GRADS_SHARDING:
@@ -93,42 +94,42 @@ def drive(
         finally:
             clock.mark("averaging")
     lease.begin_publishing()
-    done = publish(s3, bucket, manifest, tree.digests(tree_of(manifest)) if tree else collection.digests())
+    done = publish(bucket, manifest, tree.digests(tree_of(manifest)) if tree else collection.digests())
     if manifest.topology != GRADS_SHARDING:
-        delete_partials(s3, bucket, manifest.round_id)
+        delete_partials(bucket, manifest.round_id)
     if lease.record.earlier or manifest.revision:
         # Somebody may have died between creating an upload and writing it down, or averages by an older revision.
-        clean_up(s3, bucket, manifest.round_id, manifest.model)
+        clean_up(bucket, manifest.round_id, manifest.model)
     clock.mark("publishing")
     report = reports.published(
-        bucket, manifest, lane, collection, done, clock.seconds(), lease.coordinators,
+        bucket.name, manifest, lane, collection, done, clock.seconds(), lease.coordinators,
         tree.levels(tree_of(manifest)) if tree else None,
-        request=request, norms=norms, late=late_updates(s3, bucket, manifest),
+        request=request, norms=norms, late=late_updates(bucket, manifest),
     )  # fmt: skip
     return _write(aws, bucket, report)
 
 
-def _write(aws: AwsClients, bucket: str, report: Report) -> Report:
+def _write(aws: AwsClients, bucket: Bucket, report: Report) -> Report:
     """Write the report, if nobody was faster; the round's one report."""
     key = report_key(report.document["round"])
-    if create_object(aws.s3, bucket, key, report.to_bytes()):
+    if create_object(bucket, key, report.to_bytes()):
         return report
-    found = read_object(aws.s3, bucket, key)
+    found = read_object(bucket, key)
     return Report.from_bytes(found[0]) if found else report
 
 
 def _continue(
-    aws: AwsClients, bucket: str, lane: Lane, manifest: RoundManifest, collection: Collection, redrive: bool
+    aws: AwsClients, bucket: Bucket, lane: Lane, manifest: RoundManifest, collection: Collection, redrive: bool
 ) -> list[int]:
     """What an earlier coordinator left: fills `collection` with the shards that are stored; returns those to queue again."""
-    stored = stored_shards(aws.s3, bucket, manifest)
+    stored = stored_shards(bucket, manifest)
     if stored is None:
-        if not exists(aws.s3, bucket, manifest.output.key):
+        if not exists(bucket, manifest.output.key):
             raise upload_gone(manifest)
         return []  # published meanwhile
     collection.stored = stored
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
-    step = ShardStep(aws.s3, bucket, manifest)
+    step = ShardStep(bucket, manifest)
     letters = dead_letters(aws, lane, sha256_hex(manifest.to_bytes()), keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:
@@ -146,12 +147,12 @@ def _close_round(
     clock: _Clock,
     narration: Narration,
 ) -> RoundManifest:
-    s3, bucket, request = aws.s3, deployment.bucket, record.request
-    if exists(s3, bucket, global_key(request.model, request.round_id)):
+    bucket, request = aws.bucket(deployment.bucket), record.request
+    if exists(bucket, global_key(request.model, request.round_id)):
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
-    pinned = gather(s3, bucket, record, narration, lease.check, lambda: clock.mark("waiting"))
+    pinned = gather(bucket, record, narration, lease.check, lambda: clock.mark("waiting"))
     shards = request.shards
     if request.topology != GRADS_SHARDING:
         shards = 1
@@ -159,7 +160,7 @@ def _close_round(
         check_fits(pinned.table, len(pinned.participants), request.topology, lane)
     elif shards is None:
         shards = choose_lane(pinned.table.nbytes, len(pinned.participants), list(deployment.lanes.values())).shards
-    manifest = freeze_round(s3, bucket, record, pinned, shards, request.topology)
+    manifest = freeze_round(bucket, record, pinned, shards, request.topology)
     narration.say(
         f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; {_work(manifest)}."
     )
@@ -198,14 +199,14 @@ def _patience(lane: Lane, request: RoundRequest) -> float:
 
 
 def _norms(
-    aws: AwsClients, bucket: str, request: RoundRequest, manifest: RoundManifest, collection: Collection
+    aws: AwsClients, bucket: Bucket, request: RoundRequest, manifest: RoundManifest, collection: Collection
 ) -> Norms | None:
     """The clients' norms; None where they are not known and the round does not depend on them.
 
     Raises:
         BadShard: some are above the round's largest.
     """
-    norms = read_norms(aws.s3, bucket, manifest, collection.results)
+    norms = read_norms(bucket, manifest, collection.results)
     if request.max_norm is None:
         return norms
     if norms is None:
@@ -221,7 +222,7 @@ def _norms(
 
 def _exclude_or_end(
     aws: AwsClients,
-    bucket: str,
+    bucket: Bucket,
     request: RoundRequest,
     manifest: RoundManifest,
     error: BadShard,
@@ -233,13 +234,13 @@ def _exclude_or_end(
     if request.on_invalid == "exclude" and error.bad:
         lease.check()
         try:
-            planned = exclude(aws.s3, bucket, request, manifest, error.bad)
+            planned = exclude(bucket, request, manifest, error.bad)
             narration.say(f"Excluded: {describe(error.bad)}. Averaging again, without them.")
             return planned
         except (QuorumMissed, RoundFailed) as failure:
             ended = failure
-    _write(aws, bucket, reports.failed(bucket, manifest, ended, error, lease.coordinators, request))
-    clean_up(aws.s3, bucket, manifest.round_id, manifest.model)
+    _write(aws, bucket, reports.failed(bucket.name, manifest, ended, error, lease.coordinators, request))
+    clean_up(bucket, manifest.round_id, manifest.model)
     lease.end("failed")
     raise ended
 

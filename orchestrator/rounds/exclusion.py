@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lambdas.protocol.keys import manifest_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import read_object, swap_object
 from orchestrator.errors import QuorumMissed, RoundFailed
 from orchestrator.rounds.abort import abort_upload
@@ -20,7 +21,7 @@ from orchestrator.rounds.manifest import create_output
 from orchestrator.rounds.request import RoundRequest
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # Each revision averages the whole round again. Bad updates are mostly found together; so many rounds of finding more
 # mean that something else is wrong.
@@ -28,9 +29,7 @@ MAX_REVISIONS = 20
 _NAMED = 10
 
 
-def exclude(
-    s3: S3Client, bucket: str, request: RoundRequest, manifest: RoundManifest, bad: Sequence[Exclusion]
-) -> RoundManifest:
+def exclude(bucket: Bucket, request: RoundRequest, manifest: RoundManifest, bad: Sequence[Exclusion]) -> RoundManifest:
     """Replace a round's manifest by one without some clients, and remove what was averaged with them.
 
     Returns:
@@ -53,31 +52,31 @@ def exclude(
             f"Round {manifest.round_id}: bad updates were found in each of {manifest.revision + 1} attempts: "
             f"{describe(excluded)}. Nothing was published."
         )
-    output = create_output(s3, bucket, manifest.output.kind, manifest.output.key)
+    output = create_output(bucket, manifest.output.kind, manifest.output.key)
     planned = replace(
         manifest, participants=left, excluded=excluded, revision=manifest.revision + 1, output=output
     )  # fmt: skip
     key = manifest_key(manifest.round_id)
-    found = read_object(s3, bucket, key)
+    found = read_object(bucket, key)
     if found is None:
         raise RoundFailed(f"Round {manifest.round_id}: its manifest was deleted by someone else.")
-    if found[0] != manifest.to_bytes() or swap_object(s3, bucket, key, planned.to_bytes(), found[1]) is None:
+    if found[0] != manifest.to_bytes() or swap_object(bucket, key, planned.to_bytes(), found[1]) is None:
         # Another coordinator was faster; what its revision has stored stays.
         if output.upload_id is not None:
-            abort_upload(s3, bucket, output.key, output.upload_id)
-        found = read_object(s3, bucket, key) or found
+            abort_upload(bucket, output.key, output.upload_id)
+        found = read_object(bucket, key) or found
         return RoundManifest.from_bytes(found[0])
-    _retire(s3, bucket, manifest)
+    _retire(bucket, manifest)
     return planned
 
 
-def _retire(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
+def _retire(bucket: Bucket, manifest: RoundManifest) -> None:
     """Abort an old revision's upload, and no other: a coordinator that was held up here must do no harm to a newer plan.
 
     What else the revision stored is cleaned up when the round ends.
     """
     if manifest.output.upload_id is not None:
-        abort_upload(s3, bucket, manifest.output.key, manifest.output.upload_id)
+        abort_upload(bucket, manifest.output.key, manifest.output.upload_id)
 
 
 def describe(excluded: Sequence[Exclusion]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambdas.protocol.manifest import Exclusion
+from lambdas.storage.bucket import Bucket
 from orchestrator.errors import QuorumMissed
 from orchestrator.progress import Narration
 from orchestrator.rounds.exclusion import describe
@@ -16,12 +17,11 @@ from orchestrator.rounds.quorum import await_updates
 from orchestrator.rounds.request import RoundRecord
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 def gather(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     record: RoundRecord,
     narration: Narration,
     still_mine: Callable[[], object],
@@ -42,13 +42,13 @@ def gather(
     """
     request = record.request
     exclude = request.on_invalid == "exclude"
-    late = kept_for_later(s3, bucket, request.late_from) if request.late_from else []
+    late = kept_for_later(bucket, request.late_from) if request.late_from else []
     late = [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
     bad: dict[tuple[str, str], Exclusion] = {}
     while True:
         try:
             updates = await_updates(
-                s3, bucket, record, narration, still_mine, without=bad.keys(), late={u.client for u in late}
+                bucket, record, narration, still_mine, without=bad.keys(), late={u.client for u in late}
             )
         except QuorumMissed as error:
             if bad:
@@ -56,10 +56,10 @@ def gather(
             raise
         waited()
         if late:
-            updates = _with_late(s3, bucket, record, updates, late, narration)
+            updates = _with_late(bucket, record, updates, late, narration)
         with narration.bar("checking updates", len(updates)) as progress:
             pinned = pin_updates(
-                s3, bucket, request.round_id, request.model, updates, progress,
+                bucket, request.round_id, request.model, updates, progress,
                 exclude=exclude, max_examples=request.max_examples,
             )  # fmt: skip
         etags = {update.client: update.etag for update in updates}
@@ -68,7 +68,7 @@ def gather(
             break
         narration.say(f"{len(bad)} updates cannot be averaged and do not count: {describe(tuple(bad.values()))}.")
     left_out = {client: exclusion for (client, _), exclusion in bad.items()}
-    left_out |= {e.client: e for e in _not_expected(s3, bucket, record)}
+    left_out |= {e.client: e for e in _not_expected(bucket, record)}
     for participant in pinned.participants:  # it was deleted and submitted again
         left_out.pop(participant.client, None)
     if left_out:
@@ -77,24 +77,24 @@ def gather(
 
 
 def _with_late(
-    s3: S3Client, bucket: str, record: RoundRecord, updates: list[Update], late: list[Update], narration: Narration
+    bucket: Bucket, record: RoundRecord, updates: list[Update], late: list[Update], narration: Narration
 ) -> list[Update]:
     """Take over late updates of clients who have sent nothing newer; all updates of the round then."""
     round_id = record.round_id
-    there = {update.client for update in list_updates(s3, bucket, round_id)}
-    copied = take_over(s3, bucket, round_id, [update for update in late if update.client not in there])
+    there = {update.client for update in list_updates(bucket, round_id)}
+    copied = take_over(bucket, round_id, [update for update in late if update.client not in there])
     if copied:
         narration.say(f"Took over {len(copied)} late updates of round {record.request.late_from}.")
     mine = {update.client for update in updates} | {update.client for update in late}
-    return [update for update in list_updates(s3, bucket, round_id) if update.client in mine]
+    return [update for update in list_updates(bucket, round_id) if update.client in mine]
 
 
-def _not_expected(s3: S3Client, bucket: str, record: RoundRecord) -> list[Exclusion]:
+def _not_expected(bucket: Bucket, record: RoundRecord) -> list[Exclusion]:
     if record.request.expect_clients is None:
         return []
     expected = frozenset(record.request.expect_clients)
     return [
         Exclusion(update.client, "NotExpected", "is not among the clients whom the round expects")
-        for update in list_updates(s3, bucket, record.round_id)
+        for update in list_updates(bucket, record.round_id)
         if update.client not in expected
     ]

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.manifest import RoundManifest
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import completed_part, error_code
 from orchestrator.errors import BadInput
@@ -22,41 +23,41 @@ from orchestrator.rounds.manifest import read_manifest
 from orchestrator.rounds.pin import Update, list_updates
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # A part of a server-side copy; S3 copies up to 5 GiB at a time.
 _COPY_BYTES = 1024**3
 
 
-def late_updates(s3: S3Client, bucket: str, manifest: RoundManifest) -> list[Update]:
+def late_updates(bucket: Bucket, manifest: RoundManifest) -> list[Update]:
     """The updates that arrived after the round had closed, in ascending client id."""
     known = {p.client for p in manifest.participants} | {e.client for e in manifest.excluded}
-    return [update for update in list_updates(s3, bucket, manifest.round_id) if update.client not in known]
+    return [update for update in list_updates(bucket, manifest.round_id) if update.client not in known]
 
 
-def kept_for_later(s3: S3Client, bucket: str, round_id: str) -> list[Update]:
+def kept_for_later(bucket: Bucket, round_id: str) -> list[Update]:
     """The late updates of a round that another one is to take over.
 
     Raises:
         BadInput: there is no such round, or it is not closed, so that none of its updates is late.
     """
-    manifest = read_manifest(s3, bucket, round_id)
+    manifest = read_manifest(bucket, round_id)
     if manifest is None:
         raise BadInput(
             f"Round {round_id} has no late updates to take over: it is not closed, has expired, or never was. "
             "`orchestrator rounds` lists the rounds."
         )
-    return late_updates(s3, bucket, manifest)
+    return late_updates(bucket, manifest)
 
 
-def take_over(s3: S3Client, bucket: str, round_id: str, late: Sequence[Update]) -> list[str]:
+def take_over(bucket: Bucket, round_id: str, late: Sequence[Update]) -> list[str]:
     """Copy late updates into a round; the clients whose updates are copied. Doing it again changes nothing."""
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        copied = pool.map(lambda update: _copy(s3, bucket, update, update_key(round_id, update.client)), late)
+        copied = pool.map(lambda update: _copy(bucket, update, update_key(round_id, update.client)), late)
         return [update.client for update, done in zip(late, copied, strict=True) if done]
 
 
-def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
+def _copy(bucket: Bucket, update: Update, key: str) -> bool:
     """Copy an object within S3, in parts, unless the key is taken; whether it was copied.
 
     In parts whatever its size: completing an upload is conditional everywhere, and a single copy ends at 5 GiB.
@@ -65,14 +66,14 @@ def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
     """
     if update.size == 0:
         return False  # no update, and an upload has at least one part
-    upload_id = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
-    source: Any = {"Bucket": bucket, "Key": update.key}
+    upload_id = bucket.s3.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"]
+    source: Any = {"Bucket": bucket.name, "Key": update.key}
     try:
         parts = []
         for number, start in enumerate(range(0, update.size, _COPY_BYTES), 1):
             stop = min(update.size, start + _COPY_BYTES)
-            result = s3.upload_part_copy(
-                Bucket=bucket,
+            result = bucket.s3.upload_part_copy(
+                Bucket=bucket.name,
                 Key=key,
                 UploadId=upload_id,
                 PartNumber=number,
@@ -81,11 +82,11 @@ def _copy(s3: S3Client, bucket: str, update: Update, key: str) -> bool:
                 CopySourceIfMatch=update.etag,
             )["CopyPartResult"]
             parts.append(completed_part(number, result["ETag"], ChecksumCRC32=result.get("ChecksumCRC32")))
-        s3.complete_multipart_upload(
-            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+        bucket.s3.complete_multipart_upload(
+            Bucket=bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
         )
     except BaseException as error:
-        abort_upload(s3, bucket, key, upload_id)
+        abort_upload(bucket, key, upload_id)
         # Taken: the client has submitted something newer. Not there, or another one: it was deleted or replaced.
         if isinstance(error, ClientError) and error_code(error) in (
             "PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"

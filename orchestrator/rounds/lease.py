@@ -21,12 +21,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.keys import global_key
 from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
 from orchestrator.rounds.processes import is_gone, this_process
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,13 @@ class Held:
     etag: str
 
 
-def read_coordinator(s3: S3Client, bucket: str, round_id: str) -> Held | None:
+def read_coordinator(bucket: Bucket, round_id: str) -> Held | None:
     """The round's coordinator record, None before anybody has driven it."""
-    found = read_object(s3, bucket, coordinator_key(round_id))
+    found = read_object(bucket, coordinator_key(round_id))
     return Held(CoordinatorRecord.from_bytes(found[0]), found[1]) if found else None
 
 
-def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = None) -> Lease | Held:
+def take(bucket: Bucket, round_id: str, *, instead_of: Held | None = None) -> Lease | Held:
     """Take the round's lease if it is free: never taken, given back, or held by a process of this machine that is gone.
 
     Args:
@@ -67,7 +68,7 @@ def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = 
         RoundAborted: the round was aborted.
     """
     while True:
-        held = read_coordinator(s3, bucket, round_id)
+        held = read_coordinator(bucket, round_id)
         process = this_process()
         token = uuid.uuid4().hex
         if held is None:
@@ -79,19 +80,19 @@ def take(s3: S3Client, bucket: str, round_id: str, *, instead_of: Held | None = 
             if held.record.state not in ("stopped", "failed") and not expired and not is_gone(held.record.process):
                 return held
             record = held.record.succeeded_by(process, token, LEASE_S)
-        etag = swap_object(s3, bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None)
+        etag = swap_object(bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None)
         if etag is not None:
-            return Lease(s3, bucket, record, etag)
+            return Lease(bucket, record, etag)
 
 
-def revoke(s3: S3Client, bucket: str, round_id: str, model: str) -> CoordinatorRecord:
+def revoke(bucket: Bucket, round_id: str, model: str) -> CoordinatorRecord:
     """Take the lease from whoever holds it and mark the round as aborted: no coordinator can publish it any more.
 
     Raises:
         RoundConflict: it is being published, or its global model is there already.
     """
     while True:
-        held = read_coordinator(s3, bucket, round_id)
+        held = read_coordinator(bucket, round_id)
         if held is None:
             record = CoordinatorRecord(round_id, uuid.uuid4().hex, this_process(), LEASE_S, state="aborted")
         elif held.record.state == "aborted":
@@ -103,14 +104,14 @@ def revoke(s3: S3Client, bucket: str, round_id: str, model: str) -> CoordinatorR
             )
         else:
             # A coordinator that stopped while it published may have stored the model; clients may have it.
-            if exists(s3, bucket, global_key(model, round_id)):
+            if exists(bucket, global_key(model, round_id)):
                 raise RoundConflict(
                     f"Round {round_id} has stored its global model already; it cannot be aborted any more. "
                     f"`orchestrator resume --round {round_id}` finishes it."
                 )
             record = held.record.succeeded_by(this_process(), uuid.uuid4().hex, LEASE_S)
             record = replace(record, state="aborted")
-        if swap_object(s3, bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None):
+        if swap_object(bucket, coordinator_key(round_id), record.to_bytes(), held.etag if held else None):
             return record
 
 
@@ -125,14 +126,14 @@ def aborted(record: CoordinatorRecord) -> RoundAborted:
 class Watch:
     """Watches a lease that another process holds, to see when it runs out."""
 
-    def __init__(self, s3: S3Client, bucket: str, held: Held) -> None:
-        self._s3, self._bucket = s3, bucket
+    def __init__(self, bucket: Bucket, held: Held) -> None:
+        self._bucket = bucket
         self.held = held
         self._changed = time.monotonic()
 
     def has_run_out(self) -> bool:
         """Look again: whether it was given back, its process is gone, or nobody has renewed it for its term."""
-        found = read_coordinator(self._s3, self._bucket, self.held.record.round_id)
+        found = read_coordinator(self._bucket, self.held.record.round_id)
         now = time.monotonic()
         if found is None:
             return True
@@ -149,8 +150,8 @@ class Lease:
     left as it is: the round's report says the rest.
     """
 
-    def __init__(self, s3: S3Client, bucket: str, record: CoordinatorRecord, etag: str) -> None:
-        self._s3, self._bucket = s3, bucket
+    def __init__(self, bucket: Bucket, record: CoordinatorRecord, etag: str) -> None:
+        self._bucket = bucket
         self.record = record
         self._etag = etag
         self._renewed = time.monotonic()
@@ -232,11 +233,11 @@ class Lease:
         if self._lost is not None:
             return
         began = time.monotonic()
-        etag = swap_object(self._s3, self._bucket, coordinator_key(record.round_id), record.to_bytes(), self._etag)
+        etag = swap_object(self._bucket, coordinator_key(record.round_id), record.to_bytes(), self._etag)
         if etag is not None:
             self.record, self._etag, self._renewed = record, etag, began
             return
-        held = read_coordinator(self._s3, self._bucket, record.round_id)
+        held = read_coordinator(self._bucket, record.round_id)
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:

@@ -13,6 +13,7 @@ from lambdas.protocol.manifest import Output, RoundManifest
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import TensorTable, shard_bounds
 from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, read_object
 from orchestrator.errors import BadInput, RoundFailed
 from orchestrator.rounds.norms import MOST_IN_MESSAGES
@@ -20,7 +21,7 @@ from orchestrator.rounds.pin import Pinned
 from orchestrator.rounds.request import RoundRecord
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 def sink_for(table: TensorTable, bounds: Sequence[int]) -> str:
@@ -41,8 +42,7 @@ def sink_for(table: TensorTable, bounds: Sequence[int]) -> str:
 
 
 def freeze_round(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     record: RoundRecord,
     pinned: Pinned,
     shards: int,
@@ -58,7 +58,7 @@ def freeze_round(
     """
     bounds = shard_bounds(pinned.table, shards)
     output = create_output(
-        s3, bucket, sink_for(pinned.table, bounds), global_key(record.model, record.round_id)
+        bucket, sink_for(pinned.table, bounds), global_key(record.model, record.round_id)
     )  # fmt: skip
     in_objects = record.request.max_norm is not None or len(pinned.participants) > MOST_IN_MESSAGES
     manifest = RoundManifest(
@@ -74,11 +74,11 @@ def freeze_round(
         excluded=pinned.excluded,
         norms="objects" if in_objects else "results",
     )
-    if create_object(s3, bucket, manifest_key(record.round_id), manifest.to_bytes()):
+    if create_object(bucket, manifest_key(record.round_id), manifest.to_bytes()):
         return manifest
     if output.upload_id is not None:
-        s3.abort_multipart_upload(Bucket=bucket, Key=output.key, UploadId=output.upload_id)
-    found = read_manifest(s3, bucket, record.round_id)
+        bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=output.key, UploadId=output.upload_id)
+    found = read_manifest(bucket, record.round_id)
     if found is None:
         raise RoundFailed(
             f"Round {record.round_id}: its manifest was written and deleted by someone else. Start again."
@@ -86,18 +86,18 @@ def freeze_round(
     return found
 
 
-def create_output(s3: S3Client, bucket: str, kind: str, key: str) -> Output:
+def create_output(bucket: Bucket, kind: str, key: str) -> Output:
     """Where averaged shards go: with `multipart`, a new upload to `key`."""
     if kind != "multipart":
         return Output(kind, key)
     # Workers send the SHA-256 of what they averaged; S3 compares each part, and ListParts gives it back.
-    upload = s3.create_multipart_upload(
-        Bucket=bucket, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="SHA256"
+    upload = bucket.s3.create_multipart_upload(
+        Bucket=bucket.name, Key=key, ContentType="application/octet-stream", ChecksumAlgorithm="SHA256"
     )
     return Output(kind, key, upload["UploadId"])
 
 
-def read_manifest(s3: S3Client, bucket: str, round_id: str) -> RoundManifest | None:
+def read_manifest(bucket: Bucket, round_id: str) -> RoundManifest | None:
     """The round's manifest, None before the round is pinned."""
-    found = read_object(s3, bucket, manifest_key(round_id))
+    found = read_object(bucket, manifest_key(round_id))
     return RoundManifest.from_bytes(found[0]) if found else None

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from lambdas.protocol.keys import norms_key
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import Result, ShardResult
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import read_object
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # Above so many clients their sums of squares go into objects: a result message has its limits (256 KiB on emulators),
 # and SQS bills every 64 KiB of it.
@@ -32,15 +33,13 @@ MOST_IN_MESSAGES = 4096
 Norms = Mapping[str, float]
 
 
-def read_norms(
-    s3: S3Client, bucket: str, manifest: RoundManifest, results: Mapping[int, Result]
-) -> dict[str, float] | None:
+def read_norms(bucket: Bucket, manifest: RoundManifest, results: Mapping[int, Result]) -> dict[str, float] | None:
     """L2 norm by client; None where a shard's sums of squares are not known, because its message was lost."""
     shards = range(manifest.shards)
     if manifest.norms == "objects":
 
         def read(shard: int) -> bytes | None:
-            found = read_object(s3, bucket, norms_key(manifest.round_id, shard, manifest.shards, manifest.revision))
+            found = read_object(bucket, norms_key(manifest.round_id, shard, manifest.shards, manifest.revision))
             return found[0] if found else None
 
         with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:

@@ -18,13 +18,14 @@ from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES
 from lambdas.protocol.manifest import Exclusion, Participant
 from lambdas.protocol.safetensors import UpdateHeader, check_same_table, parse_update_header
 from lambdas.protocol.tensor_table import TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.models import latest_table, read_header
 from orchestrator.aws.s3 import error_code, list_objects
 from orchestrator.errors import RoundFailed
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -54,29 +55,28 @@ class Pinned:
     excluded: tuple[Exclusion, ...] = ()
 
 
-def list_updates(s3: S3Client, bucket: str, round_id: str) -> list[Update]:
+def list_updates(bucket: Bucket, round_id: str) -> list[Update]:
     """The updates that are there now, in ascending client id; one LIST request per 1,000.
 
     Whatever else lies among them is passed over with a warning: nobody stops a round by storing an odd object, and
     nobody takes part twice by storing one a folder further down.
     """
     updates = []
-    for item in list_objects(s3, bucket, updates_prefix(round_id)):
+    for item in list_objects(bucket, updates_prefix(round_id)):
         key = item["Key"]
         try:
             client = client_of(key)
         except InvalidName:
             client = None
         if client is None or key != update_key(round_id, client):
-            log.warning("Round %s: s3://%s/%s is no update, and is passed over.", round_id, bucket, shown(key))
+            log.warning("Round %s: s3://%s/%s is no update, and is passed over.", round_id, bucket.name, shown(key))
             continue
         updates.append(Update(client, key, item["ETag"], item["Size"], item["LastModified"].timestamp()))
     return sorted(updates, key=lambda update: update.client)
 
 
 def pin_updates(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     round_id: str,
     model: str,
     updates: Sequence[Update],
@@ -105,7 +105,7 @@ def pin_updates(
 
     def read(update: Update) -> UpdateHeader | FederationError:
         try:
-            return _read_update_header(s3, bucket, update)
+            return _read_update_header(bucket, update)
         except InvalidUpdate as error:
             return error
         finally:
@@ -113,7 +113,7 @@ def pin_updates(
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         headers = list(pool.map(read, updates))
-    expected, source = _expected_table(s3, bucket, model, updates, headers)
+    expected, source = _expected_table(bucket, model, updates, headers)
     participants, layouts, problems = [], dict[tuple[str, ...], int](), list[Exclusion]()
     for update, header in zip(updates, headers, strict=True):
         try:
@@ -146,16 +146,16 @@ def pin_updates(
             f"Round {round_id}: {len(problems)} of {len(updates)} updates cannot be averaged; nothing was queued:\n  "
             + "\n  ".join(f"client {p.client}: {p.reason}" for p in problems[:_ERRORS_SHOWN])
             + more
-            + f"\nDelete what is wrong under s3://{bucket}/{updates_prefix(round_id)}, have those clients submit "
+            + f"\nDelete what is wrong under s3://{bucket.name}/{updates_prefix(round_id)}, have those clients submit "
             "again, and start the round again; or start it with --on-invalid exclude."
         )
     return Pinned(tuple(participants), expected, tuple(layouts), tuple(problems))
 
 
 def _expected_table(
-    s3: S3Client, bucket: str, model: str, updates: Sequence[Update], headers: Sequence[UpdateHeader | FederationError]
+    bucket: Bucket, model: str, updates: Sequence[Update], headers: Sequence[UpdateHeader | FederationError]
 ) -> tuple[TensorTable, str]:
-    latest = latest_table(s3, bucket, model)
+    latest = latest_table(bucket, model)
     if latest is not None:
         return latest[1], f"global model {model} of round {latest[0]}"
     tables = [
@@ -171,9 +171,9 @@ def _expected_table(
     return table, f"client {client}'s update"
 
 
-def _read_update_header(s3: S3Client, bucket: str, update: Update) -> UpdateHeader:
+def _read_update_header(bucket: Bucket, update: Update) -> UpdateHeader:
     try:
-        raw = read_header(s3, bucket, update.key, update.size, etag=update.etag)
+        raw = read_header(bucket, update.key, update.size, etag=update.etag)
     except ClientError as error:
         if error_code(error) in ("PreconditionFailed", "NoSuchKey"):
             raise UpdateChanged("was replaced or deleted while the round was closing", client=update.client) from error

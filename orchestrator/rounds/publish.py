@@ -19,6 +19,7 @@ from lambdas.protocol.keys import latest_key
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import head_of_shard, to_s3_checksum
 from orchestrator.aws.s3 import (
     completed_part,
@@ -35,7 +36,7 @@ from orchestrator.errors import OrchestratorError, RoundFailed
 from orchestrator.rounds.stored import StoredShard, stored_shards
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # How often CompleteMultipartUpload is asked again where another conditional write to the key is under way.
 _CONFLICTS = 6
@@ -51,7 +52,7 @@ class Published:
     shard_sha256: tuple[str, ...]
 
 
-def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mapping[int, str] | None = None) -> Published:
+def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str] | None = None) -> Published:
     """Make the averaged shards the global model, whole or not at all, and move the model's `latest` pointer to it.
 
     Doing it again changes nothing. All shards must be stored.
@@ -66,10 +67,10 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mappin
     """
     key = manifest.output.key
     digests = dict(reported or {})
-    if not exists(s3, bucket, key):
-        stored = stored_shards(s3, bucket, manifest)
+    if not exists(bucket, key):
+        stored = stored_shards(bucket, manifest)
         missing = sorted(set(range(manifest.shards)) - set(stored or {}))
-        if stored is None and not exists(s3, bucket, key):
+        if stored is None and not exists(bucket, key):
             raise upload_gone(manifest)
         if stored is not None:
             if missing:
@@ -79,20 +80,20 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mappin
                     f"{manifest.round_id}` queues them again."
                 )
             if manifest.output.upload_id is not None:
-                _complete(s3, bucket, manifest, stored, digests)
+                _complete(bucket, manifest, stored, digests)
             else:
                 try:
-                    _assemble(s3, bucket, manifest, digests)
+                    _assemble(bucket, manifest, digests)
                 except ClientError as error:
                     # Another orchestrator was faster, and has deleted the shard objects.
-                    if error_code(error) != "NoSuchKey" or not exists(s3, bucket, key):
+                    if error_code(error) != "NoSuchKey" or not exists(bucket, key):
                         raise
-    head = s3.head_object(Bucket=bucket, Key=key)
+    head = bucket.s3.head_object(Bucket=bucket.name, Key=key)
     expected = len(global_header(manifest.table)) + manifest.table.nbytes
     if head["ContentLength"] != expected:
         raise RoundFailed(
-            f"Round {manifest.round_id}: s3://{bucket}/{key} has {head['ContentLength']} bytes, expected {expected}. "
-            "Somebody else wrote it; start a new round."
+            f"Round {manifest.round_id}: s3://{bucket.name}/{key} has {head['ContentLength']} bytes, expected "
+            f"{expected}. Somebody else wrote it; start a new round."
         )
     latest = LatestModel(
         model=manifest.model,
@@ -104,11 +105,11 @@ def publish(s3: S3Client, bucket: str, manifest: RoundManifest, reported: Mappin
         pinned_at=manifest.created_at,
         published_at=time.time(),
     )
-    _move_latest(s3, bucket, latest)
+    _move_latest(bucket, latest)
     if manifest.output.upload_id is None:
-        _delete_shard_objects(s3, bucket, manifest)
+        _delete_shard_objects(bucket, manifest)
     for shard in set(range(manifest.shards)) - set(digests):
-        digests[shard] = _published_digest(s3, bucket, manifest, latest, shard)
+        digests[shard] = _published_digest(bucket, manifest, latest, shard)
     return Published(latest, tuple(digests[shard] for shard in range(manifest.shards)))
 
 
@@ -127,11 +128,11 @@ def _check_digest(manifest: RoundManifest, shard: int, found: str, digests: dict
         )
 
 
-def _published_digest(s3: S3Client, bucket: str, manifest: RoundManifest, latest: LatestModel, shard: int) -> str:
+def _published_digest(bucket: Bucket, manifest: RoundManifest, latest: LatestModel, shard: int) -> str:
     """SHA-256 of a shard whose worker's result was lost, read from the published model."""
     digest = hashlib.sha256()
     start, stop = shard_region(manifest, shard)
-    for chunk in read_chunks(s3, bucket, latest.key, start, stop, latest.etag):
+    for chunk in read_chunks(bucket, latest.key, start, stop, latest.etag):
         digest.update(chunk)
     return digest.hexdigest()
 
@@ -143,9 +144,7 @@ def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
     return start, offset + manifest.table.byte_at(manifest.bounds[shard + 1])
 
 
-def _complete(
-    s3: S3Client, bucket: str, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]
-) -> None:
+def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]) -> None:
     assert manifest.output.upload_id is not None
     for attempt in itertools.count(1):
         for shard, part in stored.items():
@@ -156,8 +155,8 @@ def _complete(
         ]
         try:
             # S3 may answer 200 and put an error into the body; boto3 takes that for a 500 and asks again.
-            s3.complete_multipart_upload(
-                Bucket=bucket,
+            bucket.s3.complete_multipart_upload(
+                Bucket=bucket.name,
                 Key=manifest.output.key,
                 UploadId=manifest.output.upload_id,
                 MultipartUpload={"Parts": parts},
@@ -168,7 +167,7 @@ def _complete(
             code = error_code(error)
             if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict"):
                 # Another orchestrator was faster with the same parts, or this one was, and its answer was lost.
-                if exists(s3, bucket, manifest.output.key):
+                if exists(bucket, manifest.output.key):
                     return
                 # Somebody else writes to the same key at this moment.
                 if code == "ConditionalRequestConflict" and attempt < _CONFLICTS:
@@ -179,7 +178,7 @@ def _complete(
             if code == "InvalidPart" and attempt < _CONFLICTS:
                 # A job that was delivered twice has stored its part again since the parts were listed. Under a KMS key
                 # equal bytes get another ETag.
-                again = stored_shards(s3, bucket, manifest)
+                again = stored_shards(bucket, manifest)
                 if again is not None and len(again) == manifest.shards:
                     stored = again
                     continue
@@ -198,12 +197,12 @@ def _checksum(part: StoredShard) -> str | None:
     return to_s3_checksum(part.sha256) if part.sha256 else None
 
 
-def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[int, str]) -> None:
+def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) -> None:
     """Put shard objects together: only models whose shards are below S3's smallest part come this way."""
     size = len(global_header(manifest.table)) + manifest.table.nbytes
 
     def read(shard: int) -> bytes:
-        return get_bytes(s3, Bucket=bucket, Key=manifest.shard_key(shard))[0]
+        return get_bytes(bucket, Key=manifest.shard_key(shard))[0]
 
     with tempfile.TemporaryFile(prefix="global-") as file:
         file.write(global_header(manifest.table))
@@ -220,21 +219,21 @@ def _assemble(s3: S3Client, bucket: str, manifest: RoundManifest, digests: dict[
                 f"`orchestrator resume --round {manifest.round_id}` tries again."
             )
         file.seek(0)
-        create_large_object(s3, bucket, manifest.output.key, file, size)
+        create_large_object(bucket, manifest.output.key, file, size)
 
 
-def _delete_shard_objects(s3: S3Client, bucket: str, manifest: RoundManifest) -> None:
-    delete_objects(s3, bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
+def _delete_shard_objects(bucket: Bucket, manifest: RoundManifest) -> None:
+    delete_objects(bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
 
 
-def _move_latest(s3: S3Client, bucket: str, latest: LatestModel) -> None:
+def _move_latest(bucket: Bucket, latest: LatestModel) -> None:
     """Compare and swap, so that of two rounds that publish at once the one that was pinned later stays."""
     key = latest_key(latest.model)
     while True:
-        found = read_object(s3, bucket, key)
+        found = read_object(bucket, key)
         if found is not None:
             current = LatestModel.from_bytes(found[0])
             if current.round_id == latest.round_id or current.pinned_at > latest.pinned_at:
                 return
-        if swap_object(s3, bucket, key, latest.to_bytes(), found[1] if found else None):
+        if swap_object(bucket, key, latest.to_bytes(), found[1] if found else None):
             return

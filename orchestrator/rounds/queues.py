@@ -37,8 +37,8 @@ class Results:
     """The environment's result queue, as one round sees it."""
 
     def __init__(self, aws: AwsClients, deployment: Deployment, round_id: str, digest: str) -> None:
-        self._clients = aws
-        self._bucket = deployment.bucket
+        self._aws = aws
+        self._bucket = aws.bucket(deployment.bucket)
         self._url = deployment.result_queue_url
         self._round_id = round_id
         self._digest = digest
@@ -46,7 +46,7 @@ class Results:
 
     def receive(self, wait_s: int | None = None) -> list[Result]:
         """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
-        messages = self._clients.sqs.receive_message(
+        messages = self._aws.sqs.receive_message(
             QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S if wait_s is None else wait_s
         ).get("Messages", [])
         mine, delete = [], []
@@ -63,17 +63,17 @@ class Results:
             elif result.round_id == self._round_id or self._has_ended(result.round_id):
                 delete.append(message)
             else:
-                self._clients.sqs.change_message_visibility(
+                self._aws.sqs.change_message_visibility(
                     QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=_FOREIGN_HIDDEN_S
                 )
         if delete:
             entries: list[Any] = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(delete)]
-            self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+            self._aws.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
         return mine
 
     def _has_ended(self, round_id: str) -> bool:
         if not self._ended.get(round_id):
-            self._ended[round_id] = exists(self._clients.s3, self._bucket, report_key(round_id))
+            self._ended[round_id] = exists(self._bucket, report_key(round_id))
         return self._ended[round_id]
 
 

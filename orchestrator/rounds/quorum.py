@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
+from lambdas.storage.bucket import Bucket
 from orchestrator.errors import QuorumMissed
 from orchestrator.progress import Narration
 from orchestrator.rounds.pin import Update, list_updates
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # How often S3 is asked for new updates while a round is open: at first every second, later less often (a LIST costs).
 _POLL_S = (1.0, 10.0)
@@ -45,8 +46,7 @@ class Window:
 
 
 def await_updates(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     record: RoundRecord,
     narration: Narration,
     still_mine: Callable[[], object],
@@ -76,7 +76,7 @@ def await_updates(
     with narration.bar("waiting for updates", enough) as progress:
         while True:
             still_mine()
-            there = [u for u in list_updates(s3, bucket, request.round_id) if not named or u.client in named]
+            there = [u for u in list_updates(bucket, request.round_id) if not named or u.client in named]
             updates = [u for u in there if (u.client, u.etag) not in without]
             count = len(updates) + len(late - {u.client for u in there})
             now = time.time()

@@ -13,11 +13,12 @@ from lambdas.protocol.errors import FederationError, InvalidContract
 from lambdas.protocol.keys import check_name, manifest_key, round_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_SHARDS
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
 from orchestrator.errors import BadInput, RoundConflict
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 # 2: `topology` was `architecture`.
 SCHEMA = 2
@@ -217,13 +218,13 @@ class RoundRecord:
         return cls(request, f.number("opened_at"))
 
 
-def read_record(s3: S3Client, bucket: str, round_id: str) -> RoundRecord | None:
+def read_record(bucket: Bucket, round_id: str) -> RoundRecord | None:
     """What a round was opened with; None where it was not opened."""
-    found = read_object(s3, bucket, round_key(round_id))
+    found = read_object(bucket, round_key(round_id))
     return RoundRecord.from_bytes(found[0]) if found else None
 
 
-def open_round(s3: S3Client, bucket: str, request: RoundRequest, *, replace_options: bool = False) -> RoundRecord:
+def open_round(bucket: Bucket, request: RoundRequest, *, replace_options: bool = False) -> RoundRecord:
     """Write the round's record, or read the one that is there.
 
     Args:
@@ -236,9 +237,9 @@ def open_round(s3: S3Client, bucket: str, request: RoundRequest, *, replace_opti
     record = RoundRecord(request, time.time())
     key = round_key(request.round_id)
     while True:
-        if create_object(s3, bucket, key, record.to_bytes()):
+        if create_object(bucket, key, record.to_bytes()):
             return record
-        found = read_object(s3, bucket, key)
+        found = read_object(bucket, key)
         if found is None:
             continue  # somebody deleted it in between
         existing = RoundRecord.from_bytes(found[0])
@@ -250,7 +251,7 @@ def open_round(s3: S3Client, bucket: str, request: RoundRequest, *, replace_opti
         different = existing.request.differences(request)
         if not different:
             return replace(existing, request=replace(existing.request, timeout_s=request.timeout_s))
-        pinned = exists(s3, bucket, manifest_key(request.round_id))
+        pinned = exists(bucket, manifest_key(request.round_id))
         if pinned or not replace_options:
             raise RoundConflict(
                 f"Round {request.round_id} was opened with other options: {'; '.join(different)}. "
@@ -260,5 +261,5 @@ def open_round(s3: S3Client, bucket: str, request: RoundRequest, *, replace_opti
                     else "Start it with the same options to continue it, or with --replace-options to change them."
                 )
             )
-        if swap_object(s3, bucket, key, record.to_bytes(), found[1]):
+        if swap_object(bucket, key, record.to_bytes(), found[1]):
             return record

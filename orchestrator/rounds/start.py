@@ -59,7 +59,7 @@ def start_round(
         NotDeployed: no lane for the shard count.
         BadInput, InvalidName: a request that makes no sense.
     """
-    s3, bucket = aws.s3, deployment.bucket
+    bucket = aws.bucket(deployment.bucket)
     if request.shards is not None or request.topology != GRADS_SHARDING:
         deployment.lane_for(request.topology, request.shards or 1)
     report = _ended(aws, deployment, request.round_id)
@@ -69,7 +69,7 @@ def start_round(
             f"Round {request.round_id} of model {model} is already published. Fetch it with `orchestrator fetch "
             f"--model {model} --round {request.round_id}`, or start a round with another id."
         )
-    record = open_round(s3, bucket, request, replace_options=replace_options)
+    record = open_round(bucket, request, replace_options=replace_options)
     return _coordinate_or_follow(aws, deployment, record, narration or Narration())
 
 
@@ -93,7 +93,7 @@ def resume_round(
         And what `start_round` raises.
     """
     narration = narration or Narration()
-    record = read_record(aws.s3, deployment.bucket, check_name("round", round_id))
+    record = read_record(aws.bucket(deployment.bucket), check_name("round", round_id))
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
     report = _ended(aws, deployment, round_id)
@@ -113,8 +113,8 @@ def _coordinate_or_follow(
     *,
     redrive: bool = False,
 ) -> Report:
-    s3, bucket = aws.s3, deployment.bucket
-    taken = lease.take(s3, bucket, record.round_id)
+    bucket = aws.bucket(deployment.bucket)
+    taken = lease.take(bucket, record.round_id)
     while True:
         if isinstance(taken, Lease):
             try:
@@ -122,7 +122,7 @@ def _coordinate_or_follow(
                     return drive(aws, deployment, record, held, narration, redrive=redrive)
             except LeaseLost as error:
                 narration.say(f"{error} Waiting for its result.")
-                taken = lease.take(s3, bucket, record.round_id)
+                taken = lease.take(bucket, record.round_id)
                 continue
         followed = _follow(aws, deployment, taken, narration)
         if isinstance(followed, Report):
@@ -132,8 +132,8 @@ def _coordinate_or_follow(
 
 def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
     """Wait for the report of a round that another process drives; or take over, where the lease is free."""
-    s3, bucket, round_id = aws.s3, deployment.bucket, held.record.round_id
-    watch = Watch(s3, bucket, held)
+    bucket, round_id = aws.bucket(deployment.bucket), held.record.round_id
+    watch = Watch(bucket, held)
     coordinator = held.record.process
     narration.say(
         f"Round {round_id} is coordinated by {coordinator}. Waiting for its result, and taking over should it be gone for "
@@ -148,7 +148,7 @@ def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narr
             if record.state == "stopped" and record.error is not None:
                 _raise_alike(record.error)
             narration.say(f"Round {round_id} is not coordinated by {record.process} any more; taking over.")
-            return lease.take(s3, bucket, round_id, instead_of=watch.held)
+            return lease.take(bucket, round_id, instead_of=watch.held)
         if watch.held.record.state == "aborted":
             raise lease.aborted(watch.held.record)
         time.sleep(lease.WATCH_EVERY_S)
@@ -169,13 +169,13 @@ def _ended(aws: AwsClients, deployment: Deployment, round_id: str) -> Report | N
     Raises:
         RoundFailed, RoundAborted: it has ended without a publication; what it may have left behind is cleaned up.
     """
-    found = read_object(aws.s3, deployment.bucket, report_key(round_id))
+    found = read_object(aws.bucket(deployment.bucket), report_key(round_id))
     if found is None:
         return None
     report = Report.from_bytes(found[0])
     if report.document["status"] == "published":
         return report
-    clean_up(aws.s3, deployment.bucket, round_id, report.document["model"])
+    clean_up(aws.bucket(deployment.bucket), round_id, report.document["model"])
     ended: type[OrchestratorError] = RoundAborted if report.document["status"] == "aborted" else RoundFailed
     if report.document.get("exit_status") == QuorumMissed.exit_status:
         ended = QuorumMissed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import report_key, rounds_prefix
 from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
@@ -26,10 +27,12 @@ from orchestrator.rounds.tree import dead_aggregators, stored_partials
 from orchestrator.rounds.wait import ShardStep, dead_jobs
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
-def round_status(aws: AwsClients, bucket: str, round_id: str, deployment: Deployment | None = None) -> dict[str, Any]:
+def round_status(
+    aws: AwsClients, bucket: Bucket, round_id: str, deployment: Deployment | None = None
+) -> dict[str, Any]:
     """Where a round stands: state (`open`, `averaging`, `publishing`, `published`, `failed`, `aborted`), updates and
     shards, and who drives it or why nobody does.
 
@@ -39,26 +42,25 @@ def round_status(aws: AwsClients, bucket: str, round_id: str, deployment: Deploy
     Raises:
         BadInput: there is no such round.
     """
-    s3 = aws.s3
-    record = read_record(s3, bucket, round_id)
+    record = read_record(bucket, round_id)
     if record is None:
-        count = len(list_updates(s3, bucket, round_id))
+        count = len(list_updates(bucket, round_id))
         if count == 0:
             raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
         return {"round": round_id, "model": None, "state": "not opened", "updates": count}
     status: dict[str, Any] = {"round": round_id, "model": record.model}
-    report = read_object(s3, bucket, report_key(round_id))
+    report = read_object(bucket, report_key(round_id))
     if report is not None:
         document = Report.from_bytes(report[0]).document
         status |= {"state": document["status"], "updates": len(document["participants"]), "shards": document["shards"]}
         return status | (
             {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
         )
-    manifest = read_manifest(s3, bucket, round_id)
-    coordinator = _coordinator(s3, bucket, round_id)
+    manifest = read_manifest(bucket, round_id)
+    coordinator = _coordinator(bucket, round_id)
     if manifest is None:
-        return status | {"state": "open", "updates": len(list_updates(s3, bucket, round_id))} | coordinator
-    stored = stored_shards(s3, bucket, manifest)
+        return status | {"state": "open", "updates": len(list_updates(bucket, round_id))} | coordinator
+    stored = stored_shards(bucket, manifest)
     status |= {
         "state": "averaging" if stored is not None else "publishing",
         "updates": len(manifest.participants),
@@ -70,10 +72,10 @@ def round_status(aws: AwsClients, bucket: str, round_id: str, deployment: Deploy
     if manifest.topology != GRADS_SHARDING:
         status |= {"topology": manifest.topology}
         if stored is not None:
-            status |= {"partial_sums": len(stored_partials(s3, bucket, manifest, sha256_hex(manifest.to_bytes())))}
+            status |= {"partial_sums": len(stored_partials(bucket, manifest, sha256_hex(manifest.to_bytes())))}
             gave_up = dead_aggregators(aws, lane, manifest) if lane is not None else []
     elif lane is not None and stored is not None:
-        step = ShardStep(s3, bucket, manifest)
+        step = ShardStep(bucket, manifest)
         gave_up = sorted(dead_jobs(aws, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
     if lane is not None and gave_up:
         status |= {
@@ -85,9 +87,9 @@ def round_status(aws: AwsClients, bucket: str, round_id: str, deployment: Deploy
     return status | coordinator
 
 
-def _coordinator(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
+def _coordinator(bucket: Bucket, round_id: str) -> dict[str, Any]:
     """Who coordinates a round, or why nobody does."""
-    held = lease.read_coordinator(s3, bucket, round_id)
+    held = lease.read_coordinator(bucket, round_id)
     if held is None:
         return {}
     record = held.record
@@ -99,13 +101,13 @@ def _coordinator(s3: S3Client, bucket: str, round_id: str) -> dict[str, Any]:
     return {"coordinator": str(record.process)}
 
 
-def read_report(aws: AwsClients, bucket: str, round_id: str) -> Report:
+def read_report(bucket: Bucket, round_id: str) -> Report:
     """The report of a round that has ended.
 
     Raises:
         BadInput: there is none.
     """
-    found = read_object(aws.s3, bucket, report_key(round_id))
+    found = read_object(bucket, report_key(round_id))
     if found is None:
         raise BadInput(
             f"Round {round_id} has no report: it has not ended, or has expired. `orchestrator status "
@@ -114,9 +116,11 @@ def read_report(aws: AwsClients, bucket: str, round_id: str) -> Report:
     return Report.from_bytes(found[0])
 
 
-def list_rounds(aws: AwsClients, bucket: str, model: str | None = None) -> list[dict[str, Any]]:
+def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> list[dict[str, Any]]:
     """The status of every round that has not expired, by round id; of one model where it is given."""
-    pages = aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=rounds_prefix(), Delimiter="/")
+    pages = bucket.s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket.name, Prefix=rounds_prefix(), Delimiter="/"
+    )
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
     look: Callable[[str], dict[str, Any]] = lambda name: round_status(aws, bucket, name)  # noqa: E731
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:

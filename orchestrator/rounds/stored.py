@@ -9,11 +9,12 @@ from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import shards_prefix
 from lambdas.protocol.manifest import RoundManifest
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import from_s3_checksum, shard_size
 from orchestrator.aws.s3 import error_code, exists, list_objects, list_parts
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class StoredShard:
     sha256: str | None = None
 
 
-def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[int, StoredShard] | None:
+def stored_shards(bucket: Bucket, manifest: RoundManifest) -> dict[int, StoredShard] | None:
     """The shards that S3 holds complete; None where the global model is published or the upload aborted."""
     output = manifest.output
     if output.upload_id is not None:
         try:
-            parts = list_parts(s3, bucket, output.key, output.upload_id)
+            parts = list_parts(bucket, output.key, output.upload_id)
         except ClientError as error:
             if error_code(error) == "NoSuchUpload":
                 return None
@@ -40,7 +41,7 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
             for number, part in parts.items()
         }
     else:
-        objects = {item["Key"]: item for item in list_objects(s3, bucket, shards_prefix(manifest.round_id))}
+        objects = {item["Key"]: item for item in list_objects(bucket, shards_prefix(manifest.round_id))}
         keys = {shard: manifest.shard_key(shard) for shard in range(manifest.shards)}
         found = {
             shard: StoredShard(objects[key]["ETag"], objects[key]["Size"])
@@ -48,7 +49,7 @@ def stored_shards(s3: S3Client, bucket: str, manifest: RoundManifest) -> dict[in
             if key in objects
         }
         # Whoever publishes deletes the shard objects.
-        if len(found) < manifest.shards and exists(s3, bucket, output.key):
+        if len(found) < manifest.shards and exists(bucket, output.key):
             return None
     # Sizes are checked here, not left to S3: a part of another size is as good as none.
     return {shard: stored for shard, stored in found.items() if stored.size == shard_size(manifest, shard)}

@@ -19,6 +19,7 @@ from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, Result, ShardJob
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.partials import Place
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
@@ -31,7 +32,7 @@ from orchestrator.rounds.stored import stored_shards
 from orchestrator.rounds.wait import Collection, await_step, dead_jobs, gave_up
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +119,11 @@ def average_by_tree(
     Raises:
         BadShard, RoundFailed: as `collect.await_step`.
     """
-    s3, bucket = aws.s3, deployment.bucket
+    bucket = aws.bucket(deployment.bucket)
     tree, digest = tree_of(manifest), sha256_hex(manifest.to_bytes())
     if resumed:
-        run.partials = stored_partials(s3, bucket, manifest, digest)
-        if stored_shards(s3, bucket, manifest) is None:
+        run.partials = stored_partials(bucket, manifest, digest)
+        if stored_shards(bucket, manifest) is None:
             return  # published or aborted: publish() finds out
         if redrive:
             delete_dead_letters(aws, lane, dead_letters(aws, lane, digest, keep=True))
@@ -131,7 +132,7 @@ def average_by_tree(
         progress(len(run.partials))
         while (tree.root, 0) not in run.partials:
             level, wanted = next_step(tree, run.partials)
-            step = _Level(s3, bucket, manifest, digest, level, frozenset(wanted))
+            step = _Level(bucket, manifest, digest, level, frozenset(wanted))
             if resumed and (dead := sorted(dead_jobs(aws, lane, step, digest))):
                 raise gave_up(manifest, lane, step, dead, Collection(retries=run.retries))
             jobs = []
@@ -146,7 +147,7 @@ def average_by_tree(
                     raise RoundFailed(
                         f"Round {manifest.round_id}: {step.name(index)} was queued {attempt} times, and the sums "
                         "below it cannot be reached. Is somebody deleting under "
-                        f"s3://{bucket}/{partials_prefix(manifest.round_id)}? The same start-round continues."
+                        f"s3://{bucket.name}/{partials_prefix(manifest.round_id)}? The same start-round continues."
                     )
             began = time.monotonic()
             send_jobs(aws, lane.queue_url, jobs)
@@ -197,7 +198,7 @@ def _take_in(run: TreeRun, step: _Level, collection: Collection, narration: Narr
     """Note what a step brought; False where the round has ended meanwhile."""
     late = step.wanted - set(collection.results)
     stored = step.stored_partials() if late else {}
-    if late and stored_shards(step.s3, step.bucket, step.manifest) is None:
+    if late and stored_shards(step.bucket, step.manifest) is None:
         return False
     for other in collection.others:
         if other.status == "done" and isinstance(other, AggregatorResult):
@@ -223,8 +224,7 @@ def _take_in(run: TreeRun, step: _Level, collection: Collection, narration: Narr
 class _Level:
     """Some aggregators of one level, as `collect.await_step` awaits them."""
 
-    s3: S3Client
-    bucket: str
+    bucket: Bucket
     manifest: RoundManifest
     digest: str
     level: int
@@ -241,20 +241,20 @@ class _Level:
 
     def stored(self) -> Set[int] | None:
         found = set(self.stored_partials())
-        if not self.wanted <= found and exists(self.s3, self.bucket, self.manifest.output.key):
+        if not self.wanted <= found and exists(self.bucket, self.manifest.output.key):
             return None
         return found
 
     def stored_partials(self) -> dict[int, Partial]:
         """Where S3 holds this level's sums; the root's is the averaged model."""
-        everything = stored_partials(self.s3, self.bucket, self.manifest, self.digest)
+        everything = stored_partials(self.bucket, self.manifest, self.digest)
         return {index: partial for (level, index), partial in everything.items() if level == self.level}
 
 
-def stored_partials(s3: S3Client, bucket: str, manifest: RoundManifest, digest: str) -> dict[Node, Partial]:
+def stored_partials(bucket: Bucket, manifest: RoundManifest, digest: str) -> dict[Node, Partial]:
     """The sums that S3 holds complete, the root's (the averaged model) among them."""
     tree = tree_of(manifest)
-    objects = {item["Key"]: item for item in list_objects(s3, bucket, partials_prefix(manifest.round_id))}
+    objects = {item["Key"]: item for item in list_objects(bucket, partials_prefix(manifest.round_id))}
     found: dict[Node, Partial] = {}
     for level, width in enumerate(tree.widths[:-1]):
         for index in range(width):
@@ -262,7 +262,7 @@ def stored_partials(s3: S3Client, bucket: str, manifest: RoundManifest, digest: 
             item = objects.get(place.key)
             if item is not None and item["Size"] == place.nbytes:
                 found[level, index] = Partial(etag=item["ETag"])
-    root = (stored_shards(s3, bucket, manifest) or {}).get(0)
+    root = (stored_shards(bucket, manifest) or {}).get(0)
     if root is not None:
         found[tree.root, 0] = Partial(etag=root.etag)
     return found
@@ -274,6 +274,6 @@ def dead_aggregators(aws: AwsClients, lane: Lane, manifest: RoundManifest) -> li
     return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, AggregatorJob)})
 
 
-def delete_partials(s3: S3Client, bucket: str, round_id: str) -> None:
+def delete_partials(bucket: Bucket, round_id: str) -> None:
     """Delete a round's partial sums: it is published, or over."""
-    delete_objects(s3, bucket, [item["Key"] for item in list_objects(s3, bucket, partials_prefix(round_id))])
+    delete_objects(bucket, [item["Key"] for item in list_objects(bucket, partials_prefix(round_id))])

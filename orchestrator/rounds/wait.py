@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, ShardResult
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundFailed
@@ -18,7 +19,7 @@ from orchestrator.rounds.queues import Results, dead_letters, log_group
 from orchestrator.rounds.stored import StoredShard, stored_shards
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,7 @@ class Step(Protocol):
 class ShardStep:
     """All shards of a round."""
 
-    s3: S3Client
-    bucket: str
+    bucket: Bucket
     manifest: RoundManifest
     noun: str = "shards"
 
@@ -108,7 +108,7 @@ class ShardStep:
         return message.shard if isinstance(message, ShardJob | ShardResult) else None
 
     def stored(self) -> Set[int] | None:
-        found = stored_shards(self.s3, self.bucket, self.manifest)
+        found = stored_shards(self.bucket, self.manifest)
         return None if found is None else set(found)
 
 
@@ -130,7 +130,7 @@ def await_shards(
         deployment,
         lane,
         manifest,
-        ShardStep(aws.s3, deployment.bucket, manifest),
+        ShardStep(aws.bucket(deployment.bucket), manifest),
         collection=collection,
         timeout_s=timeout_s,
         progress=progress,

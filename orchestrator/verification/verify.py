@@ -21,6 +21,7 @@ from lambdas.protocol.errors import InvalidContract, InvalidUpdate
 from lambdas.protocol.keys import check_name, global_key, manifest_key, report_key, round_prefix
 from lambdas.protocol.manifest import Participant, RoundManifest
 from lambdas.protocol.safetensors import global_header, parse_update_header
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import UpdateReader
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import error_code, list_objects, read_chunks, read_object
@@ -31,7 +32,7 @@ from orchestrator.rounds.report import Report
 from orchestrator.verification.recompute import HashedData, Published, ShardCheck, check_shard
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 _SHOWN = 10
 
@@ -104,8 +105,7 @@ class Verification:
 
 
 def verify(
-    s3: S3Client,
-    bucket: str,
+    bucket: Bucket,
     round_id: str,
     *,
     shards: Sequence[int] | None = None,
@@ -124,7 +124,7 @@ def verify(
         VerificationFailed: a link is broken; its `details` are those of the Verification.
         BadInput: there is no such round, it has not published, its objects have expired, or a shard it does not have.
     """
-    run = _Run(s3, bucket, Verification(check_name("round", round_id)), narration or Narration())
+    run = _Run(bucket, Verification(check_name("round", round_id)), narration or Narration())
     run.follow(shards, manifest_sha256)
     if run.found.broken:
         raise VerificationFailed(run.found.to_text(), run.found.to_json())
@@ -132,8 +132,8 @@ def verify(
 
 
 class _Run:
-    def __init__(self, s3: S3Client, bucket: str, found: Verification, narration: Narration) -> None:
-        self._s3, self._bucket, self.found, self._narration = s3, bucket, found, narration
+    def __init__(self, bucket: Bucket, found: Verification, narration: Narration) -> None:
+        self._bucket, self.found, self._narration = bucket, found, narration
         self._round_id = found.round_id
         self._whole = hashlib.sha256()  # of the global model's file, as far as it was read
 
@@ -167,7 +167,7 @@ class _Run:
 
     def _report(self) -> Report | None:
         key = report_key(self._round_id)
-        stored = read_object(self._s3, self._bucket, key)
+        stored = read_object(self._bucket, key)
         if stored is None:
             raise BadInput(self._why_no_report())
         self.found.report_sha256 = sha256_hex(stored[0])
@@ -185,7 +185,7 @@ class _Run:
         return report
 
     def _why_no_report(self) -> str:
-        if next(list_objects(self._s3, self._bucket, round_prefix(self._round_id)), None) is not None:
+        if next(list_objects(self._bucket, round_prefix(self._round_id)), None) is not None:
             return (
                 f"Round {self._round_id} has no report: it has not published yet. `orchestrator status --round "
                 f"{self._round_id}` says where it stands."
@@ -198,7 +198,7 @@ class _Run:
 
     def _manifest(self, report: Report, noted_sha256: str | None) -> RoundManifest | None:
         key = manifest_key(self._round_id)
-        stored = read_object(self._s3, self._bucket, key)
+        stored = read_object(self._bucket, key)
         if stored is None:
             self._break("manifest", key, "it is gone")
             return None
@@ -223,7 +223,7 @@ class _Run:
             self._break("manifest", key, f"it is that of round {manifest.round_id}")
             return None
         # What the report repeats of the manifest must be what the manifest says.
-        for name, value in reports.head_of(self._bucket, manifest, "published").items():
+        for name, value in reports.head_of(self._bucket.name, manifest, "published").items():
             if report.document.get(name) != value:
                 self._break(
                     "report", report_key(self._round_id), f"its field {name!r} is not what follows from the manifest"
@@ -260,8 +260,8 @@ class _Run:
 
     def _update(self, manifest: RoundManifest, pinned: Participant) -> tuple[Participant, str | None]:
         try:
-            response = self._s3.get_object(
-                Bucket=self._bucket, Key=pinned.key, Range=f"bytes=0-{pinned.data_offset - 1}"
+            response = self._bucket.s3.get_object(
+                Bucket=self._bucket.name, Key=pinned.key, Range=f"bytes=0-{pinned.data_offset - 1}"
             )
         except ClientError as error:
             if error_code(error) == "NoSuchKey":
@@ -285,7 +285,7 @@ class _Run:
                 return now, "its header is the pinned one, its values cannot be told" + replaced
             # Somebody wrote the object again: with the same bytes, as a copy to other keys does, or with others.
             digest = hashlib.sha256()
-            for chunk in read_chunks(self._s3, self._bucket, pinned.key, pinned.data_offset, size, now.etag):
+            for chunk in read_chunks(self._bucket, pinned.key, pinned.data_offset, size, now.etag):
                 digest.update(chunk)
             if digest.hexdigest() != pinned.data_sha256:
                 return (
@@ -299,7 +299,7 @@ class _Run:
     def _published(self, manifest: RoundManifest) -> Published | None:
         key = global_key(manifest.model, self._round_id)
         try:
-            head = self._s3.head_object(Bucket=self._bucket, Key=key)
+            head = self._bucket.s3.head_object(Bucket=self._bucket.name, Key=key)
         except ClientError as error:
             if error_code(error) != "NoSuchKey":
                 raise
@@ -320,7 +320,7 @@ class _Run:
         progress: Any,
     ) -> list[ShardCheck]:
         at_once = min(len(manifest.participants), Pacing().max_streams) + 1
-        reader = UpdateReader(self._s3, self._bucket, at_once=at_once)
+        reader = UpdateReader(self._bucket, at_once=at_once)
         hashed = HashedData(reader.open)
         checks: list[ShardCheck] = []
         if participants is None:
@@ -387,8 +387,8 @@ class _Run:
 
     def _header_of_model(self, manifest: RoundManifest, published: Published) -> None:
         expected = global_header(manifest.table)
-        body = self._s3.get_object(
-            Bucket=self._bucket, Key=published.key, Range=f"bytes=0-{len(expected) - 1}", IfMatch=published.etag
+        body = self._bucket.s3.get_object(
+            Bucket=self._bucket.name, Key=published.key, Range=f"bytes=0-{len(expected) - 1}", IfMatch=published.etag
         )["Body"].read()
         if body != expected:
             self._break("global model", published.key, "its header is not that of the round's tensors")

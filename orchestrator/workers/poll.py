@@ -41,8 +41,9 @@ def work(
     Returns:
         How many jobs were dealt with.
     """
-    sharded = ShardWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url)
-    trees = AggregatorWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url, shared=shared)
+    bucket = aws.bucket(deployment.bucket)
+    sharded = ShardWorker(bucket, aws.sqs, deployment.result_queue_url)
+    trees = AggregatorWorker(bucket, aws.sqs, deployment.result_queue_url, shared=shared)
     name = f"{socket.gethostname()}/{os.getpid()}"
     finished, idle_since = 0, time.monotonic()
     wait_s = _WAIT_S if len(lanes) == 1 else 1

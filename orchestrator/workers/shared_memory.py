@@ -116,7 +116,7 @@ def remove(name: str) -> None:
 
 
 def _child(deployment: Deployment, lanes: Sequence[Lane], pool: str, announce: Any, idle_exit_s: float | None) -> None:
-    clients = connect(deployment.region, deployment.endpoint_url)
+    aws = connect(deployment.region, deployment.endpoint_url)
     blocks = Blocks(pool, announce)
     parent = multiprocessing.parent_process()
 
@@ -126,7 +126,7 @@ def _child(deployment: Deployment, lanes: Sequence[Lane], pool: str, announce: A
             raise SystemExit(1)
 
     with contextlib.suppress(KeyboardInterrupt):
-        poll.work(clients, deployment, lanes, idle_exit_s=idle_exit_s, on_job=after_job, shared=blocks)
+        poll.work(aws, deployment, lanes, idle_exit_s=idle_exit_s, on_job=after_job, shared=blocks)
 
 
 def work_together(
@@ -152,7 +152,7 @@ def work_together(
         while any(child.is_alive() for child in children):
             time.sleep(_TIDY_EVERY_S)
             _drain(announced, blocks)
-            for round_id in [r for r in blocks if exists(aws.s3, deployment.bucket, report_key(r))]:
+            for round_id in [r for r in blocks if exists(aws.bucket(deployment.bucket), report_key(r))]:
                 for name in blocks.pop(round_id):
                     remove(name)
     finally:

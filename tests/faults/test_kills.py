@@ -18,6 +18,7 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import coordinator_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.rounds import lease, manifest, queues, wait
@@ -89,7 +90,7 @@ class CountingWorker:
 
     def _work(self) -> None:
         sqs, url = self._clients.sqs, self._lane.queue_url
-        worker = ShardWorker(self._clients.s3, sqs, self._deployment.bucket, self._deployment.result_queue_url)
+        worker = ShardWorker(Bucket(self._clients.s3, self._deployment.bucket), sqs, self._deployment.result_queue_url)
         while not self._stop.is_set():
             if self.averaged.total() >= self._allowed:
                 self._stop.wait(0.02)
@@ -159,9 +160,9 @@ def test_a_round_whose_orchestrator_was_killed_is_finished_by_the_next_one(
 
     worker.allow(float("inf"))
     if name == "opened":  # nobody has ever driven it
-        assert round_status(aws, deployment.bucket, "r-1")["state"] == "open"
+        assert round_status(aws, aws.bucket(deployment.bucket), "r-1")["state"] == "open"
     elif name != "reported":
-        stopped = round_status(aws, deployment.bucket, "r-1")["stopped"]
+        stopped = round_status(aws, aws.bucket(deployment.bucket), "r-1")["stopped"]
         assert f"process {pid} on " in stopped
         assert "`orchestrator resume --round r-1` continues it" in stopped
     if (

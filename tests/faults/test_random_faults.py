@@ -24,6 +24,7 @@ from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
 from lambdas.storage import shards
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundConflict
@@ -143,7 +144,7 @@ class Rounds(RuleBasedStateMachine):
     def _work(self, life: Life) -> None:
         clients = self._clients(life)
         received = self.sqs.receive_message(QueueUrl=LANE).get("Messages", [])
-        worker = ShardWorker(clients.s3, clients.sqs, BUCKET, RESULTS)
+        worker = ShardWorker(clients.bucket(BUCKET), clients.sqs, RESULTS)
         for message in received:
             count = int(message["Attributes"]["ApproximateReceiveCount"])
             with contextlib.suppress(Killed):
@@ -189,7 +190,7 @@ class Rounds(RuleBasedStateMachine):
     def average(self, manifest: RoundManifest, shard: int, *arguments: Any) -> Any:
         """Stands in front of the averaging: what is stored already is not averaged again once a round was resumed."""
         coordinator = CoordinatorRecord.from_bytes(self.s3.objects[coordinator_key("r-1")][0])
-        stored = stored_shards(self.immortal.s3, BUCKET, manifest)
+        stored = stored_shards(Bucket(self.immortal.s3, BUCKET), manifest)
         if coordinator.earlier and shard in (stored or {}):
             self.done_again.append(shard)  # not raised: the worker would take it for a fault
         return AVERAGE(manifest, shard, *arguments)

@@ -11,6 +11,7 @@ from botocore.config import Config
 
 from lambdas.protocol.keys import report_key
 from lambdas.storage import updates
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws import clients as clients_module
 from orchestrator.aws import s3
 from orchestrator.aws.clients import AwsClients, connect
@@ -142,7 +143,7 @@ def test_a_download_of_the_model_continues_where_it_was_cut(
     finish(aws, lanes_without_functions, aws)
     spoiled = through(proxy, lanes_without_functions)
     proxy.spoil("GET", r"global\.safetensors", cut(4_000_000), 2)
-    fetch(spoiled.s3, lanes_without_functions.bucket, "digits", tmp_path / "m")
+    fetch(Bucket(spoiled.s3, lanes_without_functions.bucket), "digits", tmp_path / "m")
     assert proxy.spoiled == 2
     assert (tmp_path / "m").read_bytes() == expected
 
@@ -173,4 +174,4 @@ def test_an_s3_that_never_recovers_ends_the_tries_and_the_round_can_go_on_later(
     report = resume_round(aws, lanes_without_functions, "r-1", redrive=True, timeout_s=30).document
     assert report["status"] == "published"
     assert read_global(aws, lanes_without_functions) == expected
-    assert s3.exists(aws.s3, lanes_without_functions.bucket, report_key("r-1"))
+    assert s3.exists(aws.bucket(lanes_without_functions.bucket), report_key("r-1"))

@@ -160,7 +160,7 @@ def test_a_shard_that_kills_every_worker_is_named_with_its_tries_and_where_to_lo
         stop.set()
     time.sleep(2)  # the other shard's last try
     while True:
-        status = round_status(aws, lanes_without_functions.bucket, "r-1", lanes_without_functions)
+        status = round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1", lanes_without_functions)
         if len(status.get("gave_up", [])) == 2:
             break
         time.sleep(0.5)
@@ -219,7 +219,7 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
             told.append(json.loads(MessageBody))
 
     sqs: Any = Told()
-    doer = ShardWorker(aws.s3, sqs, bucket, "unused")
+    doer = ShardWorker(aws.bucket(bucket), sqs, "unused")
     for shard in range(2):
         job = ShardJob("r-1", sha256_hex(manifest.to_bytes()), shard)
         assert doer.run(job.to_json(), receive_count=1, worker="w"), "nobody can do it, so it is not delivered again"
@@ -230,4 +230,4 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
     for result in told:
         aws.sqs.send_message(QueueUrl=lanes_without_functions.result_queue_url, MessageBody=json.dumps(result))
     stop.join(30)
-    assert round_status(aws, bucket, "r-1")["state"] == "failed"
+    assert round_status(aws, aws.bucket(bucket), "r-1")["state"] == "failed"

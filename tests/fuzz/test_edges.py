@@ -25,6 +25,7 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.shard_average import ShardWorker
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.cli import main
@@ -107,8 +108,8 @@ def test_a_hostile_pointer_or_global_model_is_refused_in_a_sentence(tmp_path: Pa
     @given(hostile(json.loads(pointer.to_bytes())), changed_bytes(whole) | st.just(whole))
     def run(latest: bytes, model: bytes) -> None:
         s3: Any = _Bucket({latest_key("m"): latest, global_key("m", "r-1"): model})
-        survives("fetch", lambda: fetch(s3, "bucket", "m", tmp_path / "global.safetensors"))
-        survives("fetch", lambda: fetch(s3, "bucket", "m", tmp_path / "global.safetensors", round_id="r-1"))
+        survives("fetch", lambda: fetch(Bucket(s3, "bucket"), "m", tmp_path / "global.safetensors"))
+        survives("fetch", lambda: fetch(Bucket(s3, "bucket"), "m", tmp_path / "global.safetensors", round_id="r-1"))
 
     run()
     assert {path.name for path in tmp_path.iterdir()} <= {"global.safetensors"}, "no temporary file is left"
@@ -123,7 +124,7 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
     with RangeServer(stored) as server:
         s3: Any = FakeS3(server=server, objects={manifest_key(ROUND): manifest.to_bytes()})
         sqs: Any = FakeSqs()
-        worker = ShardWorker(s3, sqs, BUCKET, "results")
+        worker = ShardWorker(Bucket(s3, BUCKET), sqs, "results")
 
         @given(hostile(json.loads(job.to_json())))
         def bodies(body: bytes) -> None:

@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import global_key, latest_key, manifest_key, update_key
+from lambdas.storage.bucket import Bucket
 from orchestrator.client.api import Client
 from orchestrator.client.invite import invite, prepare
 from orchestrator.client.sources import from_state_dict
@@ -122,10 +123,10 @@ def published(enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials]) -
     bucket = prod.deployment.bucket
     for number, name in enumerate(("a", "b")):
         clients = enforcing.clients(roles[f"client-{name}"])
-        assert submit(clients.s3, bucket, ROUND, name, from_state_dict(weights(number)), number + 1).created
+        assert submit(clients.bucket(bucket), ROUND, name, from_state_dict(weights(number)), number + 1).created
     orchestrator = enforcing.clients(roles["orchestrator"])
-    inviting = prepare(orchestrator.s3, bucket, ROUND, model=MODEL, table=from_state_dict(weights(2)).table)
-    invitation = invite(orchestrator.s3, bucket, inviting, "c", 600).to_json()
+    inviting = prepare(Bucket(orchestrator.s3, bucket), ROUND, model=MODEL, table=from_state_dict(weights(2)).table)
+    invitation = invite(Bucket(orchestrator.s3, bucket), inviting, "c", 600).to_json()
     assert Client("c", model=MODEL).push(weights(2), 3, invite=invitation).created
     report = start_round(orchestrator, prod.deployment, RoundRequest(MODEL, ROUND, 4, min_clients=3, timeout_s=90.0))
     return dict(report.document)
@@ -146,10 +147,10 @@ def test_the_orchestrators_role_verifies_a_round(
     enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials], published: dict[str, Any]
 ) -> None:
     orchestrator = enforcing.clients(roles["orchestrator"])
-    found = verify(orchestrator.s3, prod.deployment.bucket, ROUND)
+    found = verify(Bucket(orchestrator.s3, prod.deployment.bucket), ROUND)
     assert (found.data_sections, found.shards) == (3, [0, 1, 2, 3])
     with pytest.raises(BadInput, match="no round r-unknown"):
-        verify(orchestrator.s3, prod.deployment.bucket, "r-unknown")
+        verify(Bucket(orchestrator.s3, prod.deployment.bucket), "r-unknown")
 
 
 def test_small_shards_and_orchestrator_worker_need_no_more_either(
@@ -161,7 +162,7 @@ def test_small_shards_and_orchestrator_worker_need_no_more_either(
     mapping = functions.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"][0]["UUID"]
     functions.update_event_source_mapping(UUID=mapping, Enabled=False)
     clients = enforcing.clients(roles["client-a"])
-    submit(clients.s3, bucket, "r-small", "a", from_state_dict(weights(1, rows=2)), 1)
+    submit(clients.bucket(bucket), "r-small", "a", from_state_dict(weights(1, rows=2)), 1)
     thread = threading.Thread(
         target=poll.work, args=(enforcing.clients(roles["worker"]), prod.deployment, [lane]),
         kwargs={"idle_exit_s": 5}, daemon=True,

@@ -46,7 +46,7 @@ def put(
     aws: AwsClients, deployment: Deployment, client: str, values: StateDict, examples: int = 1, round_id: str = "r-1"
 ) -> Submitted:
     """Submit as a client does."""
-    return submit(aws.s3, deployment.bucket, round_id, client, from_state_dict(values), examples)
+    return submit(aws.bucket(deployment.bucket), round_id, client, from_state_dict(values), examples)
 
 
 def put_bytes(aws: AwsClients, deployment: Deployment, client: str, body: bytes, round_id: str = "r-1") -> None:
@@ -102,7 +102,7 @@ def work_off(aws: AwsClients, deployment: Deployment, shards: int, *, jobs: int 
     """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
     lane = deployment.lanes[shards]
     done = 0
-    doer = poll.ShardWorker(aws.s3, aws.sqs, deployment.bucket, deployment.result_queue_url)
+    doer = poll.ShardWorker(aws.bucket(deployment.bucket), aws.sqs, deployment.result_queue_url)
     while jobs is None or done < jobs:
         messages = aws.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
         if not messages:
@@ -145,11 +145,11 @@ def read_global(aws: AwsClients, deployment: Deployment, round_id: str = "r-1", 
 
 def manifest_of(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> RoundManifest:
     """The manifest of a round that is pinned."""
-    manifest = read_manifest(aws.s3, deployment.bucket, round_id)
+    manifest = read_manifest(aws.bucket(deployment.bucket), round_id)
     assert manifest is not None
     return manifest
 
 
 def submitted_clients(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> list[str]:
     """Who has submitted."""
-    return [update.client for update in list_updates(aws.s3, deployment.bucket, round_id)]
+    return [update.client for update in list_updates(aws.bucket(deployment.bucket), round_id)]

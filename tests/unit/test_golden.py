@@ -46,12 +46,23 @@ from lambdas.protocol.keys import (
 from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.protocol.manifest import Exclusion, Output, Participant, RoundManifest
-from lambdas.protocol.messages import AggregatorJob, Partial, ShardJob, ShardResult, ShardStats, parse_job
+from lambdas.protocol.messages import (
+    AggregatorJob,
+    AggregatorResult,
+    Partial,
+    Result,
+    ShardJob,
+    ShardResult,
+    ShardStats,
+    parse_job,
+    parse_result,
+)
 from lambdas.protocol.safetensors import global_header, parse_update_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
 from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, LIFL
 from lambdas.protocol.tree import tree_of
 from lambdas.shard_average import ShardWorker
+from lambdas.storage.bucket import Bucket
 from lambdas.tree_average import AggregatorWorker
 from lambdas.worker import Worker
 from orchestrator.aws.deployment import Lane
@@ -153,7 +164,7 @@ class Round:
         self.sqs: Any = FakeSqs()
         participants, layouts = [], dict[tuple[str, ...], int]()
         for index, (client, examples, wire) in enumerate(CLIENTS):
-            submitted = submit(self.s3, BUCKET, ROUND, client, tensors(index), examples, wire=wire)
+            submitted = submit(Bucket(self.s3, BUCKET), ROUND, client, tensors(index), examples, wire=wire)
             body = self.s3.objects[submitted.key]
             header = parse_update_header(body[8 : 8 + int.from_bytes(body[:8], "little")], len(body))
             self.table = header.table
@@ -204,14 +215,14 @@ class Round:
     def average(self, manifest: RoundManifest) -> None:
         """Run the jobs of a sharded round."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
-        worker = ShardWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
+        worker = ShardWorker(Bucket(self.s3, BUCKET), self.sqs, "results", memory_mb=WORKER_MEMORY_MB)
         for shard in range(manifest.shards):
             self._run(worker, ShardJob(ROUND, sha256_hex(manifest.to_bytes()), shard))
 
     def aggregate(self, manifest: RoundManifest) -> None:
         """Run the jobs of a tree, level by level."""
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
-        worker = AggregatorWorker(self.s3, self.sqs, BUCKET, "results", memory_mb=WORKER_MEMORY_MB)
+        worker = AggregatorWorker(Bucket(self.s3, BUCKET), self.sqs, "results", memory_mb=WORKER_MEMORY_MB)
         tree, etags = tree_of(manifest), dict[tuple[int, int], str]()
         for level, width in enumerate(tree.widths):
             for index in range(width):
@@ -219,9 +230,9 @@ class Round:
                 job = AggregatorJob(ROUND, sha256_hex(manifest.to_bytes()), level, index, inputs)
                 etags[level, index] = self._run(worker, job).etag or ""
 
-    def _run(self, worker: Worker, job: ShardJob | AggregatorJob) -> ShardResult:
+    def _run(self, worker: Worker, job: ShardJob | AggregatorJob) -> Result:
         assert worker.run(job.to_json(), receive_count=1, worker="golden")
-        result = ShardResult.from_json(self.sqs.sent[-1][1])
+        result = parse_result(self.sqs.sent[-1][1])
         assert result.status == "done", result.error
         return result
 
@@ -306,15 +317,25 @@ def test_a_job(name: str) -> None:
     assert parse_job(golden(name)) == JOBS[name]
 
 
+STATS = ShardStats(4096, 512, 0.5, 0.25, 0.125, 0.875, 0.75, 64.5, 7, 1, 0)
+
+
 def a_result(shard: int, **fields: Any) -> ShardResult:
-    stats = ShardStats(4096, 512, 0.5, 0.25, 0.125, 0.875, 0.75, 64.5, 7, 1, 0)
-    values = {"etag": f'"e{shard}"', "sha256": DIGEST, "worker": "fn/request-1", "memory_mb": 256, "stats": stats}
-    return ShardResult(ROUND, DIGEST, shard, "done", **{**values, **fields})
+    return ShardResult(shard=shard, **_done(etag=f'"e{shard}"', **fields))
+
+
+def an_aggregators_result(level: int, aggregator: int, **fields: Any) -> AggregatorResult:
+    return AggregatorResult(level=level, aggregator=aggregator, **_done(**{"etag": '"e0"', **fields}))
+
+
+def _done(**fields: Any) -> dict[str, Any]:
+    same = {"round_id": ROUND, "manifest_sha256": DIGEST, "status": "done", "sha256": DIGEST}
+    return {**same, "worker": "fn/request-1", "memory_mb": 256, "stats": STATS, **fields}
 
 
 def a_failure(**fields: Any) -> ShardResult:
     return ShardResult(
-        ROUND, DIGEST, 2, "failed", error_kind="NonFiniteUpdate", error="client b: tensor 'größe' has NaN at index 0",
+        round_id=ROUND, manifest_sha256=DIGEST, shard=2, status="failed", error_kind="NonFiniteUpdate", error="client b: tensor 'größe' has NaN at index 0",
         client="b", receive_count=2, worker="fn/request-2", memory_mb=256,
         bad=(Exclusion("b", "NonFiniteUpdate", "client b: tensor 'größe' has NaN at index 0"),),
     )  # fmt: skip
@@ -323,9 +344,16 @@ def a_failure(**fields: Any) -> ShardResult:
 RESULTS = {
     "result-done.json": a_result(1, norms="AAAAAAAA8D8AAAAAAAAAQA=="),
     "result-failed.json": a_failure(),
-    "result-partial.json": a_result(0, etag=None, level=1, aggregator=2, segment="m/s-1-2"),
-    "result-missing.json": ShardResult(
-        ROUND, DIGEST, 0, "missing", level=1, aggregator=0, missing=(0, 1), error_kind="PartialsMissing", error="gone"
+    "result-partial.json": an_aggregators_result(1, 2, etag=None, segment="m/s-1-2"),
+    "result-missing.json": AggregatorResult(
+        round_id=ROUND,
+        manifest_sha256=DIGEST,
+        status="missing",
+        level=1,
+        aggregator=0,
+        missing=(0, 1),
+        error_kind="PartialsMissing",
+        error="gone",
     ),
 }
 
@@ -333,7 +361,7 @@ RESULTS = {
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_result(name: str) -> None:
     check(name, RESULTS[name].to_json())
-    assert ShardResult.from_json(golden(name)) == RESULTS[name]
+    assert parse_result(golden(name)) == RESULTS[name]
 
 
 LATEST = LatestModel(MODEL, ROUND, global_key(MODEL, ROUND), '"e"', 1234, DIGEST, PINNED_AT, PUBLISHED_AT)
@@ -451,9 +479,9 @@ def test_the_report_of_a_tree(scene: Round) -> None:
     manifest = scene.manifest(LIFL)
     run = TreeRun(
         results={
-            (0, 0): a_result(0, etag=None, level=0, aggregator=0, segment="m/s-0-0"),
-            (0, 1): a_result(0, level=0, aggregator=1),
-            (2, 0): a_result(0, level=2, aggregator=0),
+            (0, 0): an_aggregators_result(0, 0, etag=None, segment="m/s-0-0"),
+            (0, 1): an_aggregators_result(0, 1),
+            (2, 0): an_aggregators_result(2, 0),
         },
         level_s={0: 1.5, 1: 0.25, 2: 0.5},
         made_again={(0, 1)},

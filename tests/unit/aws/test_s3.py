@@ -42,7 +42,7 @@ def test_a_large_object_goes_up_in_parts_and_comes_back_as_it_was(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     bucket, content = lanes_without_functions.bucket, _content(1)
-    assert create_large_object(aws.s3, bucket, "large", io.BytesIO(content), len(content))
+    assert create_large_object(aws.bucket(bucket), "large", io.BytesIO(content), len(content))
     stored = aws.s3.get_object(Bucket=bucket, Key="large")
     assert stored["Body"].read() == content
     assert stored["ETag"].endswith('-3"'), "three parts"
@@ -52,8 +52,8 @@ def test_a_large_object_is_written_once_and_the_second_try_leaves_nothing_behind
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     bucket = lanes_without_functions.bucket
-    assert create_large_object(aws.s3, bucket, "once", io.BytesIO(_content(1)), len(_content(1)))
-    assert not create_large_object(aws.s3, bucket, "once", io.BytesIO(_content(2)), len(_content(2)))
+    assert create_large_object(aws.bucket(bucket), "once", io.BytesIO(_content(1)), len(_content(1)))
+    assert not create_large_object(aws.bucket(bucket), "once", io.BytesIO(_content(2)), len(_content(2)))
     assert aws.s3.get_object(Bucket=bucket, Key="once")["Body"].read() == _content(1)
     assert "Uploads" not in aws.s3.list_multipart_uploads(Bucket=bucket)
 
@@ -67,7 +67,7 @@ def test_an_upload_that_breaks_leaves_nothing_behind(aws: AwsClients, lanes_with
 
     bucket = lanes_without_functions.bucket
     with pytest.raises(OSError, match="the disk is gone"):
-        create_large_object(aws.s3, bucket, "broken", Breaks(_content(1)), len(_content(1)))
+        create_large_object(aws.bucket(bucket), "broken", Breaks(_content(1)), len(_content(1)))
     assert "Uploads" not in aws.s3.list_multipart_uploads(Bucket=bucket)
     assert "Contents" not in aws.s3.list_objects_v2(Bucket=bucket)
 
@@ -84,7 +84,7 @@ def test_an_upload_in_parts_whose_answer_was_lost_is_for_the_caller_to_look_at(
         raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "CompleteMultipartUpload")
 
     monkeypatch.setattr(aws.s3, "complete_multipart_upload", twice)
-    assert not create_large_object(aws.s3, bucket, "lost", io.BytesIO(content), len(content))
+    assert not create_large_object(aws.bucket(bucket), "lost", io.BytesIO(content), len(content))
     assert aws.s3.get_object(Bucket=bucket, Key="lost")["Body"].read() == content
 
 

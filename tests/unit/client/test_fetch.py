@@ -15,6 +15,7 @@ from botocore.response import StreamingBody
 from lambdas.protocol.errors import InvalidContract, InvalidName
 from lambdas.protocol.keys import global_key, latest_key
 from lambdas.protocol.latest_model import LatestModel
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_model
@@ -39,7 +40,10 @@ def published(aws: AwsClients, lanes_without_functions: Deployment) -> Deploymen
 def test_the_newest_global_model_is_fetched_by_default(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     result = fetch(
-        aws.s3, published.bucket, "digits", tmp_path / "m", progress=lambda done, total: told.append((done, total))
+        aws.bucket(published.bucket),
+        "digits",
+        tmp_path / "m",
+        progress=lambda done, total: told.append((done, total)),
     )
     body = b"r-2" * 1_000_000
     assert (tmp_path / "m").read_bytes() == body
@@ -50,7 +54,7 @@ def test_the_newest_global_model_is_fetched_by_default(aws: AwsClients, publishe
 def test_the_global_model_of_a_round_is_fetched_by_its_id(
     aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
-    assert fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="r-1").round_id == "r-1"
+    assert fetch(aws.bucket(published.bucket), "digits", tmp_path / "m", round_id="r-1").round_id == "r-1"
     assert (tmp_path / "m").read_bytes() == b"r-1" * 1_000_000
 
 
@@ -60,7 +64,7 @@ def test_a_file_that_is_there_is_replaced_and_has_ordinary_permissions(
     (tmp_path / "m").write_bytes(b"old")
     before = os.umask(0o027)
     try:
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "m")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "m")
         assert os.umask(0o027) == 0o027, "the process's own umask is as it was"
     finally:
         os.umask(before)
@@ -72,30 +76,30 @@ def test_a_model_without_a_global_model_is_an_error_with_the_next_step(
     aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=r"Model vgg has no global model yet. `orchestrator rounds`"):
-        fetch(aws.s3, published.bucket, "vgg", tmp_path / "m")
-    assert latest_model(aws.s3, published.bucket, "vgg") is None
+        fetch(aws.bucket(published.bucket), "vgg", tmp_path / "m")
+    assert latest_model(aws.bucket(published.bucket), "vgg") is None
     with pytest.raises(
         BadInput, match=r"Round r-9 has published no global model of digits. `orchestrator status --round r-9`"
     ):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="r-9")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "m", round_id="r-9")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_cannot_be_keys_are_refused(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
-        fetch(aws.s3, published.bucket, "../digits", tmp_path / "m")
+        fetch(aws.bucket(published.bucket), "../digits", tmp_path / "m")
     with pytest.raises(InvalidName):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", round_id="a/b")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "m", round_id="a/b")
 
 
 def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(
     aws: AwsClients, published: Deployment, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=r"Cannot write to .*missing: No such file.*Choose another --to"):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "missing" / "m")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "missing" / "m")
     (tmp_path / "directory").mkdir()
     with pytest.raises(BadInput, match=r"Cannot write .*directory: Is a directory.*Choose another --to"):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "directory")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "directory")
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
@@ -139,14 +143,14 @@ def test_an_interrupted_download_leaves_the_old_file(aws: AwsClients, published:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "m", progress=interrupt)
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "m", progress=interrupt)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 
 
 def test_a_damaged_pointer_is_named(aws: AwsClients, published: Deployment, tmp_path: Path) -> None:
     aws.s3.put_object(Bucket=published.bucket, Key=latest_key("digits"), Body=b"{}")
     with pytest.raises(InvalidContract, match="Pointer to the latest model: schema is None"):
-        fetch(aws.s3, published.bucket, "digits", tmp_path / "m")
+        fetch(aws.bucket(published.bucket), "digits", tmp_path / "m")
 
 
 class Refusing:
@@ -164,7 +168,7 @@ class Refusing:
 def test_another_refusal_of_s3_is_not_taken_for_a_missing_model(tmp_path: Path) -> None:
     s3: Any = Refusing("SlowDown")
     with pytest.raises(ClientError, match="SlowDown"):
-        fetch(s3, "b", "digits", tmp_path / "m", round_id="r-1")
+        fetch(Bucket(s3, "b"), "digits", tmp_path / "m", round_id="r-1")
 
 
 @pytest.mark.parametrize(
@@ -177,4 +181,4 @@ def test_who_may_not_list_the_bucket_is_told_that_missing_and_forbidden_look_ali
     for code in ("AccessDenied", "403"):
         s3: Any = Refusing(code)
         with pytest.raises(BadInput, match=f"{what}, or you may not read it"):
-            fetch(s3, "b", "digits", tmp_path / "m", round_id=round_id)
+            fetch(Bucket(s3, "b"), "digits", tmp_path / "m", round_id=round_id)

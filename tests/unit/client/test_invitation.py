@@ -72,8 +72,8 @@ def make(aws: AwsClients, lanes_without_functions: Deployment) -> Callable[..., 
 
     def make(client: str = "a", round_id: str = "r-1", expires_s: float = 600, **options: Any) -> Invitation:
         options.setdefault("table", tensors().table)
-        inviting = prepare(aws.s3, lanes_without_functions.bucket, round_id, model="digits", **options)
-        return invite.invite(aws.s3, lanes_without_functions.bucket, inviting, client, expires_s)
+        inviting = prepare(aws.bucket(lanes_without_functions.bucket), round_id, model="digits", **options)
+        return invite.invite(aws.bucket(lanes_without_functions.bucket), inviting, client, expires_s)
 
     return make
 
@@ -143,8 +143,8 @@ def test_an_invited_client_submits_and_fetches_without_aws(
     assert np.array_equal(pulled["layer.weight"].numpy(), expected.astype(np.float32))
 
     # The next round: size and base follow from the global model.
-    inviting = prepare(aws.s3, lanes_without_functions.bucket, "r-2", model="digits")
-    second = invite.invite(aws.s3, lanes_without_functions.bucket, inviting, "a", 600)
+    inviting = prepare(aws.bucket(lanes_without_functions.bucket), "r-2", model="digits")
+    second = invite.invite(aws.bucket(lanes_without_functions.bucket), inviting, "a", 600)
     assert (second.base_round, second.tensors_sha256 is not None) == ("r-1", True)
     (tmp_path / "second.json").write_text(second.to_json())
     assert np.array_equal(members["a"].pull(invite=tmp_path / "second.json")["layer.weight"], pulled["layer.weight"])
@@ -422,15 +422,15 @@ def test_credentials_that_end_early_are_told(aws: AwsClients, monkeypatch: pytes
 def test_an_invitation_needs_to_know_model_and_size(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
     with pytest.raises(BadInput, match=r"Round r-1 is not open yet, so nobody knows its model. Add --model"):
-        prepare(aws.s3, bucket, "r-1")
+        prepare(aws.bucket(bucket), "r-1")
     with pytest.raises(BadInput, match=r"Model digits has no global model yet.*Add --like FILE.*or --model-bytes"):
-        prepare(aws.s3, bucket, "r-1", model="digits")
-    inviting = prepare(aws.s3, bucket, "r-1", model="digits", model_bytes=100)
+        prepare(aws.bucket(bucket), "r-1", model="digits")
+    inviting = prepare(aws.bucket(bucket), "r-1", model="digits", model_bytes=100)
     with pytest.raises(InvalidName):
-        invite.invite(aws.s3, bucket, inviting, "../b", 60)
+        invite.invite(aws.bucket(bucket), inviting, "../b", 60)
     for life in (0, 7 * 24 * 3600 + 1):
         with pytest.raises(BadInput, match="An invitation lives from 1 second to 7 days"):
-            invite.invite(aws.s3, bucket, inviting, "a", life)
+            invite.invite(aws.bucket(bucket), inviting, "a", life)
 
 
 def test_only_its_own_client_uses_an_invitation(make: Callable[..., Invitation]) -> None:
@@ -538,7 +538,7 @@ def test_documents_of_a_manifests_kind_are_no_invitations() -> None:
 def test_a_round_that_names_its_clients_invites_them_and_nobody_else(
     aws: AwsClients, deployed: Deployment, model: Path, tmp_path: Path
 ) -> None:
-    open_round(aws.s3, deployed.bucket, RoundRequest("digits", "r-1", expect_clients=("a", "b")))
+    open_round(aws.bucket(deployed.bucket), RoundRequest("digits", "r-1", expect_clients=("a", "b")))
     made = json.loads(run("invite", "--round=r-1", "--like", model, "--out", tmp_path / "out/", "--output=json").stdout)
     assert set(made["files"]) == {"a", "b"}
     result = run("invite", "--round=r-1", "--client=c", "--like", model, "--output=json", ok=False)

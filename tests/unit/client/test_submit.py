@@ -456,10 +456,10 @@ def test_an_update_that_is_overtaken_by_the_pinning_is_not_told_to_be_in_the_rou
 
 def pin(aws: AwsClients, deployment: Deployment) -> None:
     """Close the round with what is there."""
-    found = list_updates(aws.s3, deployment.bucket, "r-1")
-    pinned = pin_updates(aws.s3, deployment.bucket, "r-1", "digits", found)
+    found = list_updates(aws.bucket(deployment.bucket), "r-1")
+    pinned = pin_updates(aws.bucket(deployment.bucket), "r-1", "digits", found)
     record = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
-    freeze_round(aws.s3, deployment.bucket, record, pinned, 1)
+    freeze_round(aws.bucket(deployment.bucket), record, pinned, 1)
 
 
 @pytest.mark.parametrize("client", ["a/b", "../a", "a.b", "", "a" * 300, "größe", " a"])
@@ -476,7 +476,7 @@ def test_a_client_id_that_cannot_be_a_key_stores_nothing(
 def test_an_unknown_wire_dtype_stores_nothing(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     with pytest.raises(BadInput, match="Unknown wire dtype 'F8'; expected one of bfloat16, float16"):
         submit(
-            aws.s3, lanes_without_functions.bucket, "r-1", "a", from_state_dict(weights(1)), 1, wire="F8"
+            aws.bucket(lanes_without_functions.bucket), "r-1", "a", from_state_dict(weights(1)), 1, wire="F8"
         )  # fmt: skip
     assert objects(aws, lanes_without_functions) == []
 
@@ -528,7 +528,7 @@ def test_a_newest_model_that_is_not_what_its_round_published_is_named(
     if body is not None:
         aws.s3.put_object(Bucket=bucket, Key=key, Body=body)
     with pytest.raises(OrchestratorError, match=r"newest global model of digits, s3://.*is not the one that round r-0"):
-        latest_table(aws.s3, bucket, "digits")
+        latest_table(aws.bucket(bucket), "digits")
 
 
 # --- reading headers -----------------------------------------------------------------------------------------------
@@ -540,5 +540,5 @@ def test_a_header_is_read_whole_however_long_it_is(
 ) -> None:
     body = update_bytes(weights(1))
     aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key="x", Body=body)
-    raw = read_header(aws.s3, lanes_without_functions.bucket, "x", len(body), guess=guess)
+    raw = read_header(aws.bucket(lanes_without_functions.bucket), "x", len(body), guess=guess)
     assert parse_header(raw, len(body)).table.tensors[0].name == "bn.num_batches_tracked"

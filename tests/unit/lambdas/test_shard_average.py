@@ -22,6 +22,7 @@ from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.protocol.safetensors import global_header
 from lambdas.shard_average import ShardWorker
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
 from tests import support
 from tests.support import (
@@ -60,7 +61,7 @@ class Scene:
         self.s3 = FakeS3(server, uploads={"upload-1"})
         self.sqs = FakeSqs()
         self.store(self.manifest)
-        self.worker = ShardWorker(self.s3, self.sqs, BUCKET, "https://queue/results", memory_mb=256)
+        self.worker = ShardWorker(Bucket(self.s3, BUCKET), self.sqs, "https://queue/results", memory_mb=256)
 
     def store(self, manifest) -> None:
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
@@ -83,8 +84,8 @@ def server(monkeypatch):
     monkeypatch.setattr(
         shard_average,
         "UpdateReader",
-        lambda s3, bucket, at_once: UpdateReader(
-            s3, bucket, at_once=at_once, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None
+        lambda bucket, at_once: UpdateReader(
+            bucket, at_once=at_once, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None
         ),
     )
     with RangeServer({}) as running:

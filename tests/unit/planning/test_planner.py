@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambdas.averaging.mean import Pacing
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import MULTIPART_ABOVE
 from orchestrator.aws.s3 import create_large_object
 from orchestrator.errors import PlanningError
@@ -221,7 +222,7 @@ class CountingS3:
 @pytest.mark.parametrize("size", [1, MULTIPART_ABOVE, MULTIPART_ABOVE + 1])
 def test_upload_puts_are_those_that_an_upload_makes(size: int) -> None:
     s3: Any = CountingS3()
-    create_large_object(s3, "bucket", "key", io.BytesIO(bytes(size)), size)
+    create_large_object(Bucket(s3, "bucket"), "key", io.BytesIO(bytes(size)), size)
     assert prices.upload_puts(size) == s3.puts
 
 

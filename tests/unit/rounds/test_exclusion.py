@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lambdas.protocol.keys import manifest_key, report_key, update_key
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import QuorumMissed, RoundFailed
@@ -161,7 +162,7 @@ def test_below_the_quorum_the_round_stays_open_and_says_who_cannot_be_averaged(
         QuorumMissed, match=r"has 2 of the 3 updates.*These cannot be averaged: client b \(no safetensors"
     ):
         run(aws, lanes_without_functions, min_clients=3)
-    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
+    assert round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1")["state"] == "open"
 
 
 def test_clients_who_are_not_expected_are_left_out_by_name_whatever_they_sent(
@@ -340,11 +341,11 @@ def test_of_two_that_plan_anew_one_manifest_stays(aws: AwsClients, lanes_without
     submit_good(aws, lanes_without_functions, LARGE)
     put(aws, lanes_without_functions, "b", weights(2, LARGE))
     s3, bucket = aws.s3, lanes_without_functions.bucket
-    pinned = pin_updates(s3, bucket, "r-1", "digits", list_updates(s3, bucket, "r-1"))
+    pinned = pin_updates(Bucket(s3, bucket), "r-1", "digits", list_updates(Bucket(s3, bucket), "r-1"))
     request = RoundRequest("digits", "r-1")
-    manifest = freeze_round(s3, bucket, RoundRecord(request, 1.0), pinned, 2)
-    first = exclude(s3, bucket, request, manifest, [Exclusion("b", "k", "r")])
-    second = exclude(s3, bucket, request, manifest, [Exclusion("c", "k", "r")])
+    manifest = freeze_round(Bucket(s3, bucket), RoundRecord(request, 1.0), pinned, 2)
+    first = exclude(Bucket(s3, bucket), request, manifest, [Exclusion("b", "k", "r")])
+    second = exclude(Bucket(s3, bucket), request, manifest, [Exclusion("c", "k", "r")])
     assert first == second
     assert read(aws, lanes_without_functions, manifest_key("r-1")) == first.to_bytes()
     (left,) = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]

@@ -61,7 +61,7 @@ def heard() -> Heard:
 
 
 def taken(aws: AwsClients, bucket: str) -> Lease:
-    found = lease.take(aws.s3, bucket, "r-1")
+    found = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(found, Lease)
     return found
 
@@ -82,7 +82,7 @@ def request(**fields: Any) -> RoundRequest:
 
 def test_of_many_that_take_a_lease_at_once_one_gets_it(aws: AwsClients, bucket: str) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: lease.take(aws.s3, bucket, "r-1"), range(8)))
+        found = list(pool.map(lambda _: lease.take(aws.bucket(bucket), "r-1"), range(8)))
     assert sum(isinstance(f, Lease) for f in found) == 1
     assert {f.record.process.pid for f in found} == {os.getpid()}
 
@@ -96,9 +96,9 @@ def test_a_lease_that_is_renewed_is_not_taken_however_wrong_its_holders_clock_is
     holder = taken(aws, bucket)
     monkeypatch.undo()
     with holder.kept():
-        held = lease.take(aws.s3, bucket, "r-1")
+        held = lease.take(aws.bucket(bucket), "r-1")
         assert isinstance(held, Held)
-        watch = lease.Watch(aws.s3, bucket, held)
+        watch = lease.Watch(aws.bucket(bucket), held)
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
             assert not watch.has_run_out()
@@ -108,23 +108,23 @@ def test_a_lease_that_is_renewed_is_not_taken_however_wrong_its_holders_clock_is
 
 def test_a_lease_that_nobody_renews_runs_out_by_the_watchers_own_clock(aws: AwsClients, bucket: str) -> None:
     driven_elsewhere(aws, bucket, lease_s=0.5)
-    held = lease.take(aws.s3, bucket, "r-1")
+    held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held), "what another machine's process holds is not free at first sight"
-    watch = lease.Watch(aws.s3, bucket, held)
+    watch = lease.Watch(aws.bucket(bucket), held)
     assert not watch.has_run_out()
     time.sleep(0.6)
     assert watch.has_run_out()
-    successor = lease.take(aws.s3, bucket, "r-1", instead_of=watch.held)
+    successor = lease.take(aws.bucket(bucket), "r-1", instead_of=watch.held)
     assert isinstance(successor, Lease)
     assert [p.host for p in successor.coordinators] == ["far-away", this_process().host]
 
 
 def test_a_lease_that_was_renewed_at_the_last_moment_is_not_taken(aws: AwsClients, bucket: str) -> None:
     driven_elsewhere(aws, bucket)
-    held = lease.take(aws.s3, bucket, "r-1")
+    held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held)
     driven_elsewhere(aws, bucket, beat=1)
-    assert isinstance(lease.take(aws.s3, bucket, "r-1", instead_of=held), Held)
+    assert isinstance(lease.take(aws.bucket(bucket), "r-1", instead_of=held), Held)
 
 
 def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(aws: AwsClients, bucket: str) -> None:
@@ -138,14 +138,14 @@ def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(aws:
     assert is_gone(replace(process, pid=os.getpid())), "the process id is used again, by a process started later"
     record = CoordinatorRecord("r-1", "token", process, 3600.0)
     aws.s3.put_object(Bucket=bucket, Key=coordinator_key("r-1"), Body=record.to_bytes())
-    assert isinstance(lease.take(aws.s3, bucket, "r-1"), Lease)
+    assert isinstance(lease.take(aws.bucket(bucket), "r-1"), Lease)
 
 
 def test_a_driver_that_slept_through_its_lease_notices_that_another_one_drives(aws: AwsClients, bucket: str) -> None:
     sleeper = taken(aws, bucket)
-    held = lease.take(aws.s3, bucket, "r-1")
+    held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held)
-    assert isinstance(lease.take(aws.s3, bucket, "r-1", instead_of=held), Lease)
+    assert isinstance(lease.take(aws.bucket(bucket), "r-1", instead_of=held), Lease)
     sleeper.check()  # it has not looked yet
     with pytest.raises(LeaseLost, match=r"Round r-1 is coordinated by process \d+ on .* now"):
         sleeper.begin_publishing()
@@ -155,11 +155,11 @@ def test_a_driver_that_slept_through_its_lease_notices_that_another_one_drives(a
 
 def test_a_renewal_whose_answer_was_lost_keeps_the_lease(aws: AwsClients, bucket: str) -> None:
     # boto3 repeats it, and S3 refuses the repetition: the ETag has changed, by the first one.
-    etag = swap_object(aws.s3, bucket, "some.json", b"1", None)
+    etag = swap_object(aws.bucket(bucket), "some.json", b"1", None)
     aws.s3.put_object(Bucket=bucket, Key="some.json", Body=b"2")
-    assert swap_object(aws.s3, bucket, "some.json", b"2", etag) is not None
-    assert swap_object(aws.s3, bucket, "some.json", b"3", etag) is None
-    assert read_object(aws.s3, bucket, "some.json") is not None
+    assert swap_object(aws.bucket(bucket), "some.json", b"2", etag) is not None
+    assert swap_object(aws.bucket(bucket), "some.json", b"3", etag) is None
+    assert read_object(aws.bucket(bucket), "some.json") is not None
 
 
 def test_a_record_that_is_none_is_refused_by_name() -> None:
@@ -209,14 +209,14 @@ def test_what_stops_the_driver_is_told_to_those_who_wait(
 ) -> None:
     bucket = lanes_without_functions.bucket
     put(aws, lanes_without_functions, "a", weights(1))
-    open_round(aws.s3, bucket, request())
+    open_round(aws.bucket(bucket), request())
     driven_elsewhere(aws, bucket)
     error = {"kind": "RoundFailed", "message": "shard 3 of 8 failed 5 times", "exit_status": 5}
     stop = threading.Timer(0.5, driven_elsewhere, (aws, bucket), {"state": "stopped", "error": error})
     stop.start()
     with pytest.raises(RoundFailed, match=r"^shard 3 of 8 failed 5 times$"):
         resume_round(aws, lanes_without_functions, "r-1", narration=heard)
-    assert round_status(aws, bucket, "r-1")["stopped"] == "shard 3 of 8 failed 5 times"
+    assert round_status(aws, aws.bucket(bucket), "r-1")["stopped"] == "shard 3 of 8 failed 5 times"
 
 
 def test_a_driver_that_missed_its_quorum_does_not_decide_for_one_that_asks_for_less(
@@ -245,7 +245,7 @@ def test_an_aborted_round_stops_its_driver_drops_its_jobs_and_leaves_nothing_beh
         coordinator = pool.submit(start_round, aws, lanes_without_functions, request())
         while work_off(aws, lanes_without_functions, 2, jobs=1) == 0:
             time.sleep(0.05)
-        report = abort_round(aws, bucket, "r-1")
+        report = abort_round(aws.bucket(bucket), "r-1")
         with pytest.raises(RoundAborted, match=r"Round r-1 was aborted by process \d+ on"):
             coordinator.result(timeout=20)
     assert report.document["status"] == "aborted"
@@ -255,8 +255,8 @@ def test_an_aborted_round_stops_its_driver_drops_its_jobs_and_leaves_nothing_beh
     assert uploads(aws, lanes_without_functions) == 0
     assert objects(aws, lanes_without_functions, "rounds/r-1/shards/") == []
     assert objects(aws, lanes_without_functions, "models/") == []
-    assert round_status(aws, bucket, "r-1")["state"] == "aborted"
-    assert abort_round(aws, bucket, "r-1") == report
+    assert round_status(aws, aws.bucket(bucket), "r-1")["state"] == "aborted"
+    assert abort_round(aws.bucket(bucket), "r-1") == report
     for again in (
         lambda: start_round(aws, lanes_without_functions, request()),
         lambda: resume_round(aws, lanes_without_functions, "r-1"),
@@ -266,21 +266,21 @@ def test_an_aborted_round_stops_its_driver_drops_its_jobs_and_leaves_nothing_beh
 
 
 def test_an_open_round_can_be_aborted_before_anything_is_pinned(aws: AwsClients, bucket: str) -> None:
-    open_round(aws.s3, bucket, request())
-    assert abort_round(aws, bucket, "r-1").document["participants"] == []
-    assert round_status(aws, bucket, "r-1")["state"] == "aborted"
+    open_round(aws.bucket(bucket), request())
+    assert abort_round(aws.bucket(bucket), "r-1").document["participants"] == []
+    assert round_status(aws, aws.bucket(bucket), "r-1")["state"] == "aborted"
 
 
 def test_a_round_whose_driver_stopped_after_storing_the_model_is_not_aborted(
     aws: AwsClients, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_round(aws.s3, bucket, RoundRequest("digits", "r-1"))
+    open_round(aws.bucket(bucket), RoundRequest("digits", "r-1"))
     aws.s3.put_object(Bucket=bucket, Key="models/digits/r-1/global.safetensors", Body=b"a model")
     stopped = CoordinatorRecord("r-1", "token", this_process(), 30.0, state="stopped")
     aws.s3.put_object(Bucket=bucket, Key=coordinator_key("r-1"), Body=stopped.to_bytes())
     with pytest.raises(RoundConflict, match="has stored its global model already"):
-        abort_round(aws, bucket, "r-1")
-    assert lease.read_coordinator(aws.s3, bucket, "r-1").record == stopped  # type: ignore[union-attr]
+        abort_round(aws.bucket(bucket), "r-1")
+    assert lease.read_coordinator(aws.bucket(bucket), "r-1").record == stopped  # type: ignore[union-attr]
 
 
 def test_a_round_that_is_published_or_being_published_is_not_aborted(
@@ -288,20 +288,20 @@ def test_a_round_that_is_published_or_being_published_is_not_aborted(
 ) -> None:
     bucket = lanes_without_functions.bucket
     with pytest.raises(BadInput, match="There is no round r-1"):
-        abort_round(aws, bucket, "r-1")
+        abort_round(aws.bucket(bucket), "r-1")
     put(aws, lanes_without_functions, "a", weights(1))
     publish = driving.publish
 
     def aborted_meanwhile(*arguments: Any) -> Any:
         with pytest.raises(RoundConflict, match=r"being published by process .* cannot be aborted any more"):
-            abort_round(aws, bucket, "r-1")
+            abort_round(aws.bucket(bucket), "r-1")
         return publish(*arguments)
 
     monkeypatch.setattr(driving, "publish", aborted_meanwhile)
     with working(aws, lanes_without_functions, 2):
         report = start_round(aws, lanes_without_functions, request())
     with pytest.raises(RoundConflict, match="already published, and clients may have fetched"):
-        abort_round(aws, bucket, "r-1")
+        abort_round(aws.bucket(bucket), "r-1")
     assert read_global(aws, lanes_without_functions) == expected_file({"a": (weights(1), 1)})
     assert read(aws, lanes_without_functions, report_key("r-1")) == report.to_bytes()
 
@@ -313,7 +313,7 @@ def test_a_driver_that_is_overtaken_by_an_abort_does_not_publish(
     begin = Lease.begin_publishing
 
     def overtaken(self: Lease) -> None:
-        abort_round(aws, lanes_without_functions.bucket, "r-1")
+        abort_round(aws.bucket(lanes_without_functions.bucket), "r-1")
         begin(self)
 
     monkeypatch.setattr(Lease, "begin_publishing", overtaken)

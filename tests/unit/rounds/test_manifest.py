@@ -35,9 +35,9 @@ def a_table(nbytes: int) -> TensorTable:
 def frozen(aws: AwsClients, deployment: Deployment, shards: int, shape: tuple[int, int] = (3, 5)) -> RoundManifest:
     put(aws, deployment, "a", weights(1, shape))
     pinned = pin_updates(
-        aws.s3, deployment.bucket, "r-1", "digits", list_updates(aws.s3, deployment.bucket, "r-1")
+        aws.bucket(deployment.bucket), "r-1", "digits", list_updates(aws.bucket(deployment.bucket), "r-1")
     )  # fmt: skip
-    return freeze_round(aws.s3, deployment.bucket, RECORD, pinned, shards)
+    return freeze_round(aws.bucket(deployment.bucket), RECORD, pinned, shards)
 
 
 # --- the sink ------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_freezing_writes_the_manifest_that_everybody_reads(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     manifest = frozen(aws, lanes_without_functions, 4)
-    assert read_manifest(aws.s3, lanes_without_functions.bucket, "r-1") == manifest
+    assert read_manifest(aws.bucket(lanes_without_functions.bucket), "r-1") == manifest
     assert read(aws, lanes_without_functions, manifest_key("r-1")) == manifest.to_bytes()
     assert manifest.output.kind == "objects"
     assert manifest.shards == 4
@@ -109,7 +109,7 @@ def test_of_two_orchestrators_the_first_ones_manifest_is_the_rounds(
 
 
 def test_before_pinning_there_is_no_manifest(aws: AwsClients, lanes_without_functions: Deployment) -> None:
-    assert read_manifest(aws.s3, lanes_without_functions.bucket, "r-1") is None
+    assert read_manifest(aws.bucket(lanes_without_functions.bucket), "r-1") is None
 
 
 # --- the jobs ------------------------------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     put(aws, lanes_without_functions, "a", {"w": np.array(1.0, np.float32)})
-    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
-    pinned = pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
-    manifest = freeze_round(aws.s3, lanes_without_functions.bucket, RECORD, pinned, 8)
+    updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
+    pinned = pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates)
+    manifest = freeze_round(aws.bucket(lanes_without_functions.bucket), RECORD, pinned, 8)
     assert sum(manifest.shard_nbytes(shard) for shard in range(8)) == 4
     assert objects(aws, lanes_without_functions, "models/") == []

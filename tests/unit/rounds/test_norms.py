@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lambdas.protocol.messages import ShardResult
+from lambdas.storage.bucket import Bucket
 from orchestrator.rounds.norms import read_norms
 from tests.support import Update, manifest_of, table_of
 
@@ -22,7 +23,7 @@ def norms_of(*texts: str | None) -> Any:
         for shard, text in enumerate(texts)
     }
     s3: Any = None
-    return read_norms(s3, "bucket", MANIFEST, results)
+    return read_norms(Bucket(s3, "bucket"), MANIFEST, results)
 
 
 def squares(*values: float) -> str:

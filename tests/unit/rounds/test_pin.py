@@ -21,8 +21,8 @@ from tests.unit.kit import file_bytes, put, put_bytes, queued, update_bytes, wei
 
 
 def pinned(aws: AwsClients, deployment: Deployment) -> Pinned:
-    updates = list_updates(aws.s3, deployment.bucket, "r-1")
-    return pin_updates(aws.s3, deployment.bucket, "r-1", "digits", updates)
+    updates = list_updates(aws.bucket(deployment.bucket), "r-1")
+    return pin_updates(aws.bucket(deployment.bucket), "r-1", "digits", updates)
 
 
 def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count(
@@ -64,7 +64,7 @@ def test_updates_in_several_wire_dtypes_share_one_table(aws: AwsClients, lanes_w
 
     for client, wire in (("a", None), ("b", "BF16"), ("c", None), ("d", "F16"), ("e", "BF16")):
         submit(
-            aws.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(weights(1)), 1, wire=wire
+            aws.bucket(lanes_without_functions.bucket), "r-1", client, from_state_dict(weights(1)), 1, wire=wire
         )  # fmt: skip
     result = pinned(aws, lanes_without_functions)
     assert [p.layout for p in result.participants] == [0, 1, 0, 2, 1]
@@ -213,13 +213,13 @@ def test_an_update_that_changes_while_the_round_closes_is_noticed(
 ) -> None:
     put(aws, lanes_without_functions, "a", weights(1))
     put(aws, lanes_without_functions, "b", weights(2))
-    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
+    updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
     if how == "replaced":
         put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(3)))
     else:
         aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
     with pytest.raises(RoundFailed, match="client b: was replaced or deleted while the round was closing"):
-        pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates)
+        pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates)
 
 
 def test_more_updates_than_a_manifest_holds_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_updates_are_listed_beyond_a_thousand(aws: AwsClients, lanes_without_fun
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: put_bytes(aws, lanes_without_functions, f"c{i}", b"x"), range(1010)))
-    found = [update.client for update in list_updates(aws.s3, lanes_without_functions.bucket, "r-1")]
+    found = [update.client for update in list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")]
     assert found == sorted(f"c{i}" for i in range(1010))
 
 
@@ -245,7 +245,7 @@ def test_progress_is_told_for_every_update_also_for_bad_ones(
     put(aws, lanes_without_functions, "a", weights(1))
     put_bytes(aws, lanes_without_functions, "b", b"x")
     told: list[int] = []
-    updates = list_updates(aws.s3, lanes_without_functions.bucket, "r-1")
+    updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
     with pytest.raises(FederationError):
-        pin_updates(aws.s3, lanes_without_functions.bucket, "r-1", "digits", updates, told.append)
+        pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates, told.append)
     assert told == [1, 1]

@@ -39,7 +39,9 @@ def waiting(
     **fields: Any,
 ) -> list[str]:
     record = RoundRecord(RoundRequest("digits", "r-1", **fields), opened_at if opened_at is not None else time.time())
-    return [u.client for u in await_updates(aws.s3, deployment.bucket, record, narration or Narration(), lambda: None)]
+    return [
+        u.client for u in await_updates(aws.bucket(deployment.bucket), record, narration or Narration(), lambda: None)
+    ]
 
 
 def later(seconds: float, aws: AwsClients, deployment: Deployment, client: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lambdas.protocol.errors import InvalidContract, InvalidName
 from lambdas.protocol.keys import manifest_key, round_key
 from lambdas.protocol.limits import MAX_EXAMPLES
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, RoundConflict
@@ -121,9 +122,9 @@ def test_a_round_that_is_open_refuses_other_options_and_names_them(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     s3, bucket = aws.s3, lanes_without_functions.bucket
-    first = open_round(s3, bucket, request(shards=4, expect_clients=("a", "b")))
+    first = open_round(Bucket(s3, bucket), request(shards=4, expect_clients=("a", "b")))
     with pytest.raises(RoundConflict) as caught:
-        open_round(s3, bucket, request(shards=8, min_clients=2, max_norm=3.0))
+        open_round(Bucket(s3, bucket), request(shards=8, min_clients=2, max_norm=3.0))
     message = str(caught.value)
     for words in (
         "shards is 4, not 8", "min_clients is 1, not 2", "expect_clients is [a, b] (2 clients), not not given",
@@ -131,15 +132,15 @@ def test_a_round_that_is_open_refuses_other_options_and_names_them(
     ):  # fmt: skip
         assert words in message
     assert "deadline" not in message
-    assert read_record(s3, bucket, "r-1") == first
+    assert read_record(Bucket(s3, bucket), "r-1") == first
 
 
 def test_how_long_a_process_is_patient_makes_no_other_round(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     s3, bucket = aws.s3, lanes_without_functions.bucket
-    first = open_round(s3, bucket, request(timeout_s=5.0))
-    again = open_round(s3, bucket, request(timeout_s=9.0))
+    first = open_round(Bucket(s3, bucket), request(timeout_s=5.0))
+    again = open_round(Bucket(s3, bucket), request(timeout_s=9.0))
     assert again == replace(first, request=replace(first.request, timeout_s=9.0))
 
 
@@ -147,14 +148,14 @@ def test_options_are_replaced_while_the_round_is_open_if_that_is_said_and_the_de
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     s3, bucket = aws.s3, lanes_without_functions.bucket
-    first = open_round(s3, bucket, request(min_clients=8, deadline_s=60.0))
-    second = open_round(s3, bucket, request(min_clients=2, deadline_s=60.0), replace_options=True)
+    first = open_round(Bucket(s3, bucket), request(min_clients=8, deadline_s=60.0))
+    second = open_round(Bucket(s3, bucket), request(min_clients=2, deadline_s=60.0), replace_options=True)
     assert (second.request.min_clients, second.opened_at > first.opened_at) == (2, True)
     assert RoundRecord.from_bytes(read(aws, lanes_without_functions, round_key("r-1"))) == second
     s3.put_object(Bucket=bucket, Key=manifest_key("r-1"), Body=b"pinned")
     with pytest.raises(RoundConflict, match="Its updates are pinned, so they stay"):
-        open_round(s3, bucket, request(min_clients=3), replace_options=True)
+        open_round(Bucket(s3, bucket), request(min_clients=3), replace_options=True)
 
 
 def test_a_round_that_was_never_opened_has_no_record(aws: AwsClients, lanes_without_functions: Deployment) -> None:
-    assert read_record(aws.s3, lanes_without_functions.bucket, "r-9") is None
+    assert read_record(aws.bucket(lanes_without_functions.bucket), "r-9") is None

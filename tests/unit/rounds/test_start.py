@@ -139,7 +139,7 @@ def test_updates_stored_in_several_dtypes_are_averaged_together(
 
     values = {"w": np.array([1.0, 2.5, -3.0, 0.25], np.float32)}  # exact in every wire dtype
     for client, wire in (("a", None), ("b", "BF16"), ("c", "F16")):
-        submit(aws.s3, lanes_without_functions.bucket, "r-1", client, from_state_dict(values), 1, wire=wire)
+        submit(aws.bucket(lanes_without_functions.bucket), "r-1", client, from_state_dict(values), 1, wire=wire)
     with working(aws, lanes_without_functions, 2):
         report = run(aws, lanes_without_functions)
     assert np.array_equal(safetensors.numpy.load(read_global(aws, lanes_without_functions))["w"], values["w"])
@@ -197,7 +197,7 @@ def test_a_round_without_updates_misses_its_quorum_and_stays_open(
 ) -> None:
     with pytest.raises(QuorumMissed, match=r"Round r-1 has no updates and no --deadline.*It stays open: let clients"):
         run(aws, lanes_without_functions)
-    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
+    assert round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1")["state"] == "open"
     assert queued(aws, lanes_without_functions) == 0
 
 
@@ -230,15 +230,15 @@ def test_at_the_deadline_the_round_closes_with_its_quorum(aws: AwsClients, lanes
 
 def test_a_round_of_another_model_is_a_conflict(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     submit_all(aws, lanes_without_functions)
-    open_round(aws.s3, lanes_without_functions.bucket, request(model="vgg"))
+    open_round(aws.bucket(lanes_without_functions.bucket), request(model="vgg"))
     with pytest.raises(RoundConflict, match=r"Round r-1 is one of model vgg, not of digits. Choose another round id"):
         run(aws, lanes_without_functions)
     assert queued(aws, lanes_without_functions) == 0
 
 
 def test_opening_a_round_again_keeps_its_record(aws: AwsClients, lanes_without_functions: Deployment) -> None:
-    first = open_round(aws.s3, lanes_without_functions.bucket, request())
-    assert open_round(aws.s3, lanes_without_functions.bucket, request()) == first
+    first = open_round(aws.bucket(lanes_without_functions.bucket), request())
+    assert open_round(aws.bucket(lanes_without_functions.bucket), request()) == first
     assert RoundRecord.from_bytes(read(aws, lanes_without_functions, round_key("r-1"))) == first
 
 
@@ -296,7 +296,7 @@ def test_an_update_that_cannot_be_averaged_stops_the_round_before_any_job_and_ca
     assert queued(aws, lanes_without_functions) == 0
     assert uploads(aws, lanes_without_functions) == 0
     assert objects(aws, lanes_without_functions, "models/") == []
-    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "open"
+    assert round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1")["state"] == "open"
     # The next step that the error names works.
     aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "bad"))
     put(aws, lanes_without_functions, "bad", weights(4))
@@ -326,7 +326,7 @@ def test_a_value_that_is_no_number_fails_the_round_by_client_and_tensor_and_publ
     assert message in Report(report).to_text()
     assert objects(aws, lanes_without_functions, "models/") == []
     assert uploads(aws, lanes_without_functions) == 0
-    assert round_status(aws, lanes_without_functions.bucket, "r-1")["state"] == "failed"
+    assert round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1")["state"] == "failed"
     with pytest.raises(RoundFailed, match=f"{message}.*The round has ended; start one with another id"):
         run(aws, lanes_without_functions)
 
@@ -471,10 +471,10 @@ def test_the_jobs_that_died_are_named_and_queued_again_when_asked_for(
     with pytest.raises(RoundFailed, match=gave_up):
         run(aws, lanes_without_functions)
     bucket = lanes_without_functions.bucket
-    status = round_status(aws, bucket, "r-1")
+    status = round_status(aws, aws.bucket(bucket), "r-1")
     assert (status["state"], status["shards_done"]) == ("averaging", 0)
     assert "shard 0 of 2 failed 3 times" in status["stopped"]
-    status = round_status(aws, bucket, "r-1", lanes_without_functions)
+    status = round_status(aws, aws.bucket(bucket), "r-1", lanes_without_functions)
     assert (status["gave_up"], status["tries"]) == ([0, 1], 3)
     assert status["log_group"] == f"/aws/lambda/{lane.function_name}"
     # Nothing is tried again unasked: the cause may still be there.
@@ -519,31 +519,41 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
 ) -> None:
     bucket = lanes_without_functions.bucket
     with pytest.raises(BadInput, match=r"There is no round r-1. `orchestrator rounds` lists the rounds"):
-        round_status(aws, bucket, "r-1")
+        round_status(aws, aws.bucket(bucket), "r-1")
     submit_all(aws, lanes_without_functions)
-    assert round_status(aws, bucket, "r-1") == {"round": "r-1", "model": None, "state": "not opened", "updates": 3}
-    open_round(aws.s3, bucket, request())
-    assert round_status(aws, bucket, "r-1") == {"round": "r-1", "model": "digits", "state": "open", "updates": 3}
+    assert round_status(aws, aws.bucket(bucket), "r-1") == {
+        "round": "r-1",
+        "model": None,
+        "state": "not opened",
+        "updates": 3,
+    }
+    open_round(aws.bucket(bucket), request())
+    assert round_status(aws, aws.bucket(bucket), "r-1") == {
+        "round": "r-1",
+        "model": "digits",
+        "state": "open",
+        "updates": 3,
+    }
     killed_at(monkeypatch, driving, "_await")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions)
     assert work_off(aws, lanes_without_functions, 2, jobs=1) == 1
-    status = round_status(aws, bucket, "r-1")
+    status = round_status(aws, aws.bucket(bucket), "r-1")
     assert (status["state"], status["shards_done"], status["shards"]) == ("averaging", 1, 2)
     with working(aws, lanes_without_functions, 2):
         run(aws, lanes_without_functions)
-    status = round_status(aws, bucket, "r-1")
+    status = round_status(aws, aws.bucket(bucket), "r-1")
     assert (status["state"], status["key"]) == ("published", "models/digits/r-1/global.safetensors")
 
 
 def test_rounds_are_listed_by_model(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
-    assert list_rounds(aws, bucket) == []
+    assert list_rounds(aws, aws.bucket(bucket)) == []
     for round_id, model in (("r-2", "vgg"), ("r-1", "digits"), ("r-3", "digits")):
-        open_round(aws.s3, bucket, request(round_id=round_id, model=model))
+        open_round(aws.bucket(bucket), request(round_id=round_id, model=model))
     put(aws, lanes_without_functions, "a", weights(1), round_id="r-4")
-    assert [r["round"] for r in list_rounds(aws, bucket)] == ["r-1", "r-2", "r-3", "r-4"]
-    assert [r["round"] for r in list_rounds(aws, bucket, "digits")] == ["r-1", "r-3"]
+    assert [r["round"] for r in list_rounds(aws, aws.bucket(bucket))] == ["r-1", "r-2", "r-3", "r-4"]
+    assert [r["round"] for r in list_rounds(aws, aws.bucket(bucket), "digits")] == ["r-1", "r-3"]
 
 
 def test_a_round_narrates_what_happens(aws: AwsClients, lanes_without_functions: Deployment) -> None:

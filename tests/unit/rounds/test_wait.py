@@ -49,10 +49,10 @@ def frozen(
     """A round of two clients and two shards, pinned."""
     for client, examples in (("a", 3), ("b", 1)):
         put(aws, deployment, client, weights(ord(client), shape), examples, round_id)
-    updates = list_updates(aws.s3, deployment.bucket, round_id)
-    pinned = pin_updates(aws.s3, deployment.bucket, round_id, "digits", updates)
+    updates = list_updates(aws.bucket(deployment.bucket), round_id)
+    pinned = pin_updates(aws.bucket(deployment.bucket), round_id, "digits", updates)
     return freeze_round(
-        aws.s3, deployment.bucket, RoundRecord(RoundRequest("digits", round_id), opened), pinned, SHARDS
+        aws.bucket(deployment.bucket), RoundRecord(RoundRequest("digits", round_id), opened), pinned, SHARDS
     )
 
 
@@ -206,7 +206,7 @@ def test_a_last_try_that_an_earlier_run_gave_up_on_does_not_end_the_next_run(
     queue(aws, lanes_without_functions, manifest)
     threading.Timer(1.5, work_off, (aws, lanes_without_functions, SHARDS)).start()
     await_all(aws, lanes_without_functions, manifest)
-    assert sorted(stored_shards(aws.s3, lanes_without_functions.bucket, manifest) or {}) == [0, 1]
+    assert sorted(stored_shards(aws.bucket(lanes_without_functions.bucket), manifest) or {}) == [0, 1]
 
 
 def test_a_job_in_the_dead_letter_queue_is_found_among_the_letters_of_other_rounds(
@@ -247,20 +247,20 @@ def test_only_shards_of_the_right_size_count_as_stored(
 ) -> None:
     manifest = frozen(aws, lanes_without_functions, shape)
     bucket = lanes_without_functions.bucket
-    assert stored_shards(aws.s3, bucket, manifest) == {}
+    assert stored_shards(aws.bucket(bucket), manifest) == {}
     queue(aws, lanes_without_functions, manifest)
     assert work_off(aws, lanes_without_functions, SHARDS) == 2
-    assert sorted(stored_shards(aws.s3, bucket, manifest) or {}) == [0, 1]
+    assert sorted(stored_shards(aws.bucket(bucket), manifest) or {}) == [0, 1]
     output = manifest.output
     if output.upload_id:
         aws.s3.upload_part(Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumber=2, Body=b"short")
     else:
         aws.s3.put_object(Bucket=bucket, Key=shard_key("r-1", 1, SHARDS), Body=b"short")
-    assert sorted(stored_shards(aws.s3, bucket, manifest) or {}) == [0]
+    assert sorted(stored_shards(aws.bucket(bucket), manifest) or {}) == [0]
     with pytest.raises(
         RoundFailed, match=r"shards \[1\] are not stored with the size.*resume --round r-1` queues them again"
     ):
-        publish(aws.s3, bucket, manifest)
+        publish(aws.bucket(bucket), manifest)
     assert output.key not in objects(aws, lanes_without_functions)
 
 
@@ -283,11 +283,11 @@ def test_publishing_twice_changes_nothing(
 ) -> None:
     manifest = averaged(aws, lanes_without_functions, shape)
     bucket = lanes_without_functions.bucket
-    done = publish(aws.s3, bucket, manifest)
+    done = publish(aws.bucket(bucket), manifest)
     first = done.latest
     assert read_global(aws, lanes_without_functions) == expected(shape)
     pointer = read(aws, lanes_without_functions, latest_key("digits"))
-    again = publish(aws.s3, bucket, manifest)
+    again = publish(aws.bucket(bucket), manifest)
     assert replace(again.latest, published_at=first.published_at) == first
     assert again.shard_sha256 == done.shard_sha256
     assert read(aws, lanes_without_functions, latest_key("digits")) == pointer
@@ -304,12 +304,12 @@ def test_the_digest_of_every_shard_is_known_also_where_no_result_arrived(
     reported = await_all(aws, lanes_without_functions, manifest).digests()
     assert sorted(reported) == [0, 1]
     bucket = lanes_without_functions.bucket
-    assert publish(aws.s3, bucket, manifest).shard_sha256 == (reported[0], reported[1])
+    assert publish(aws.bucket(bucket), manifest).shard_sha256 == (reported[0], reported[1])
     body = read_global(aws, lanes_without_functions)
     regions = [slice(*shard_region(manifest, shard)) for shard in range(SHARDS)]
     assert [sha256_hex(body[region]) for region in regions] == [reported[0], reported[1]]
     # The parts and shard objects are gone now: what is missing is read from the global model.
-    assert publish(aws.s3, bucket, manifest, {0: reported[0]}).shard_sha256 == (reported[0], reported[1])
+    assert publish(aws.bucket(bucket), manifest, {0: reported[0]}).shard_sha256 == (reported[0], reported[1])
 
 
 def test_a_part_that_was_stored_again_meanwhile_is_listed_again(
@@ -325,7 +325,7 @@ def test_a_part_that_was_stored_again_meanwhile_is_listed_again(
         return complete(**request)
 
     monkeypatch.setattr(aws.s3, "complete_multipart_upload", once)
-    publish(aws.s3, lanes_without_functions.bucket, manifest)
+    publish(aws.bucket(lanes_without_functions.bucket), manifest)
     assert len(asked) == 2
     assert read_global(aws, lanes_without_functions) == expected(LARGE)
 
@@ -345,7 +345,7 @@ def test_a_shard_that_is_not_the_one_its_worker_stored_is_not_published(
     else:
         aws.s3.put_object(Bucket=bucket, Key=shard_key("r-1", 1, SHARDS), Body=forged)
     with pytest.raises(RoundFailed, match=rf"shard 1 of 2 was changed after.*{sha256_hex(forged)}.*{reported[1]}"):
-        publish(aws.s3, bucket, manifest, reported)
+        publish(aws.bucket(bucket), manifest, reported)
     assert objects(aws, lanes_without_functions, "models/") == []
 
 
@@ -355,10 +355,10 @@ def test_who_still_waits_when_another_has_published_notices_it(
 ) -> None:
     manifest = averaged(aws, lanes_without_functions, shape)
     aws.sqs.purge_queue(QueueUrl=lanes_without_functions.result_queue_url)  # the other one has taken the results
-    first = publish(aws.s3, lanes_without_functions.bucket, manifest)
-    assert stored_shards(aws.s3, lanes_without_functions.bucket, manifest) is None
+    first = publish(aws.bucket(lanes_without_functions.bucket), manifest)
+    assert stored_shards(aws.bucket(lanes_without_functions.bucket), manifest) is None
     await_all(aws, lanes_without_functions, manifest)
-    assert publish(aws.s3, lanes_without_functions.bucket, manifest).latest.etag == first.latest.etag
+    assert publish(aws.bucket(lanes_without_functions.bucket), manifest).latest.etag == first.latest.etag
 
 
 def test_shard_objects_that_vanish_while_they_are_put_together_mean_that_another_was_faster(
@@ -370,11 +370,11 @@ def test_shard_objects_that_vanish_while_they_are_put_together_mean_that_another
 
     def overtaken(*arguments: Any) -> None:
         monkeypatch.setattr(publishing, "_assemble", assemble)
-        publish(aws.s3, bucket, manifest)
+        publish(aws.bucket(bucket), manifest)
         assemble(*arguments)
 
     monkeypatch.setattr(publishing, "_assemble", overtaken)
-    publish(aws.s3, bucket, manifest)
+    publish(aws.bucket(bucket), manifest)
     assert read_global(aws, lanes_without_functions) == expected()
 
 
@@ -388,7 +388,7 @@ def test_an_aborted_upload_is_named_and_nothing_is_published(
     )
     await_all(aws, lanes_without_functions, manifest)
     with pytest.raises(RoundFailed, match=r"multipart upload was aborted.*start a new round"):
-        publish(aws.s3, lanes_without_functions.bucket, manifest)
+        publish(aws.bucket(lanes_without_functions.bucket), manifest)
     assert objects(aws, lanes_without_functions, "models/") == []
 
 
@@ -399,7 +399,7 @@ def test_a_foreign_object_in_the_global_models_place_is_not_published(
     manifest = averaged(aws, lanes_without_functions, shape)
     aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=manifest.output.key, Body=b"not ours")
     with pytest.raises(RoundFailed, match=r"has 8 bytes, expected .*Somebody else wrote it; start a new round"):
-        publish(aws.s3, lanes_without_functions.bucket, manifest)
+        publish(aws.bucket(lanes_without_functions.bucket), manifest)
     assert latest_key("digits") not in objects(aws, lanes_without_functions)
 
 
@@ -408,8 +408,8 @@ def test_the_latest_pointer_never_turns_back(aws: AwsClients, lanes_without_func
     newer = averaged(aws, lanes_without_functions, round_id="r-2")
     assert older.created_at < newer.created_at
     bucket = lanes_without_functions.bucket
-    publish(aws.s3, bucket, newer)
-    publish(aws.s3, bucket, older)
+    publish(aws.bucket(bucket), newer)
+    publish(aws.bucket(bucket), older)
     assert LatestModel.from_bytes(read(aws, lanes_without_functions, latest_key("digits"))).round_id == "r-2"
     assert read_global(aws, lanes_without_functions, "r-1") == expected()
 
@@ -424,9 +424,9 @@ def test_a_pointer_that_moves_meanwhile_is_read_again(
     def slow_read(*arguments: Any) -> Any:
         found = read_object(*arguments)
         monkeypatch.setattr(publishing, "read_object", read_object)
-        publish(aws.s3, bucket, newer)  # between the older one's reading and writing
+        publish(aws.bucket(bucket), newer)  # between the older one's reading and writing
         return found
 
     monkeypatch.setattr(publishing, "read_object", slow_read)
-    publish(aws.s3, bucket, manifest)
+    publish(aws.bucket(bucket), manifest)
     assert LatestModel.from_bytes(read(aws, lanes_without_functions, latest_key("digits"))).round_id == "r-2"

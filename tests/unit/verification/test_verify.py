@@ -56,12 +56,12 @@ def run_round(aws: AwsClients, deployment: Deployment, shards: int = SHARDS) -> 
 def published(aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = SMALL) -> RoundManifest:
     """A published round of two clients, one of them with a wire dtype."""
     put(aws, deployment, "a", weights(1, shape), 3)
-    submit(aws.s3, deployment.bucket, "r-1", "b", from_state_dict(weights(2, shape)), 5, wire="BF16")
+    submit(aws.bucket(deployment.bucket), "r-1", "b", from_state_dict(weights(2, shape)), 5, wire="BF16")
     return run_round(aws, deployment)
 
 
 def check(aws: AwsClients, deployment: Deployment, **options: Any) -> Verification:
-    return verify.verify(aws.s3, deployment.bucket, "r-1", **options)
+    return verify.verify(aws.bucket(deployment.bucket), "r-1", **options)
 
 
 def broken(aws: AwsClients, deployment: Deployment, **options: Any) -> list[BrokenLink]:

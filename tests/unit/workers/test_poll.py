@@ -23,10 +23,10 @@ def averaging(aws: AwsClients, deployment: Deployment, shards: int, round_id: st
     """A round with its jobs queued."""
     put(aws, deployment, "a", weights(1), 3, round_id)
     put(aws, deployment, "b", weights(2), 1, round_id)
-    found = list_updates(aws.s3, deployment.bucket, round_id)
-    pinned = pin_updates(aws.s3, deployment.bucket, round_id, "digits", found)
+    found = list_updates(aws.bucket(deployment.bucket), round_id)
+    pinned = pin_updates(aws.bucket(deployment.bucket), round_id, "digits", found)
     manifest = freeze_round(
-        aws.s3, deployment.bucket, RoundRecord(RoundRequest("digits", round_id), 1.0), pinned, shards
+        aws.bucket(deployment.bucket), RoundRecord(RoundRequest("digits", round_id), 1.0), pinned, shards
     )
     queue_jobs(aws, deployment.lane(shards).queue_url, manifest, range(shards), attempt=0)
     return manifest
@@ -43,7 +43,7 @@ def test_a_worker_does_what_is_queued_on_its_lanes_and_stops_when_idle(
     assert poll.work(aws, lanes_without_functions, lanes, idle_exit_s=0.1, on_job=told.append) == 12
     assert told == [True] * 12
     for manifest in (first, second):
-        publish(aws.s3, lanes_without_functions.bucket, manifest)
+        publish(aws.bucket(lanes_without_functions.bucket), manifest)
     expected = expected_file({"a": (weights(1), 3), "b": (weights(2), 1)})
     assert read_global(aws, lanes_without_functions, "r-1") == expected
     assert read_global(aws, lanes_without_functions, "r-2") == expected
@@ -102,7 +102,7 @@ def test_a_job_that_failed_is_not_acknowledged_and_the_next_ones_are_done(
     done = poll.work(aws, lanes_without_functions, [lanes_without_functions.lane(4)], idle_exit_s=0.1)
     assert done == 3
     assert queued(aws, lanes_without_functions) == 1
-    assert sorted(stored_shards(aws.s3, lanes_without_functions.bucket, manifest) or {}) == [0, 1, 3]
+    assert sorted(stored_shards(aws.bucket(lanes_without_functions.bucket), manifest) or {}) == [0, 1, 3]
 
 
 def test_redelivery_is_told_to_the_handler(

@@ -29,8 +29,8 @@ def test_nothing_secret_is_logged_by_a_round_and_an_invited_submit(
 ) -> None:
     caplog.set_level(logging.DEBUG)  # the root logger, as training scripts do it
     bucket = lanes_without_functions.bucket
-    inviting = prepare(aws.s3, bucket, "r-1", model="digits", table=from_state_dict(STATE).table)
-    invitation = invite(aws.s3, bucket, inviting, "a", 60).to_json()
+    inviting = prepare(aws.bucket(bucket), "r-1", model="digits", table=from_state_dict(STATE).table)
+    invitation = invite(aws.bucket(bucket), inviting, "a", 60).to_json()
     member = Client("a", model="digits", deployment=lanes_without_functions)
     member.push(STATE, 3, invite=invitation)
     Client("b", model="digits", deployment=lanes_without_functions).push(STATE, 3, round_id="r-1")

@@ -15,6 +15,7 @@ from lambdas.protocol.manifest import Output
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import shard_bounds
 from lambdas.storage import shards
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import ShardSink, find_shard
 from tests.support import BUCKET, MODEL, ROUND, FakeS3, Update, client_error, manifest_of, table_of
 
@@ -29,7 +30,7 @@ def manifest(output: Output | None = None, shards: int = 3):
 
 
 def stored(s3: FakeS3, round_manifest, shard: int, data: bytes):
-    sink = ShardSink(s3, BUCKET, round_manifest, shard)
+    sink = ShardSink(Bucket(s3, BUCKET), round_manifest, shard)
     try:
         for at in range(0, len(data), 3):
             sink.write(memoryview(data[at : at + 3]))
@@ -90,20 +91,20 @@ def test_failures_of_s3_are_told_apart(failure, error) -> None:
         stored(s3, m, 1, bytes(m.shard_nbytes(1)))
     s3.fail = [failure]
     with pytest.raises(error, match="Looking for shard 1 of 3"):
-        find_shard(s3, BUCKET, m, 1)
+        find_shard(Bucket(s3, BUCKET), m, 1)
 
 
 @pytest.mark.parametrize("output", [None, PARTS])
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_a_stored_shard_is_found_and_no_other(output, shard) -> None:
     s3, m = FakeS3(uploads={"upload-1"}), manifest(output)
-    assert find_shard(s3, BUCKET, m, shard) is None
+    assert find_shard(Bucket(s3, BUCKET), m, shard) is None
     written = stored(s3, m, shard, bytes(m.shard_nbytes(shard)))
-    found = find_shard(s3, BUCKET, m, shard)
+    found = find_shard(Bucket(s3, BUCKET), m, shard)
     assert found is not None
     assert (found.etag, found.nbytes, found.sha256) == (written.etag, written.nbytes, written.sha256)
     for other in {0, 1, 2} - {shard}:
-        assert find_shard(s3, BUCKET, m, other) is None
+        assert find_shard(Bucket(s3, BUCKET), m, other) is None
 
 
 @pytest.mark.parametrize("output", [None, PARTS])
@@ -111,7 +112,7 @@ def test_a_shard_of_another_length_is_not_taken_for_this_one(output) -> None:
     s3, m = FakeS3(uploads={"upload-1"}), manifest(output)
     s3.objects[shard_key(ROUND, 1, 3)] = b"short"
     s3.parts[KEY, "upload-1", 2] = b"short"
-    assert find_shard(s3, BUCKET, m, 1) is None
+    assert find_shard(Bucket(s3, BUCKET), m, 1) is None
 
 
 # --- S3's limits on parts ------------------------------------------------------------------------------------------
@@ -144,16 +145,16 @@ def test_a_shard_that_s3_would_not_take_is_refused_before_anything_is_averaged(
     m = sized(values, 3, output)
     s3 = FakeS3(uploads={"upload-1"})
     if refusal is None:
-        ShardSink(s3, BUCKET, m, shard).close()
+        ShardSink(Bucket(s3, BUCKET), m, shard).close()
     else:
         with pytest.raises(
             InvalidContract, match=rf"Storing shard {shard} of 3 of round {ROUND}: \d+ bytes are {refusal}"
         ):
-            ShardSink(s3, BUCKET, m, shard)
+            ShardSink(Bucket(s3, BUCKET), m, shard)
     assert s3.calls == []
 
 
 def test_the_shard_count_is_part_of_an_objects_name() -> None:
     s3 = FakeS3()
     stored(s3, manifest(shards=1), 0, bytes(27))
-    assert find_shard(s3, BUCKET, manifest(shards=3), 0) is None
+    assert find_shard(Bucket(s3, BUCKET), manifest(shards=3), 0) is None
