@@ -98,7 +98,7 @@ def published(
             "lane": {
                 "function_name": lane.function_name,
                 "memory_mb": lane.memory_mb,
-                "topology": lane.cpu_architecture,
+                "cpu_architecture": lane.cpu_architecture,
                 "maximum_concurrency": lane.maximum_concurrency,
             },
             "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
