@@ -117,7 +117,7 @@ def main() -> int:
             with still_at_it(narration, "terraform apply"):
                 terraform.apply("local", variables, show=False)
             deployment = load_deployment("local")
-            clients = connect(deployment.region, deployment.endpoint_url)
+            aws = connect(deployment.region, deployment.endpoint_url)
             print(
                 f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, Python "
                 f"{platform.python_version()}; {CLIENTS} clients, {SHARDS} shards, functions of {MEMORY_MB} MB\n\n"
@@ -127,7 +127,7 @@ def main() -> int:
             )
             all_exact = True
             for mib in sizes:
-                row, exact = one_round(clients, deployment, mib, narration)
+                row, exact = one_round(aws, deployment, mib, narration)
                 print(row, flush=True)
                 all_exact = all_exact and exact
         finally:

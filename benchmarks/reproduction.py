@@ -157,7 +157,7 @@ this kit's worker; see [planning.md](planning.md) for the models."""
 
 
 def _claims() -> str:
-    by = {(r["model"], r["topology"], r["shards"], r["experiment"]): r for r in rounds()}
+    by = {(r["model"], r["architecture"], r["shards"], r["experiment"]): r for r in rounds()}
     usd = {
         (model, a): float(by[model, a, "4" if a == SHARDED else "", "comparison"]["cost_usd"])
         for model in ("resnet18", "vgg16")
@@ -218,11 +218,11 @@ def _rounds() -> str:
     for r in rounds():
         size, shards = round(float(r["gradient_mib"]) * MIB), int(r["shards"]) if r["shards"] else None
         its = predict(
-            size, CLIENTS, topology=r["topology"], shards=shards, memory_mb=int(r["memory_mb"]),
+            size, CLIENTS, topology=r["architecture"], shards=shards, memory_mb=int(r["memory_mb"]),
             profile="whole-object",
         )  # fmt: skip
-        ours = predict(size, CLIENTS, topology=r["topology"], shards=shards, cpu="x86_64")
-        name = r["topology"] + (f", M = {shards}" if shards else "")
+        ours = predict(size, CLIENTS, topology=r["architecture"], shards=shards, cpu="x86_64")
+        name = r["architecture"] + (f", M = {shards}" if shards else "")
         wall, usd = float(r["wall_s"]), float(r["cost_usd"])
         lines.append(
             f"| {r['model']} | {name} | {int(r['memory_mb']):,} | {wall:.1f} | {its.predicted_seconds:.1f} "

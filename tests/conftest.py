@@ -44,7 +44,7 @@ def endpoint_url(aws_home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def clients(endpoint_url: str) -> AwsClients:
+def aws(endpoint_url: str) -> AwsClients:
     """S3 and SQS of the emulator."""
     return connect("us-east-1", endpoint_url)
 

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from lambdas.protocol.documents import Fields, canonical_json
+from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
 from lambdas.protocol.errors import InvalidContract, shown
 from lambdas.protocol.keys import client_of, global_key, rounds_prefix, shard_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_INT, MAX_PART_BYTES, MAX_SHARDS
@@ -115,6 +115,11 @@ class RoundManifest:
     def shards(self) -> int:
         """M."""
         return len(self.bounds) - 1
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the document's bytes; every job of the round has it."""
+        return sha256_hex(self.to_bytes())
 
     @cached_property
     def total_examples(self) -> int:

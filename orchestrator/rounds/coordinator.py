@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import global_key, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.topologies import GRADS_SHARDING
@@ -130,7 +129,7 @@ def _continue(
     collection.stored = stored
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
     step = ShardStep(bucket, manifest)
-    letters = dead_letters(aws, lane, sha256_hex(manifest.to_bytes()), keep=redrive)
+    letters = dead_letters(aws, lane, manifest.sha256, keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:
         raise gave_up(manifest, lane, step, dead, collection)

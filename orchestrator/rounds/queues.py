@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import report_key
 from lambdas.protocol.manifest import RoundManifest
@@ -140,7 +139,7 @@ def queue_jobs(
     Raises:
         OrchestratorError: SQS refused some of them again and again; the round can be resumed.
     """
-    digest = sha256_hex(manifest.to_bytes())
+    digest = manifest.sha256
     send_jobs(aws, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
+from lambdas.protocol.documents import Fields, canonical_json
 from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import RoundManifest
@@ -198,7 +198,7 @@ def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]
         "topology": manifest.topology,
         "bucket": bucket,
         "shards": manifest.shards,
-        "manifest_sha256": sha256_hex(manifest.to_bytes()),
+        "manifest_sha256": manifest.sha256,
         "tensors_sha256": manifest.table.sha256,
         "participants": [
             {

@@ -6,7 +6,6 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import report_key, rounds_prefix
 from lambdas.protocol.topologies import GRADS_SHARDING
 from lambdas.storage.bucket import Bucket
@@ -72,11 +71,11 @@ def round_status(
     if manifest.topology != GRADS_SHARDING:
         status |= {"topology": manifest.topology}
         if stored is not None:
-            status |= {"partial_sums": len(stored_partials(bucket, manifest, sha256_hex(manifest.to_bytes())))}
+            status |= {"partial_sums": len(stored_partials(bucket, manifest, manifest.sha256))}
             gave_up = dead_aggregators(aws, lane, manifest) if lane is not None else []
     elif lane is not None and stored is not None:
         step = ShardStep(bucket, manifest)
-        gave_up = sorted(dead_jobs(aws, lane, step, sha256_hex(manifest.to_bytes())) - set(stored))
+        gave_up = sorted(dead_jobs(aws, lane, step, manifest.sha256) - set(stored))
     if lane is not None and gave_up:
         status |= {
             "gave_up": gave_up,

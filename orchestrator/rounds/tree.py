@@ -13,7 +13,6 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import partials_prefix
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, Result, ShardJob
@@ -120,7 +119,7 @@ def average_by_tree(
         BadShard, RoundFailed: as `collect.await_step`.
     """
     bucket = aws.bucket(deployment.bucket)
-    tree, digest = tree_of(manifest), sha256_hex(manifest.to_bytes())
+    tree, digest = tree_of(manifest), manifest.sha256
     if resumed:
         run.partials = stored_partials(bucket, manifest, digest)
         if stored_shards(bucket, manifest) is None:
@@ -270,7 +269,7 @@ def stored_partials(bucket: Bucket, manifest: RoundManifest, digest: str) -> dic
 
 def dead_aggregators(aws: AwsClients, lane: Lane, manifest: RoundManifest) -> list[Node]:
     """The aggregators of a round whose jobs are among the dead letters."""
-    letters = dead_letters(aws, lane, sha256_hex(manifest.to_bytes())).values()
+    letters = dead_letters(aws, lane, manifest.sha256).values()
     return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, AggregatorJob)})
 
 

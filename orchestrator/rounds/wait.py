@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, ShardResult
 from lambdas.storage.bucket import Bucket
@@ -164,7 +163,7 @@ def await_step(
         BadShard: an update cannot be averaged; names client, tensor and reason.
         RoundFailed: a job is in the dead-letter queue, or nothing happened for `timeout_s`.
     """
-    digest = sha256_hex(manifest.to_bytes())
+    digest = manifest.sha256
     results = Results(aws, deployment, manifest.round_id, digest)
     done = set(collection.stored)
     verdicts = _Verdicts(step.wanted, verdicts_s)

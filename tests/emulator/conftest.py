@@ -22,7 +22,8 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.aws.clients import AwsClients, connect, make_client
-from orchestrator.aws.deployment import Deployment, Lane, function_zip, terraform
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.deployment import function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
@@ -112,7 +113,7 @@ def deployed(environment: Environment) -> Deployment:
 
 
 @pytest.fixture(scope="package")
-def clients(deployed: Deployment) -> AwsClients:
+def aws(deployed: Deployment) -> AwsClients:
     """S3 and SQS of the deployment."""
     return connect(deployed.region, deployed.endpoint_url)
 

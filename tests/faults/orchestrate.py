@@ -76,11 +76,11 @@ def main() -> None:
     fields = given["deployment"]
     fields["lanes"] = {int(m): Lane(**lane) for m, lane in fields["lanes"].items()}
     deployment = Deployment(**fields)
-    clients = connect(deployment.region, deployment.endpoint_url)
+    aws = connect(deployment.region, deployment.endpoint_url)
     impatient()
     if given["point"]:
-        arm(clients, KillPoint(**given["point"]))
-    report = start_round(clients, deployment, RoundRequest(**given["request"]))
+        arm(aws, KillPoint(**given["point"]))
+    report = start_round(aws, deployment, RoundRequest(**given["request"]))
     print(json.dumps(report.document))
 
 

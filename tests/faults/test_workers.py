@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.messages import ShardJob
 from lambdas.shard_average import ShardWorker
@@ -54,8 +53,8 @@ def spoiled(manifest, shard, opened, write, pacing):
 shard_average.average_shard = spoiled
 if fate == "memory":
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-clients = connect(deployment.region, deployment.endpoint_url)
-poll.work(clients, deployment, list(deployment.lanes.values()), idle_exit_s=1)
+aws = connect(deployment.region, deployment.endpoint_url)
+poll.work(aws, deployment, list(deployment.lanes.values()), idle_exit_s=1)
 """
 
 
@@ -221,7 +220,7 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
     sqs: Any = Told()
     doer = ShardWorker(aws.bucket(bucket), sqs, "unused")
     for shard in range(2):
-        job = ShardJob("r-1", sha256_hex(manifest.to_bytes()), shard)
+        job = ShardJob("r-1", manifest.sha256, shard)
         assert doer.run(job.to_json(), receive_count=1, worker="w"), "nobody can do it, so it is not delivered again"
     assert [(r["shard"], r["status"], r["error_kind"], r["client"]) for r in told] == [
         (shard, "failed", "UpdateChanged", "b") for shard in range(2)

@@ -49,7 +49,7 @@ DEPLOYMENT = {
 }  # fmt: skip
 PROCESS = Process("host", 7, "machine", "12", 1.5)
 REPORT = {
-    "schema": 1, "round": "r-1", "model": "m", "status": "published", "participants": [{"client": "a"}], "shards": 2,
+    "schema": 2, "round": "r-1", "model": "m", "status": "published", "participants": [{"client": "a"}], "shards": 2,
     "global_model": {"key": "k", "etag": "e", "size": 9}, "shard_sha256": [DIGEST, DIGEST],
 }  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_hostile_norms_are_unknown_norms() -> None:
     texts = squares.map(lambda values: base64.b64encode(struct.pack(f"<{len(values)}d", *values)).decode())
 
     def read(result: ShardResult) -> Any:
-        return read_norms(None, "bucket", whole, {0: result})  # type: ignore[arg-type]
+        return read_norms(None, whole, {0: result})  # type: ignore[arg-type]
 
     @given(texts | st.text(max_size=40) | changed_bytes(str(good.norms).encode()).map(lambda b: b.decode("latin-1")))
     def run(text: str) -> None:

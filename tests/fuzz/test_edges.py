@@ -120,7 +120,7 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
     updates = [Update(b"\0" * 28, 3), Update(b"\1" * 28, 9)]
     manifest = manifest_of(table_of(("F32", 7)), updates, shards=2, output=Output("objects", global_key(MODEL, ROUND)))
     stored = {p.key: (u.body, u.etag) for p, u in zip(manifest.participants, updates, strict=True)}
-    job = ShardJob(ROUND, sha256_hex(manifest.to_bytes()), 1)
+    job = ShardJob(ROUND, manifest.sha256, 1)
     with RangeServer(stored) as server:
         s3: Any = FakeS3(server=server, objects={manifest_key(ROUND): manifest.to_bytes()})
         sqs: Any = FakeSqs()

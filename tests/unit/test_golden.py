@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.keys import (
     global_key,
     latest_key,
@@ -217,7 +216,7 @@ class Round:
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
         worker = ShardWorker(Bucket(self.s3, BUCKET), self.sqs, "results", memory_mb=WORKER_MEMORY_MB)
         for shard in range(manifest.shards):
-            self._run(worker, ShardJob(ROUND, sha256_hex(manifest.to_bytes()), shard))
+            self._run(worker, ShardJob(ROUND, manifest.sha256, shard))
 
     def aggregate(self, manifest: RoundManifest) -> None:
         """Run the jobs of a tree, level by level."""
@@ -227,7 +226,7 @@ class Round:
         for level, width in enumerate(tree.widths):
             for index in range(width):
                 inputs = tuple(Partial(etag=etags[level - 1, i]) for i in tree.inputs(level, index) if level)
-                job = AggregatorJob(ROUND, sha256_hex(manifest.to_bytes()), level, index, inputs)
+                job = AggregatorJob(ROUND, manifest.sha256, level, index, inputs)
                 etags[level, index] = self._run(worker, job).etag or ""
 
     def _run(self, worker: Worker, job: ShardJob | AggregatorJob) -> Result:
@@ -246,7 +245,7 @@ class Round:
 
     def stored_partial(self, manifest: RoundManifest, level: int, aggregator: int) -> bytes:
         """A partial sum. DIGEST replaces the manifest's digest in its header, so that the manifest may change."""
-        digest = sha256_hex(manifest.to_bytes())
+        digest = manifest.sha256
         body: bytes = self.s3.objects[partial_key(ROUND, digest, level, aggregator)]
         assert body.count(digest.encode()) == 1
         return body.replace(digest.encode(), DIGEST.encode())

@@ -39,14 +39,14 @@ def measured_rounds() -> list[dict[str, str]]:
 
 
 def round_name(row: dict[str, str]) -> str:
-    return "-".join([row["experiment"], row["model"], row["topology"], row["shards"] or "tree"])
+    return "-".join([row["experiment"], row["model"], row["architecture"], row["shards"] or "tree"])
 
 
 def as_measured(row: dict[str, str], *, memory_mb: int | None) -> Plan:
     return predict(
         round(float(row["gradient_mib"]) * MIB),
         int(row["clients"]),
-        topology=row["topology"],
+        topology=row["architecture"],
         shards=int(row["shards"]) if row["shards"] else None,
         memory_mb=memory_mb,
         profile="whole-object",

@@ -33,10 +33,10 @@ def request(**fields: Any) -> RoundRequest:
 
 def test_the_round_record_is_pinned_literally() -> None:
     assert RoundRecord(FULL, 12.5).to_bytes().decode() == (
-        '{"topology":"grads-sharding","deadline_s":60.0,"expect":null,"expect_clients":["a","b","c"],'
+        '{"deadline_s":60.0,"expect":null,"expect_clients":["a","b","c"],'
         '"extend_s":15.0,"late_from":"r-1","max_examples":5000,"max_extensions":2,"max_norm":12.5,"min_clients":2,'
         '"min_fraction":0.75,"model":"digits","on_deadline":"extend","on_invalid":"exclude","opened_at":12.5,'
-        '"round_id":"r-2","schema":1,"shards":4,"timeout_s":30.0}'
+        '"round_id":"r-2","schema":2,"shards":4,"timeout_s":30.0,"topology":"grads-sharding"}'
     )
 
 
@@ -54,7 +54,7 @@ def test_a_record_survives_its_own_parser(asked: RoundRequest) -> None:
         ("deadline_s", "9"), ("timeout_s", 0), ("min_fraction", 2), ("expect_clients", []), ("expect_clients", ["a/b"]),
         ("expect_clients", "a,b"), ("expect_clients", [1]), ("on_deadline", "wait"), ("extend_s", 0),
         ("max_extensions", 0), ("on_invalid", "ignore"), ("max_norm", -1), ("max_norm", "x"), ("max_examples", 0),
-        ("max_examples", MAX_EXAMPLES + 1), ("late_from", "r-2"), ("topology", "star"), ("schema", 2),
+        ("max_examples", MAX_EXAMPLES + 1), ("late_from", "r-2"), ("topology", "star"), ("schema", 1),
         ("opened_at", None),
     ],
 )  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_record_that_no_release_has_written_is_refused(field: str, value: Any)
         RoundRecord.from_bytes(json.dumps({**document, field: value}).encode())
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"[]", b"null", b"\xff", b'{"schema":1', b'{"schema":1}'])
+@pytest.mark.parametrize("data", [b"", b"x", b"[]", b"null", b"\xff", b'{"schema":1', b'{"schema":2}'])
 def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidContract):
         RoundRecord.from_bytes(data)

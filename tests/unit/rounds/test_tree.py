@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import partial_key, partials_prefix, report_key
 from lambdas.protocol.limits import MAX_CLIENTS
@@ -58,10 +57,10 @@ def test_every_level_takes_every_input_exactly_once_and_nobody_takes_more_than_t
 
 def test_the_trees_invoke_and_read_as_the_papers_do() -> None:
     with (ROOT / "benchmarks" / "data" / "paper_lambda_rounds.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["topology"] in TREES]
+        rows = [row for row in csv.DictReader(file) if row["architecture"] in TREES]
     assert rows
     for row in rows:
-        tree = Tree(row["topology"], int(row["clients"]))
+        tree = Tree(row["architecture"], int(row["clients"]))
         assert sum(tree.widths) == int(row["invocations"]) == int(row["s3_puts"])
         reads = sum(len(tree.inputs(level, i)) for level, width in enumerate(tree.widths) for i in range(width))
         assert reads == int(row["s3_gets"])
@@ -167,7 +166,7 @@ def test_partial_sums_are_files_that_any_tool_reads(aws: AwsClients, lanes_witho
     submit_all(aws, lanes_without_functions)
     stop_after_leaves(aws, lanes_without_functions, "lambda-fl")
     manifest = manifest_of(aws, lanes_without_functions)
-    key = partial_key("r-1", sha256_hex(manifest.to_bytes()), 0, 1)
+    key = partial_key("r-1", manifest.sha256, 0, 1)
     body = read(aws, lanes_without_functions, key)
     found = load(body)
     group = list(UPDATES.values())[3:6]
@@ -209,7 +208,7 @@ def test_a_partial_sum_that_disappears_is_made_again(aws: AwsClients, lanes_with
     submit_all(aws, lanes_without_functions)
     stop_after_leaves(aws, lanes_without_functions, "lambda-fl")
     manifest = manifest_of(aws, lanes_without_functions)
-    digest = sha256_hex(manifest.to_bytes())
+    digest = manifest.sha256
     lane = lanes_without_functions.baselines["lambda-fl"]
     gone = tuple(Partial(etag=f'"{"0" * 32}"') for _ in range(3))
     send_jobs(aws, lane.queue_url, [AggregatorJob("r-1", digest, 1, 0, gone, 1)])

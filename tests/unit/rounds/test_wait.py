@@ -80,7 +80,7 @@ def send(aws: AwsClients, deployment: Deployment, result: ShardResult | str) -> 
 def result_of(manifest: RoundManifest, shard: int, status: str = "done", **fields: Any) -> ShardResult:
     return ShardResult(
         round_id=manifest.round_id,
-        manifest_sha256=sha256_hex(manifest.to_bytes()),
+        manifest_sha256=manifest.sha256,
         shard=shard,
         status=status,
         **fields,
@@ -151,7 +151,7 @@ def test_stale_and_malformed_results_are_dropped(aws: AwsClients, lanes_without_
             round_id="r-1", manifest_sha256=DIGEST, shard=0, status="failed", error="x"
         ),  # of an older manifest of this round
     ]
-    malformed = ["", "x", "[]", '{"schema":2}', result_of(manifest, 0).to_json().replace('"done"', '"perhaps"')]
+    malformed = ["", "x", "[]", '{"schema":3}', result_of(manifest, 0).to_json().replace('"done"', '"perhaps"')]
     outside = [result_of(manifest, SHARDS), result_of(manifest, 999)]  # no shards of this manifest
     for item in [*stale, *malformed[1:], *outside]:
         send(aws, lanes_without_functions, item)
@@ -217,7 +217,7 @@ def test_a_job_in_the_dead_letter_queue_is_found_among_the_letters_of_other_roun
     for i in range(25):
         aws.sqs.send_message(QueueUrl=lane.dead_letter_queue_url, MessageBody=ShardJob(f"r-{i}", DIGEST, 0).to_json())
     aws.sqs.send_message(QueueUrl=lane.dead_letter_queue_url, MessageBody="no job")
-    letter = ShardJob("r-1", sha256_hex(manifest.to_bytes()), 0).to_json()
+    letter = ShardJob("r-1", manifest.sha256, 0).to_json()
     later = threading.Timer(
         1.0, aws.sqs.send_message, (), {"QueueUrl": lane.dead_letter_queue_url, "MessageBody": letter}
     )

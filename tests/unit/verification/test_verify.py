@@ -121,7 +121,7 @@ def test_an_untouched_round_verifies_down_to_every_byte(
         "round_id": "r-1",
         "model": "digits",
         "report_sha256": sha256_hex(read(aws, lanes_without_functions, report_key("r-1"))),
-        "manifest_sha256": sha256_hex(manifest.to_bytes()),
+        "manifest_sha256": manifest.sha256,
         "global_model_sha256": sha256_hex(read_global(aws, lanes_without_functions)),
         "updates": 2,
         "data_sections": 2,
@@ -337,7 +337,7 @@ def test_a_report_that_says_something_else_is_named(aws: AwsClients, lanes_witho
             (link,) = broken(aws, lanes_without_functions)
         assert link.link == "report"
         assert words in link.problem
-    for garbage in (b"", b"{}", b"[]", b'{"schema":1}', b"\xff"):
+    for garbage in (b"", b"{}", b"[]", b'{"schema":2}', b"\xff"):
         with replaced(aws, lanes_without_functions, report_key("r-1"), lambda body, garbage=garbage: garbage):  # type: ignore[misc]
             (link,) = broken(aws, lanes_without_functions)
         assert (link.link, link.problem[:17]) == ("report", "it cannot be read")
@@ -414,7 +414,7 @@ def test_a_round_without_a_published_model_says_why_there_is_nothing_to_verify(
     with pytest.raises(BadInput, match=r"it has not published yet. `orchestrator status --round r-1`"):
         check(aws, lanes_without_functions)
     failed = {
-        "schema": 1,
+        "schema": 2,
         "round": "r-1",
         "model": "m",
         "status": "failed",

@@ -109,7 +109,7 @@ def test_an_object_that_is_no_update_has_no_client(key: str) -> None:
 # --- stored bytes --------------------------------------------------------------------------------------------------
 
 MANIFEST_JSON = (
-    '{"topology":"grads-sharding","bounds":[0,5,12],"created_at":1767225600.5,'
+    '{"bounds":[0,5,12],"created_at":1767225600.5,'
     '"excluded":[{"client":"c","kind":"NonFiniteUpdate","reason":"has NaN"}],'
     '"layouts":[["F32","BF16","I64"],["F16","BF16","I64"]],'
     '"model":"digits","norms":"objects","output":{"key":"models/digits/r-1/global.safetensors","kind":"multipart",'
@@ -118,8 +118,8 @@ MANIFEST_JSON = (
     '"num_examples":3,"size":142},{"client":"b",'
     '"data_offset":100,"data_sha256":null,"etag":"\\"e2\\"","header_sha256":"' + DIGEST + '",'
     '"key":"rounds/r-1/updates/b.safetensors","layout":1,"num_examples":1,"size":130}],'
-    '"revision":1,"round_id":"r-1","schema":1,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
-    '"tensors_sha256":"52ff543f280b796d7c39af6c65f86c3947eb9ee2d2e4110e218f9b8511193115"}'
+    '"revision":1,"round_id":"r-1","schema":2,"tensors":[["w","F32",[2,3]],["b","BF16",[5]],["n","I64",[]]],'
+    '"tensors_sha256":"52ff543f280b796d7c39af6c65f86c3947eb9ee2d2e4110e218f9b8511193115","topology":"grads-sharding"}'
 )
 
 
@@ -196,7 +196,7 @@ def test_a_job_message_stays_far_below_the_limit_of_a_queue() -> None:
         ({"created_at": None}, "expected a finite number"),
         ({"topology": "star"}, "'topology': expected one of grads-sharding, lambda-fl, lifl, found 'star'"),
         ({"topology": "lifl"}, "2 shards, but lifl averages whole models"),
-        ({"schema": 2}, "schema is 2, this version reads 1.*Deploy and run the same release"),
+        ({"schema": 1}, "schema is 1, this version reads 2.*Deploy and run the same release"),
         ({"round_id": "a/b"}, "is no valid round"),
     ],
 )

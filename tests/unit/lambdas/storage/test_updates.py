@@ -8,6 +8,7 @@ import pytest
 
 from lambdas.averaging.mean import Pacing, average_shard
 from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
 from tests import support
 from tests.support import BUCKET, FakeS3, RangeServer, Update, client_name, manifest_of, table_of
@@ -33,7 +34,7 @@ class Scene:
             server.objects[participant.key] = (update.body, update.etag)
         self.participant = self.manifest.participants[0]
         self.slept: list[float] = []
-        self.reader = UpdateReader(FakeS3(server), BUCKET, at_once=4, retry=FAST, sleep=self.slept.append)
+        self.reader = UpdateReader(Bucket(FakeS3(server), BUCKET), at_once=4, retry=FAST, sleep=self.slept.append)
 
     def read(self, start: int = 0, stop: int = len(DATA), step: int = 70_000) -> bytes:
         stream = self.reader.open(self.participant, start, stop)
@@ -158,7 +159,7 @@ def test_server_faults_are_tried_again_within_bounds(server, status, code) -> No
 def test_the_wait_between_attempts_is_bounded(server) -> None:
     scene = Scene(server)
     retry = Retry(attempts=40, base_s=1.0, cap_s=3.0)
-    scene.reader = UpdateReader(FakeS3(server), BUCKET, at_once=4, retry=retry, sleep=scene.slept.append)
+    scene.reader = UpdateReader(Bucket(FakeS3(server), BUCKET), at_once=4, retry=retry, sleep=scene.slept.append)
     server.script = [support.error("503 Slow Down", "SlowDown")] * 40
     with pytest.raises(StorageUnavailable):
         scene.read()
@@ -177,7 +178,7 @@ def test_an_unreachable_server_ends(server) -> None:
     scene = Scene(server)
     gone = FakeS3(server)
     gone.generate_presigned_url = lambda *_, **__: "http://127.0.0.1:9/x?y"  # type: ignore[method-assign]
-    scene.reader = UpdateReader(gone, BUCKET, at_once=4, retry=FAST, sleep=scene.slept.append)
+    scene.reader = UpdateReader(Bucket(gone, BUCKET), at_once=4, retry=FAST, sleep=scene.slept.append)
     with pytest.raises(StorageUnavailable, match="ConnectionRefusedError"):
         scene.read()
 
@@ -277,7 +278,7 @@ def test_faults_in_many_interleaved_streams_do_not_change_the_bytes(server) -> N
     faults += [support.error("503 Slow Down", "SlowDown"), support.error("500 Internal Error", "InternalError")]
     server.script = [rng.choice([*faults, support.serve]) for _ in range(60)]
     scene.reader = UpdateReader(
-        FakeS3(server), BUCKET, at_once=20, retry=Retry(attempts=9, timeout_s=1.0), sleep=scene.slept.append
+        Bucket(FakeS3(server), BUCKET), at_once=20, retry=Retry(attempts=9, timeout_s=1.0), sleep=scene.slept.append
     )
     out = bytearray()
     average_shard(scene.manifest, 0, scene.reader.open, out.extend, Pacing(piece_elements=4096))
