@@ -185,7 +185,7 @@ def _claims() -> str:
             f"{predicted:.2f} predicted for its handler; {ours:.2f} predicted, all-in, for this kit's workers",
         ),
         (
-            "the only topology beyond the memory ceiling",
+            "the only architecture beyond the memory ceiling",
             "holds for handlers that hold whole objects",
             "holds: an aggregator of a tree holds float64 sums of the whole model (in memory, and as an object to hand "
             "on), a sharding worker holds pieces; sizes below",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws import s3
 from orchestrator.aws.clients import AwsClients, connect, make_client
 from orchestrator.aws.deployment import Deployment
@@ -104,7 +105,7 @@ class RefusingS3:
 
 def test_objects_that_were_not_deleted_are_deleted_again_or_named() -> None:
     patient = RefusingS3(times=1)
-    delete_objects(patient, "bucket", ["a", "b"])  # type: ignore[arg-type]
+    delete_objects(Bucket(patient, "bucket"), ["a", "b"])  # type: ignore[arg-type]
     assert patient.deleted == {"a", "b"}
     with pytest.raises(OrchestratorError, match=r"did not delete 1 objects, s3://bucket/b first \(SlowDown\)"):
-        delete_objects(RefusingS3(times=2), "bucket", ["a", "b"])  # type: ignore[arg-type]
+        delete_objects(Bucket(RefusingS3(times=2), "bucket"), ["a", "b"])  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ class ShortS3:
 
 def test_a_download_that_is_cut_short_continues_from_the_byte_reached(tmp_path: Path) -> None:
     short: Any = ShortS3(b"abcd", b"ef", b"gh")
-    fetch(short, "b", "digits", tmp_path / "m", round_id="r-1")
+    fetch(Bucket(short, "b"), "digits", tmp_path / "m", round_id="r-1")
     assert (tmp_path / "m").read_bytes() == b"abcdefgh"
     assert short.ranges == ["bytes=0-7", "bytes=4-7", "bytes=6-7"]
 
@@ -131,7 +131,7 @@ def test_a_download_that_gets_no_further_leaves_the_old_file(tmp_path: Path, mon
     (tmp_path / "m").write_bytes(b"old")
     short: Any = ShortS3(b"abcd")
     with pytest.raises(OrchestratorError, match=r"digits of round r-1 ended after 4 of 8 bytes"):
-        fetch(short, "b", "digits", tmp_path / "m", round_id="r-1")
+        fetch(Bucket(short, "b"), "digits", tmp_path / "m", round_id="r-1")
     assert len(short.ranges) == 5
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m", b"old")]
 

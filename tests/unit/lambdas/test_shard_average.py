@@ -360,6 +360,8 @@ def test_the_functions_worker_comes_from_the_environment(monkeypatch) -> None:
         worker = base.worker_from_environment(ShardWorker)
     finally:
         logging.getLogger().setLevel(level)
-    assert (worker.bucket, worker.result_queue_url, worker.memory_mb) == ("b", "https://q", 384)
-    url = worker.s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k", "Range": "bytes=0-1"})
+    assert (worker.bucket.name, worker.result_queue_url, worker.memory_mb) == ("b", "https://q", 384)
+    url = worker.bucket.s3.generate_presigned_url(
+        "get_object", Params={"Bucket": "b", "Key": "k", "Range": "bytes=0-1"}
+    )
     assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url

@@ -503,7 +503,7 @@ def test_the_timeout_has_time_for_the_requests_of_many_clients_with_small_shards
 class FakeLane:
     shards: int
     memory_mb: int = 256
-    topology: str = "arm64"
+    cpu_architecture: str = "arm64"
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class FlakySqs:
 
 
 def test_jobs_that_sqs_refuses_are_sent_again_and_none_twice() -> None:
-    manifest: Any = type("Manifest", (), {"round_id": "r-1", "to_bytes": lambda self: b"{}"})()
+    manifest: Any = type("Manifest", (), {"round_id": "r-1", "sha256": "ab" * 32})()
     sqs = FlakySqs(times=3)
     queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert sorted(sqs.taken) == list(range(10))
@@ -156,7 +156,7 @@ def test_jobs_that_sqs_refuses_are_sent_again_and_none_twice() -> None:
 
 
 def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest: Any = type("Manifest", (), {"round_id": "r-1", "to_bytes": lambda self: b"{}"})()
+    manifest: Any = type("Manifest", (), {"round_id": "r-1", "sha256": "ab" * 32})()
     sqs = FlakySqs(times=1000)
     with pytest.raises(
         OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"

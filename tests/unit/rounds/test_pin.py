@@ -12,6 +12,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.keys import global_key, latest_key, update_key
 from lambdas.protocol.latest_model import LatestModel
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import RoundFailed
@@ -227,7 +228,7 @@ def test_more_updates_than_a_manifest_holds_are_refused_before_any_is_read(monke
     nowhere: Any = None
     updates = [pin.Update(f"c{i}", f"k{i}", "e", 1) for i in range(3)]
     with pytest.raises(RoundFailed, match="has 3 updates; the most that one round averages is 2"):
-        pin_updates(nowhere, "b", "r-1", "digits", updates)
+        pin_updates(Bucket(nowhere, "b"), "r-1", "digits", updates)
 
 
 def test_updates_are_listed_beyond_a_thousand(aws: AwsClients, lanes_without_functions: Deployment) -> None:
