@@ -28,7 +28,7 @@ from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
 from orchestrator.progress import StderrNarration
-from tests.inventory import Inventory
+from tests.support.inventory import Inventory
 
 MODEL_BYTES = 45_000_000
 CLIENTS = 12

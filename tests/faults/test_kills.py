@@ -21,12 +21,12 @@ from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
-from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
-from tests.faults.orchestrate import KillPoint, document
-from tests.unit.kit import LARGE, expected_file, objects, put, queued, read, read_global, uploads, weights
+from tests.support.kill_points import KillPoint, document
+from tests.support.rounds import LARGE, expected_file, objects, put, queued, read, read_global, uploads, weights
 
 SHARDS = {"objects": 4, "multipart": 2}
 SHAPES = {"objects": (3, 5), "multipart": LARGE}
@@ -121,7 +121,7 @@ def worker(
     monkeypatch.setattr(queues, "_WAIT_S", 1)
     monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr(manifest, "_BATCH", 10)
+    monkeypatch.setattr(queues, "_BATCH", 10)
     with CountingWorker(aws, lanes_without_functions, SHARDS[request.getfixturevalue("sink")]) as counting:
         monkeypatch.setattr(shard_average, "average_shard", counting.average)
         yield counting
@@ -130,7 +130,7 @@ def worker(
 def killed(deployment: Deployment, request: RoundRequest, point: KillPoint) -> int:
     """Run an orchestrator until it dies at the kill point; its process id."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.orchestrate"],
+        [sys.executable, "-m", "tests.support.kill_points"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     out, err = process.communicate(document(deployment, request, point), timeout=60)

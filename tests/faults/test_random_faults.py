@@ -28,14 +28,16 @@ from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.errors import RoundConflict
-from orchestrator.rounds import lease, manifest, pin, processes, publish, queues, wait
+from orchestrator.rounds import late, lease, manifest, norms, pin, processes, publish, queues, wait
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.stored import stored_shards
-from tests.faults.memory import Killed, Life, MemoryS3, MemorySqs, Mortal
-from tests.support import BUCKET, RangeServer
-from tests.unit.kit import expected_file, put, weights
+from tests.support.aws import MemoryS3, MemorySqs
+from tests.support.manifests import BUCKET
+from tests.support.mortal import Killed, Life, Mortal
+from tests.support.rounds import expected_file, put, weights
+from tests.support.servers import RangeServer
 
 LANE, RESULTS, DEAD = "memory://lane", "memory://results", "memory://dead"
 NAMES = ("a", "b", "c", "d", "e")
@@ -129,7 +131,7 @@ class Rounds(RuleBasedStateMachine):
         pid = next(self.processes)
         self.alive.add(pid)
         before, processes.CURRENT = processes.CURRENT, pid
-        clients = self._clients(life)
+        aws = self._clients(life)
         try:
             if resume and "rounds/r-1/round.json" in self.s3.objects:
                 return resume_round(aws, self.deployment, "r-1")
@@ -142,7 +144,7 @@ class Rounds(RuleBasedStateMachine):
             self._look_at_manifest()
 
     def _work(self, life: Life) -> None:
-        clients = self._clients(life)
+        aws = self._clients(life)
         received = self.sqs.receive_message(QueueUrl=LANE).get("Messages", [])
         worker = ShardWorker(aws.bucket(BUCKET), aws.sqs, RESULTS)
         for message in received:
@@ -235,7 +237,7 @@ AVERAGE = shard_average.average_shard
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits, nothing runs at the same time, and processes are the machine's own."""
-    for module in (queues, pin):
+    for module in (queues, pin, late, norms):
         monkeypatch.setattr(module, "REQUESTS_AT_ONCE", 1)
     monkeypatch.setattr(publish, "_SHARDS_AT_ONCE", 1)
     monkeypatch.setattr(manifest, "MIN_PART_BYTES", manifest.MIN_PART_BYTES)

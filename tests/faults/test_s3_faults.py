@@ -22,8 +22,8 @@ from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.workers import poll
-from tests.faults.proxy import Fault, FaultyProxy, cut, error_in_200, hang, lose, refuse
-from tests.unit.kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights
+from tests.support.proxy import Fault, FaultyProxy, cut, error_in_200, hang, lose, refuse
+from tests.support.rounds import LARGE, expected_file, objects, put, read, read_global, uploads, weights
 
 SHAPES = {"objects": (3, 5), "multipart": LARGE}
 COUNTS = {"a": 5, "b": 2}

@@ -25,7 +25,7 @@ from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
 from orchestrator.workers import poll
-from tests.unit.kit import LARGE, expected_file, manifest_of, put, put_bytes, read_global, update_bytes, weights
+from tests.support.rounds import LARGE, expected_file, manifest_of, put, put_bytes, read_global, update_bytes, weights
 
 # Does jobs as `orchestrator worker` does; what happens in the middle of a shard is the first argument.
 WORKER = """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from . import cases
+from tests.support.hostile import COUNTS
 
 # Cases per target.
 _CASES = int(os.environ.get("FUZZ_CASES", "20"))
@@ -29,9 +28,8 @@ def _fuzz_profile() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """A line per target and the sum."""
-    counts: Counter[str] = cases.COUNTS
-    if counts:
+    if COUNTS:
         terminalreporter.section("fuzz")
-        for target, count in sorted(counts.items()):
+        for target, count in sorted(COUNTS.items()):
             terminalreporter.line(f"{count:>8,}  {target}")
-        terminalreporter.line(f"{counts.total():>8,}  cases in all")
+        terminalreporter.line(f"{COUNTS.total():>8,}  cases in all")

@@ -25,9 +25,8 @@ from orchestrator.client.invitation import Invitation, Parts, expired, load_invi
 from orchestrator.rounds.norms import read_norms
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
-from tests.support import MODEL, ROUND, Update, manifest_of, table_of
-
-from .cases import changed_bytes, dumps, hostile, survives, values
+from tests.support.hostile import changed_bytes, dumps, hostile, survives, values
+from tests.support.manifests import MODEL, ROUND, Update, manifest_of, table_of
 
 DIGEST = "0123456789abcdef" * 4
 TABLE = table_of(("F32", 7), ("BF16", 3), ("I64", 1))

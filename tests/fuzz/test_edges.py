@@ -34,11 +34,10 @@ from orchestrator.client.sources import from_file
 from orchestrator.client.update_file import write_update
 from orchestrator.deployment import terraform
 from orchestrator.rounds import queues
-from tests.support import BUCKET, MODEL, ROUND, FakeS3, FakeSqs, RangeServer, Update, manifest_of, table_of
-
-from . import cases
-from .cases import changed_bytes, hostile, survives, values
-from .test_headers import FILE, TABLE
+from tests.support.aws import FakeS3, FakeSqs
+from tests.support.hostile import COUNTS, FILE, TABLE, changed_bytes, hostile, survives, values
+from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.servers import RangeServer
 
 
 class _Runs:
@@ -206,7 +205,7 @@ def test_hostile_arguments_end_in_a_sentence_and_an_exit_status(
 
     @given(st.sampled_from(sorted(commands)), st.lists(texts, min_size=8, max_size=8))
     def run(command: str, given_texts: list[str]) -> None:
-        cases.COUNTS["arguments"] += 1
+        COUNTS["arguments"] += 1
         arguments = [command]
         for option, text in zip(commands[command], given_texts, strict=False):
             arguments += [f"{option}={text}"] if option != "FILE" else [str(tmp_path / "m.safetensors")]

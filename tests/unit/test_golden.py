@@ -75,7 +75,8 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.tree import TreeRun
 from orchestrator.rounds.wait import BadShard, Collection
-from tests.support import FakeS3, FakeSqs, RangeServer
+from tests.support.aws import FakeS3, FakeSqs
+from tests.support.servers import RangeServer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BUCKET, ROUND, MODEL = "bucket", "r-1", "digits"

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from click.testing import CliRunner, Result
 
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
@@ -25,7 +24,8 @@ from orchestrator.cli.options import ClientList, Duration, Quorum, ShardCount
 from orchestrator.deployment import terraform
 from orchestrator.errors import NotDeployed
 from orchestrator.rounds import queues, wait
-from tests.unit.kit import objects, put, put_bytes, queued, submitted_clients, weights, working
+from tests.support.commands import error_of, run
+from tests.support.rounds import objects, put, put_bytes, queued, submitted_clients, weights, working
 
 
 @pytest.fixture(autouse=True)
@@ -56,22 +56,6 @@ def model(tmp_path: Path) -> Path:
     """A safetensors file."""
     safetensors.numpy.save_file(weights(1), tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
-
-
-def run(*arguments: str | Path, ok: bool = True) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert not ok or result.exit_code == 0, result.stderr
-    return result
-
-
-def error_of(result: Result) -> dict[str, Any]:
-    """The error, which is on stdout as one JSON document and on stderr as a sentence."""
-    document: dict[str, Any] = json.loads(result.stdout)["error"]
-    assert document["exit_status"] == result.exit_code
-    assert f"Error: {document['message']}" in result.stderr
-    return document
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:

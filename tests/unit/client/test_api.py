@@ -17,7 +17,7 @@ from orchestrator.client.api import Client
 from orchestrator.errors import BadInput, NotDeployed, OrchestratorError, RoundConflict
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
-from tests.unit.kit import objects, read, working
+from tests.support.rounds import objects, read, working
 
 
 def net(seed: int) -> torch.nn.Module:

@@ -41,9 +41,9 @@ from orchestrator.client.update_file import write_update
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.rounds.request import RoundRequest, open_round
 from orchestrator.rounds.start import start_round
-from tests.support import RangeServer, error
-from tests.unit.cli.test_cli import error_of, run
-from tests.unit.kit import weights, working
+from tests.support.commands import error_of, run
+from tests.support.rounds import weights, working
+from tests.support.servers import RangeServer, error
 
 
 def tensors(seed: int = 1) -> Any:

@@ -38,7 +38,7 @@ from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.rounds.manifest import freeze_round
 from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.request import RoundRecord, RoundRequest
-from tests.unit.kit import file_bytes, objects, put, submitted_clients, update_bytes, weights
+from tests.support.rounds import file_bytes, objects, put, submitted_clients, update_bytes, weights
 
 
 def written(tensors: Tensors, examples: int = 1, wire: str | None = None) -> bytes:

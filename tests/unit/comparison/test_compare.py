@@ -21,7 +21,7 @@ from orchestrator.comparison.report import to_markdown, write_chart
 from orchestrator.comparison.ulps import Difference, compare_models, ulps
 from orchestrator.errors import BadInput
 from orchestrator.workers import poll
-from tests.unit.kit import objects
+from tests.support.rounds import objects
 
 
 @given(arrays.arrays(np.float32, 8, elements=st.floats(-(2.0**126), 2.0**126, width=32)))

@@ -24,19 +24,10 @@ from lambdas.protocol.safetensors import global_header
 from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
-from tests import support
-from tests.support import (
-    BUCKET,
-    MODEL,
-    ROUND,
-    FakeS3,
-    FakeSqs,
-    RangeServer,
-    Update,
-    client_error,
-    manifest_of,
-    table_of,
-)
+from tests.support import servers
+from tests.support.aws import FakeS3, FakeSqs, client_error
+from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.servers import RangeServer
 
 VALUES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 9.0]]
 WEIGHTS = [1, 3]
@@ -161,7 +152,7 @@ def test_a_full_disk_leaves_the_message_in_the_queue(scene, monkeypatch, caplog)
 
 
 def test_a_storage_that_stays_away_leaves_the_message_in_the_queue(scene) -> None:
-    scene.server.script = [support.error("503 Slow Down", "SlowDown")] * 20
+    scene.server.script = [servers.error("503 Slow Down", "SlowDown")] * 20
     assert scene.run() is False
     assert scene.result.error_kind == "StorageUnavailable"
 

@@ -19,7 +19,7 @@ from orchestrator.rounds import queues, quorum, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
-from tests.unit.kit import (
+from tests.support.rounds import (
     LARGE,
     StateDict,
     expected_file,

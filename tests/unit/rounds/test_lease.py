@@ -30,7 +30,18 @@ from orchestrator.rounds.processes import is_gone, this_process
 from orchestrator.rounds.quorum import RoundRequest
 from orchestrator.rounds.start import open_round, resume_round, start_round
 from orchestrator.rounds.status import round_status
-from tests.unit.kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off, working
+from tests.support.rounds import (
+    LARGE,
+    expected_file,
+    objects,
+    put,
+    read,
+    read_global,
+    uploads,
+    weights,
+    work_off,
+    working,
+)
 
 ELSEWHERE = Process("far-away", 4711, "another machine", "", 0.0)
 

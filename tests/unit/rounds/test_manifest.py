@@ -23,7 +23,7 @@ from orchestrator.rounds.manifest import freeze_round, read_manifest, sink_for
 from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.queues import queue_jobs
 from orchestrator.rounds.request import RoundRecord, RoundRequest
-from tests.unit.kit import LARGE, objects, put, queued, read, uploads, weights
+from tests.support.rounds import LARGE, objects, put, queued, read, uploads, weights
 
 RECORD = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
 

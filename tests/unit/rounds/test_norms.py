@@ -11,7 +11,7 @@ import pytest
 from lambdas.protocol.messages import ShardResult
 from lambdas.storage.bucket import Bucket
 from orchestrator.rounds.norms import read_norms
-from tests.support import Update, manifest_of, table_of
+from tests.support.manifests import Update, manifest_of, table_of
 
 TABLE = table_of(("F32", 4))
 MANIFEST = manifest_of(TABLE, [Update(b"\0" * 16), Update(b"\0" * 16)], shards=2)

@@ -18,7 +18,7 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds import pin
 from orchestrator.rounds.pin import Pinned, list_updates, pin_updates
-from tests.unit.kit import file_bytes, put, put_bytes, queued, update_bytes, weights
+from tests.support.rounds import file_bytes, put, put_bytes, queued, update_bytes, weights
 
 
 def pinned(aws: AwsClients, deployment: Deployment) -> Pinned:

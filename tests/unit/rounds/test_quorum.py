@@ -15,7 +15,7 @@ from orchestrator.progress import Narration
 from orchestrator.rounds import quorum
 from orchestrator.rounds.quorum import Window, await_updates
 from orchestrator.rounds.request import RoundRecord, RoundRequest
-from tests.unit.kit import put, weights
+from tests.support.rounds import put, weights
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round, read_record
-from tests.unit.kit import read
+from tests.support.rounds import read
 
 FULL = RoundRequest(
     model="digits", round_id="r-2", shards=4, min_clients=2, deadline_s=60.0, timeout_s=30.0, min_fraction=0.75,

@@ -28,7 +28,7 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import list_rounds, round_status
-from tests.unit.kit import (
+from tests.support.rounds import (
     LARGE,
     StateDict,
     expected_file,

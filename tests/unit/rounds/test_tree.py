@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,11 +27,8 @@ from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 from orchestrator.rounds.tree import next_step
 from orchestrator.workers import poll
-from tests.unit.kit import expected_file, manifest_of, objects, put, read, read_global, weights
-
-COUNTS = [120, 7, 1, 3001, 64, 12, 5]
-UPDATES = {f"c-{i}": (weights(i), count) for i, count in enumerate(COUNTS)}
-
+from tests.support.rounds import expected_file, manifest_of, objects, put, read, read_global, weights
+from tests.support.trees import COUNTS, UPDATES, run, submit_all
 
 # --- geometry ------------------------------------------------------------------------------------------------------
 
@@ -118,29 +112,6 @@ def test_the_jobs_of_the_largest_tree_fit_into_a_message() -> None:
 
 
 # --- rounds --------------------------------------------------------------------------------------------------------
-
-
-def submit_all(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> None:
-    for client, (values, count) in UPDATES.items():
-        put(aws, deployment, client, values, count, round_id)
-
-
-@contextlib.contextmanager
-def aggregating(aws: AwsClients, deployment: Deployment, tree: str) -> Iterator[None]:
-    """A worker on a tree's lane while the block runs."""
-
-    def serve() -> None:
-        with contextlib.suppress(Exception):
-            poll.work(aws, deployment, [deployment.baselines[tree]], idle_exit_s=3)
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield
-
-
-def run(aws: AwsClients, deployment: Deployment, tree: str, round_id: str = "r-1") -> Any:
-    request = RoundRequest("digits", round_id, min_clients=len(COUNTS), topology=tree)
-    with aggregating(aws, deployment, tree):
-        return start_round(aws, deployment, request).document
 
 
 @pytest.mark.parametrize("tree", TREES)

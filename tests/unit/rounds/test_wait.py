@@ -18,17 +18,13 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds import publish as publishing
 from orchestrator.rounds import queues, wait
-from orchestrator.rounds.manifest import freeze_round
-from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.publish import publish, shard_region
-from orchestrator.rounds.queues import queue_jobs
-from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.stored import stored_shards
 from orchestrator.rounds.wait import BadShard, Collection, await_shards
-from tests.support import client_error
-from tests.unit.kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
+from tests.support.aws import client_error
+from tests.support.pinned import SHARDS, averaged, expected, frozen, queue
+from tests.support.rounds import LARGE, objects, read, read_global, uploads, work_off
 
-SHARDS = 2
 DIGEST = "ab" * 32
 
 
@@ -37,31 +33,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "_WAIT_S", 1)
     monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(wait, "_GRACE_S", 0.5)
-
-
-def frozen(
-    aws: AwsClients,
-    deployment: Deployment,
-    shape: tuple[int, int] = (3, 5),
-    round_id: str = "r-1",
-    opened: float = 1.0,
-) -> RoundManifest:
-    """A round of two clients and two shards, pinned."""
-    for client, examples in (("a", 3), ("b", 1)):
-        put(aws, deployment, client, weights(ord(client), shape), examples, round_id)
-    updates = list_updates(aws.bucket(deployment.bucket), round_id)
-    pinned = pin_updates(aws.bucket(deployment.bucket), round_id, "digits", updates)
-    return freeze_round(
-        aws.bucket(deployment.bucket), RoundRecord(RoundRequest("digits", round_id), opened), pinned, SHARDS
-    )
-
-
-def expected(shape: tuple[int, int] = (3, 5)) -> bytes:
-    return expected_file({"a": (weights(ord("a"), shape), 3), "b": (weights(ord("b"), shape), 1)})
-
-
-def queue(aws: AwsClients, deployment: Deployment, manifest: RoundManifest, *shards: int) -> None:
-    queue_jobs(aws, deployment.lane(SHARDS).queue_url, manifest, shards or range(SHARDS), attempt=0)
 
 
 def await_all(aws: AwsClients, deployment: Deployment, manifest: RoundManifest, timeout_s: float = 20.0) -> Collection:
@@ -265,16 +236,6 @@ def test_only_shards_of_the_right_size_count_as_stored(
 
 
 # --- publication ---------------------------------------------------------------------------------------------------
-
-
-def averaged(
-    aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = (3, 5), round_id: str = "r-1"
-) -> RoundManifest:
-    """A round whose shards are all stored."""
-    manifest = frozen(aws, deployment, shape, round_id)
-    queue(aws, deployment, manifest)
-    work_off(aws, deployment, SHARDS)
-    return manifest
 
 
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])

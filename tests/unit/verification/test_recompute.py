@@ -12,7 +12,7 @@ from lambdas.averaging.mean import Pacing, average_shard
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.tree import Tree
 from orchestrator.verification.recompute import HashedData, average_by_tree
-from tests.support import MemoryStreams, Update, client_name, manifest_of, table_of
+from tests.support.manifests import MemoryStreams, Update, client_name, manifest_of, table_of
 
 VALUES = 1000
 

@@ -33,8 +33,8 @@ from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 from orchestrator.verification import verify
 from orchestrator.verification.verify import BrokenLink, Verification
-from tests.unit.kit import LARGE, manifest_of, put, put_bytes, read, read_global, update_bytes, weights, working
-from tests.unit.rounds import test_tree
+from tests.support import pinned, trees
+from tests.support.rounds import LARGE, manifest_of, put, put_bytes, read, read_global, update_bytes, weights, working
 
 SHARDS = 2
 SMALL = (30, 5)
@@ -191,10 +191,10 @@ def test_an_update_of_a_tool_that_gives_no_digest_is_named_as_unchecked(
 def test_a_round_by_a_tree_is_averaged_again_in_the_trees_order(
     aws: AwsClients, lanes_without_functions: Deployment, tree: str
 ) -> None:
-    test_tree.submit_all(aws, lanes_without_functions)
-    test_tree.run(aws, lanes_without_functions, tree)
+    trees.submit_all(aws, lanes_without_functions)
+    trees.run(aws, lanes_without_functions, tree)
     found = check(aws, lanes_without_functions)
-    assert (found.shards, found.data_sections) == ([0], len(test_tree.COUNTS))
+    assert (found.shards, found.data_sections) == ([0], len(trees.COUNTS))
     participant = manifest_of(aws, lanes_without_functions).participants[-1]
     with replaced(aws, lanes_without_functions, participant.key, flip(-1, 0)):
         (link,) = broken(aws, lanes_without_functions)
@@ -283,17 +283,15 @@ def test_a_changed_part_that_nobody_noticed_before_publishing_names_the_shard(
     aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int]
 ) -> None:
     """The worker's result, with which publishing compares, was lost; whoever could write the part changed a byte."""
-    from tests.unit.rounds import test_wait
-
     deployment, bucket = lanes_without_functions, lanes_without_functions.bucket
-    manifest = test_wait.averaged(aws, deployment, shape)
+    manifest = pinned.averaged(aws, deployment, shape)
     output = manifest.output
     if output.upload_id is None:
         key = shard_key("r-1", 1, SHARDS)
         body = flip(2, 0)(read(aws, deployment, key))
         aws.s3.put_object(Bucket=bucket, Key=key, Body=body)
     else:
-        values = test_wait.expected(shape)[slice(*shard_region(manifest, 1))]
+        values = pinned.expected(shape)[slice(*shard_region(manifest, 1))]
         aws.s3.upload_part(
             Bucket=bucket, Key=output.key, UploadId=output.upload_id, PartNumber=2, Body=flip(2, 0)(values),
             ChecksumAlgorithm="SHA256",

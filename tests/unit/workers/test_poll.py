@@ -16,7 +16,7 @@ from orchestrator.rounds.queues import queue_jobs
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.stored import stored_shards
 from orchestrator.workers import poll
-from tests.unit.kit import expected_file, put, queued, read_global, weights
+from tests.support.rounds import expected_file, put, queued, read_global, weights
 
 
 def averaging(aws: AwsClients, deployment: Deployment, shards: int, round_id: str = "r-1") -> Any:

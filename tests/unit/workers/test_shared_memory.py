@@ -16,8 +16,8 @@ from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 from orchestrator.workers.poll import work
 from orchestrator.workers.shared_memory import Blocks, remove, work_together
-from tests.unit.kit import expected_file, read_global
-from tests.unit.rounds.test_tree import COUNTS, UPDATES, submit_all
+from tests.support.rounds import expected_file, read_global
+from tests.support.trees import COUNTS, UPDATES, submit_all
 
 
 def left_over() -> set[str]:

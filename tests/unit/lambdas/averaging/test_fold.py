@@ -18,7 +18,8 @@ from lambdas.averaging.fold import Fold, load
 from lambdas.averaging.mean import WeightedSum
 from lambdas.protocol.safetensors import MAX_EXAMPLES
 from orchestrator.deployment.function_zip import build, target_for
-from tests.unit.lambdas.averaging.test_mean import assert_bytes_equal_the_reference, rounds
+from tests.support.manifests import MemoryStreams, averaged
+from tests.support.strategies import PACINGS, MemoryRound, memory_rounds
 
 compiled = pytest.mark.skipif(sys.platform != "linux", reason="compiled for Linux, where functions run")
 
@@ -65,11 +66,13 @@ def test_the_sums_have_numpys_bits(fold: Fold, bits: list[int], weight: int, at:
 
 @compiled
 @settings(max_examples=200, deadline=None)
-@given(rounds())
-def test_a_round_averaged_by_it_has_the_references_bytes(fold: Fold, case) -> None:
+@given(memory_rounds(), st.integers(1, 6), PACINGS)
+def test_a_round_averaged_by_it_has_the_references_bytes(
+    fold: Fold, round_: MemoryRound, shards: int, pacing: mean.Pacing
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mean, "_fold_float32", fold)
-        assert_bytes_equal_the_reference(case)
+        assert averaged(round_.manifest(shards), MemoryStreams(round_.updates), pacing) == round_.expected()
 
 
 @compiled

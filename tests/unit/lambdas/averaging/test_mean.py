@@ -4,171 +4,87 @@ from __future__ import annotations
 
 import math
 import struct
-from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambdas.averaging.mean import BLOCK, Pacing, WeightedSum, average_shard, from_float64, to_float64
 from lambdas.protocol.errors import NonFiniteUpdate
 from lambdas.protocol.tensor_table import ITEMSIZE
-from tests.support import MemoryStreams, Update, client_name, manifest_of, table_of
-
-STRUCT = {
-    "F64": "<d", "F32": "<f", "F16": "<e",
-    "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B",
-}  # fmt: skip
-FLOATS = ("F64", "F32", "F16", "BF16")
+from tests.support.manifests import MemoryStreams, Update, averaged, client_name, manifest_of, table_of
+from tests.support.reference import FLOATS, decode, encode
+from tests.support.strategies import PACINGS, MemoryRound, memory_rounds
 
 
-# --- the reference -------------------------------------------------------------------------------------------------
+@settings(max_examples=400)
+@given(memory_rounds(), st.integers(1, 12), PACINGS)
+def test_any_number_of_shards_gives_the_bytes_of_the_reference(
+    round_: MemoryRound, shards: int, pacing: Pacing
+) -> None:
+    assert averaged(round_.manifest(shards), MemoryStreams(round_.updates), pacing) == round_.expected()
 
 
-def decode(raw: bytes, dtype: str) -> float:
-    """One stored value as a Python float."""
-    if dtype == "BF16":
-        return float(struct.unpack("<f", b"\0\0" + raw)[0])
-    if dtype == "BOOL":
-        return 1.0 if raw != b"\0" else 0.0
-    return float(struct.unpack(STRUCT[dtype], raw)[0])
-
-
-def encode(value: float, dtype: str) -> bytes:
-    """Round once, to nearest, ties to even."""
-    if dtype == "BF16":
-        return nearest_bfloat16(Fraction(value), math.copysign(1.0, value) < 0)
-    if dtype in FLOATS:
-        return struct.pack(STRUCT[dtype], value)
-    whole = round(value)
-    if dtype == "BOOL":
-        return bytes([whole])
-    bits, signed = ITEMSIZE[dtype] * 8, dtype[0] == "I"
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return struct.pack(STRUCT[dtype], min(max(whole, low), high))
-
-
-def nearest_bfloat16(value: Fraction, negative: bool) -> bytes:
-    """bfloat16 from its definition: 8 significant bits, exponents from -126; exact rational arithmetic."""
-    magnitude = abs(value)
-    if magnitude == 0:
-        return struct.pack("<H", 0x8000 if negative else 0)
-    exponent = max(math.floor(math.log2(magnitude)), -126)
-    while Fraction(2) ** (exponent + 1) <= magnitude:
-        exponent += 1
-    while exponent > -126 and Fraction(2) ** exponent > magnitude:
-        exponent -= 1
-    steps = round(magnitude / Fraction(2) ** (exponent - 7))  # ties to even, as Fraction rounds
-    # The carry of a mantissa that overflows goes into the exponent by itself.
-    pattern = steps if exponent == -126 else ((exponent + 126) << 7) + steps
-    return struct.pack("<H", (0x8000 if negative else 0) | pattern)
-
-
-def reference(updates: list[Update], stored: list[list[str]], dtypes: list[str]) -> bytes:
-    """The mean of whole data sections, value by value. `stored` and `dtypes` have one dtype per value."""
-    total = float(sum(u.num_examples for u in updates))
-    at = [0] * len(updates)
-    out = b""
-    for i, dtype in enumerate(dtypes):
-        acc = 0.0
-        for c, update in enumerate(updates):
-            size = ITEMSIZE[stored[update.layout][i]]
-            acc = acc + float(update.num_examples) * decode(update.data[at[c] : at[c] + size], stored[update.layout][i])
-            at[c] += size
-        out += encode(acc / total, dtype)
-    return out
-
-
-def averaged(manifest, streams, pacing=Pacing()) -> bytes:  # noqa: B008
-    out = bytearray()
-    for shard in range(manifest.shards):
-        average_shard(manifest, shard, streams, out.extend, pacing)
-    return bytes(out)
-
-
-# --- strategies ----------------------------------------------------------------------------------------------------
-
-
-def raw_values(dtype: str) -> st.SearchStrategy[bytes]:
-    """One stored value, finite, all bit patterns alike; near the edges as often as not."""
-    size = ITEMSIZE[dtype]
-    if dtype == "BOOL":
-        return st.sampled_from([b"\0", b"\1"])
-    return st.binary(min_size=size, max_size=size).filter(
-        # A weighted float64 may overflow: that is an error of its own, tested apart.
-        lambda raw: math.isfinite(decode(raw, dtype)) and (dtype != "F64" or abs(decode(raw, dtype)) < 1e290)
-    )
-
-
-@st.composite
-def rounds(draw: st.DrawFn):
-    specs = draw(st.lists(st.tuples(st.sampled_from(sorted(ITEMSIZE)), st.integers(0, 9)), min_size=1, max_size=5))
-    dtypes = [dtype for dtype, _ in specs]
-    layouts = [dtypes]
-    if draw(st.booleans()):
-        wire = draw(st.sampled_from(["BF16", "F16"]))
-        layouts.append([wire if dtype == "F32" else dtype for dtype in dtypes])
-    updates = []
-    for _ in range(draw(st.integers(1, 7))):
-        layout = draw(st.integers(0, len(layouts) - 1))
-        data = b"".join(
-            draw(raw_values(stored)) for (_, n), stored in zip(specs, layouts[layout], strict=True) for _ in range(n)
+def test_ten_thousand_shards_of_few_values_give_the_bytes_of_one() -> None:
+    generator = np.random.default_rng(7)
+    table = table_of(("F16", 37), ("I64", 1), ("F32", 33))
+    updates = tuple(
+        Update(
+            generator.standard_normal(37).astype("<f2").tobytes()
+            + np.int64(5 + i).tobytes()
+            + generator.standard_normal(33).astype("<f4").tobytes(),
+            num_examples,
         )
-        updates.append(Update(data, draw(st.one_of(st.integers(1, 3), st.integers(1, 10**9))), layout))
-    pacing = Pacing(
-        max_streams=draw(st.integers(1, 8)),
-        piece_elements=draw(st.integers(1, 12)),
-        window_elements=draw(st.integers(1, 20)),
-        read_bytes=draw(st.integers(8, 40)),
+        for i, num_examples in enumerate((3, 1, 7))
     )
-    return specs, layouts, updates, draw(st.integers(1, 6)), pacing
+    round_ = MemoryRound(table, (("F16", "I64", "F32"),), updates)
+    one, many = (averaged(round_.manifest(shards), MemoryStreams(updates)) for shards in (1, 10_000))
+    assert one == many == round_.expected()
 
 
-@settings(max_examples=400, deadline=None)
-@given(rounds())
-def test_bytes_equal_the_reference_for_any_dtypes_weights_shards_and_pacing(case) -> None:
-    assert_bytes_equal_the_reference(case)
-
-
-def assert_bytes_equal_the_reference(case) -> None:
-    """That a round, one of `rounds`, is averaged to the reference's bytes."""
-    specs, layouts, updates, shards, pacing = case
-    manifest = manifest_of(table_of(*specs), updates, shards=shards, layouts=layouts)
-    per_value = [[d for (_, n), d in zip(specs, layout, strict=True) for _ in range(n)] for layout in layouts]
-
-    result = averaged(manifest, MemoryStreams(updates), pacing)
-
-    assert result == reference(updates, per_value, per_value[0])
+def test_the_reference_agrees_with_numpy_and_torch_where_they_have_the_dtype() -> None:
+    generator = np.random.default_rng(11)
+    values = generator.standard_normal(2000) * 10.0 ** generator.integers(-46, 40, 2000)
+    with np.errstate(over="ignore"):
+        for dtype, name in (("F64", "<f8"), ("F32", "<f4"), ("F16", "<f2")):
+            assert encode(values.tolist(), dtype) == values.astype(name).tobytes()
+            finite = np.nan_to_num(values.astype(name))
+            assert decode(finite.tobytes(), dtype) == finite.astype(float).tolist()
+    single = values[np.abs(values) < 3e38].astype("<f4")
+    assert encode(single.astype(float).tolist(), "BF16") == (
+        torch.from_numpy(single).to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    )
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-3.3e38, max_value=3.3e38))
 def test_bfloat16_is_rounded_once(value: float) -> None:
-    assert from_float64(np.array([value]), "BF16").tobytes() == encode(value, "BF16")
+    assert from_float64(np.array([value]), "BF16").tobytes() == encode([value], "BF16")
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 0x7F7E), st.integers(-3, 3), st.booleans())
 def test_bfloat16_is_right_next_to_a_tie(pattern: int, ulps: int, negative: bool) -> None:
-    below, above = (decode(struct.pack("<H", p), "BF16") for p in (pattern, pattern + 1))
+    below, above = (decode(struct.pack("<H", p), "BF16")[0] for p in (pattern, pattern + 1))
     value = (below + above) / 2  # exact in float64
     for _ in range(abs(ulps)):
         value = math.nextafter(value, math.inf if ulps > 0 else -math.inf)
     value = -value if negative else value
-    assert from_float64(np.array([value]), "BF16").tobytes() == encode(value, "BF16")
+    assert from_float64(np.array([value]), "BF16").tobytes() == encode([value], "BF16")
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(["F32", "F16"]), st.floats(-65000, 65000))
 def test_float32_and_float16_are_rounded_once(dtype: str, value: float) -> None:
-    assert from_float64(np.array([value]), dtype).tobytes() == encode(value, dtype)
+    assert from_float64(np.array([value]), dtype).tobytes() == encode([value], dtype)
 
 
 def test_double_rounding_through_float32_would_be_wrong() -> None:
     # Just above the tie between two bfloat16 values; float32 rounds it onto the tie, and the tie goes to even, down.
     value = 1.0 + 2.0**-8 + 2.0**-40
-    assert encode(value, "BF16") == from_float64(np.array([value]), "BF16").tobytes() == b"\x81\x3f"
+    assert encode([value], "BF16") == from_float64(np.array([value]), "BF16").tobytes() == b"\x81\x3f"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +159,7 @@ def test_pieces_longer_than_a_block_and_many_groups(clients: int, elements: int)
 @pytest.mark.parametrize("max_streams", [64, 2])
 def test_a_non_finite_value_names_client_and_tensor(bad, spelled, dtype, max_streams) -> None:
     good = b"\0" * 9 * ITEMSIZE[dtype]
-    raw = struct.pack("<f", bad)[2:] if dtype == "BF16" else struct.pack(STRUCT[dtype], bad)
+    raw = struct.pack({"F64": "<d", "F16": "<e"}.get(dtype, "<f"), bad)[-ITEMSIZE[dtype] :]
     at = 6 * ITEMSIZE[dtype]
     updates = [Update(good), Update(good[:at] + raw + good[at + len(raw) :]), Update(good)]
     streams = MemoryStreams(updates)

@@ -30,7 +30,7 @@ from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import Exclusion, Output, Participant, RoundManifest
 from lambdas.protocol.messages import ShardJob, ShardResult, ShardStats
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable, shard_bounds
-from tests.unit.strategies import tables
+from tests.support.strategies import tables
 
 DIGEST = "0123456789abcdef" * 4
 TABLE = TensorTable((TensorSpec("w", "F32", (2, 3)), TensorSpec("b", "BF16", (5,)), TensorSpec("n", "I64", ())))

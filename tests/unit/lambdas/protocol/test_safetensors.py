@@ -8,19 +8,16 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas.averaging.mean import Pacing, average_shard
 from lambdas.protocol.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch
 from lambdas.protocol.limits import MAX_EXAMPLES
-from lambdas.protocol.manifest import Participant
 from lambdas.protocol.safetensors import (
     MAX_HEADER_BYTES,
     canonical_order,
@@ -34,7 +31,7 @@ from lambdas.protocol.safetensors import (
     serialize_header,
 )
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
-from tests.unit.strategies import MemoryRound, memory_rounds, tables
+from tests.support.strategies import MemoryRound, memory_rounds, tables
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -339,85 +336,3 @@ def test_runs_cover_each_shard_exactly_once_with_the_right_dtypes(round_: Memory
                 assert run.stored == tuple(layout[tensor] for layout in manifest.layouts)
         for a, b in itertools.pairwise(found):
             assert (a.dtype, a.stored) != (b.dtype, b.stored), "runs are as long as they can be"
-
-
-class MemoryStream:
-    """The bytes of one client, and whether all of them were asked for."""
-
-    def __init__(self, data: bytes) -> None:
-        self.left = memoryview(data)
-        self.closed = False
-
-    def readinto(self, view: memoryview) -> None:
-        assert len(view) <= len(self.left)
-        view[:] = self.left[: len(view)]
-        self.left = self.left[len(view) :]
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-
-
-def averaged(round_: MemoryRound, shards: int, pacing: Pacing) -> list[bytes]:
-    manifest = round_.manifest(shards)
-    data = dict(zip((p.client for p in manifest.participants), round_.data, strict=True))
-    opened: list[MemoryStream] = []
-
-    def open_stream(participant: Participant, start: int, stop: int) -> MemoryStream:
-        opened.append(MemoryStream(data[participant.client][start:stop]))
-        return opened[-1]
-
-    result = []
-    for shard in range(shards):
-        out = bytearray()
-        average_shard(manifest, shard, open_stream, out.extend, pacing)
-        assert len(out) == manifest.shard_nbytes(shard)
-        result.append(bytes(out))
-    assert all(stream.closed and not stream.left for stream in opened)
-    return result
-
-
-PACINGS = st.builds(
-    Pacing,
-    max_streams=st.sampled_from([1, 2, 64]),
-    piece_elements=st.integers(1, 20),
-    window_elements=st.integers(1, 20),
-    read_bytes=st.integers(8, 40),
-)
-
-
-@settings(max_examples=200)
-@given(memory_rounds(), st.integers(1, 12), PACINGS)
-def test_any_number_of_shards_gives_the_bytes_of_the_reference(
-    round_: MemoryRound, shards: int, pacing: Pacing
-) -> None:
-    assert b"".join(averaged(round_, shards, pacing)) == round_.expected()
-
-
-def test_ten_thousand_shards_of_few_values_give_the_bytes_of_one() -> None:
-    generator = np.random.default_rng(7)
-    table = TensorTable((TensorSpec("a", "F16", (37,)), TensorSpec("b", "I64", ()), TensorSpec("c", "F32", (11, 3))))
-    data = tuple(
-        generator.standard_normal(37).astype("<f2").tobytes()
-        + np.int64(5 + i).tobytes()
-        + generator.standard_normal(33).astype("<f4").tobytes()
-        for i in range(3)
-    )
-    round_ = MemoryRound(table, (("F16", "I64", "F32"),), (3, 1, 7), (0, 0, 0), data)
-    assert b"".join(averaged(round_, 10_000, Pacing())) == b"".join(averaged(round_, 1, Pacing())) == round_.expected()
-
-
-def test_the_reference_itself_agrees_with_numpy_where_numpy_has_the_dtype() -> None:
-    from tests.unit.strategies import decode, encode
-
-    generator = np.random.default_rng(11)
-    values = generator.standard_normal(2000) * 10.0 ** generator.integers(-46, 40, 2000)
-    with np.errstate(over="ignore"):
-        for dtype, name in (("F64", "<f8"), ("F32", "<f4"), ("F16", "<f2")):
-            assert encode(values.tolist(), dtype) == values.astype(name).tobytes()
-            finite = np.nan_to_num(values.astype(name))
-            assert decode(finite.tobytes(), dtype) == finite.astype(float).tolist()
-    single = values[np.abs(values) < 3e38].astype("<f4")
-    assert encode(single.astype(float).tolist(), "BF16") == (
-        torch.from_numpy(single).to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
-    )

@@ -16,7 +16,7 @@ from orchestrator.client.invite import invite, prepare
 from orchestrator.client.sources import from_state_dict
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
-from tests.unit.kit import working
+from tests.support.rounds import working
 
 # Text that is the tensor's content, so that it can be recognised anywhere.
 CONTENT = b"these-values-are-nobodys-business"

@@ -17,7 +17,8 @@ from lambdas.protocol.tensor_table import shard_bounds
 from lambdas.storage import shards
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import ShardSink, find_shard
-from tests.support import BUCKET, MODEL, ROUND, FakeS3, Update, client_error, manifest_of, table_of
+from tests.support.aws import FakeS3, client_error
+from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
 
 KEY = global_key(MODEL, ROUND)
 PARTS = Output("multipart", KEY, "upload-1")

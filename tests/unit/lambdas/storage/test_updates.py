@@ -10,8 +10,10 @@ from lambdas.averaging.mean import Pacing, average_shard
 from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
-from tests import support
-from tests.support import BUCKET, FakeS3, RangeServer, Update, client_name, manifest_of, table_of
+from tests.support import servers
+from tests.support.aws import FakeS3
+from tests.support.manifests import BUCKET, Update, client_name, manifest_of, table_of
+from tests.support.servers import RangeServer
 
 DATA = random.Random(7).randbytes(300_000 - 300_000 % 4)
 FAST = Retry(attempts=3, base_s=0.0, timeout_s=0.3)
@@ -83,7 +85,7 @@ def test_a_connection_with_bytes_left_is_not_used_again(server) -> None:
     assert server.connections == 2
 
 
-@pytest.mark.parametrize("closing", [support.hang_up, support.reset])
+@pytest.mark.parametrize("closing", [servers.hang_up, servers.reset])
 def test_a_kept_connection_that_the_server_has_closed_costs_no_attempt(server, closing) -> None:
     scene = Scene(server)
     for _ in range(4):
@@ -97,14 +99,14 @@ def test_a_kept_connection_that_the_server_has_closed_costs_no_attempt(server, c
 def test_a_connection_closed_right_after_an_answer_costs_no_attempt(server) -> None:
     scene = Scene(server)
     for _ in range(10):
-        server.script = [support.serve_and_close]
+        server.script = [servers.serve_and_close]
         assert scene.read(0, 1000) == DATA[:1000]
     assert scene.slept == []
 
 
 def test_a_server_that_only_hangs_up_uses_the_attempts_up(server) -> None:
     scene = Scene(server)
-    server.script = [support.hang_up] * 50
+    server.script = [servers.hang_up] * 50
     with pytest.raises(StorageUnavailable, match="3 attempts in a row failed"):
         scene.read()
     assert len(server.requests) == 3
@@ -113,7 +115,7 @@ def test_a_server_that_only_hangs_up_uses_the_attempts_up(server) -> None:
 @pytest.mark.parametrize("after", [0, 1, 69_999, 70_000, 70_001, len(DATA) - 1])
 def test_a_cut_body_is_resumed_at_the_byte_reached(server, after) -> None:
     scene = Scene(server)
-    server.script = [support.cut(after)]
+    server.script = [servers.cut(after)]
     assert scene.read() == DATA
     first, second = server.requests
     assert second.first == first.first + after
@@ -124,14 +126,14 @@ def test_a_cut_body_is_resumed_at_the_byte_reached(server, after) -> None:
 
 def test_progress_renews_the_attempts(server) -> None:
     scene = Scene(server)
-    server.script = [support.cut(1000)] * 20
+    server.script = [servers.cut(1000)] * 20
     assert scene.read() == DATA
     assert scene.reader.counts.retries == 20
 
 
 def test_cuts_without_progress_end(server) -> None:
     scene = Scene(server)
-    server.script = [support.cut(1000), *[support.cut(0)] * 50]
+    server.script = [servers.cut(1000), *[servers.cut(0)] * 50]
     with pytest.raises(StorageUnavailable, match=r"client c-00000\) from byte 1008: 3 attempts"):
         scene.read()
 
@@ -148,10 +150,10 @@ def test_cuts_without_progress_end(server) -> None:
 )
 def test_server_faults_are_tried_again_within_bounds(server, status, code) -> None:
     scene = Scene(server)
-    server.script = [support.error(status, code)] * 2
+    server.script = [servers.error(status, code)] * 2
     assert scene.read() == DATA
     assert len(scene.slept) == 2
-    server.script = [support.error(status, code)] * 50
+    server.script = [servers.error(status, code)] * 50
     with pytest.raises(StorageUnavailable, match=code):
         scene.read()
 
@@ -160,7 +162,7 @@ def test_the_wait_between_attempts_is_bounded(server) -> None:
     scene = Scene(server)
     retry = Retry(attempts=40, base_s=1.0, cap_s=3.0)
     scene.reader = UpdateReader(Bucket(FakeS3(server), BUCKET), at_once=4, retry=retry, sleep=scene.slept.append)
-    server.script = [support.error("503 Slow Down", "SlowDown")] * 40
+    server.script = [servers.error("503 Slow Down", "SlowDown")] * 40
     with pytest.raises(StorageUnavailable):
         scene.read()
     assert len(scene.slept) == 39
@@ -169,7 +171,7 @@ def test_the_wait_between_attempts_is_bounded(server) -> None:
 
 def test_a_hung_connection_is_given_up_after_the_timeout(server) -> None:
     scene = Scene(server)
-    server.script = [support.hang(2.0)]
+    server.script = [servers.hang(2.0)]
     assert scene.read() == DATA
     assert scene.reader.counts.retries == 1
 
@@ -186,11 +188,11 @@ def test_an_unreachable_server_ends(server) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        (support.error("412 Precondition Failed", "PreconditionFailed"), UpdateChanged, "was replaced"),
-        (support.error("404 Not Found", "NoSuchKey"), UpdateChanged, "was deleted"),
-        (support.error("416 Range Not Satisfiable", "InvalidRange"), InvalidUpdate, "answered 416"),
-        (support.with_headers("200 OK", lambda _: {}, DATA), InvalidUpdate, "answered 200"),
-        (support.error("403 Forbidden", "AccessDenied"), StorageUnavailable, "403 AccessDenied"),
+        (servers.error("412 Precondition Failed", "PreconditionFailed"), UpdateChanged, "was replaced"),
+        (servers.error("404 Not Found", "NoSuchKey"), UpdateChanged, "was deleted"),
+        (servers.error("416 Range Not Satisfiable", "InvalidRange"), InvalidUpdate, "answered 416"),
+        (servers.with_headers("200 OK", lambda _: {}, DATA), InvalidUpdate, "answered 200"),
+        (servers.error("403 Forbidden", "AccessDenied"), StorageUnavailable, "403 AccessDenied"),
     ],
 )
 def test_answers_that_no_attempt_can_change_are_final(server, answer, error, words) -> None:
@@ -209,7 +211,7 @@ def test_an_update_replaced_between_two_attempts_is_found_out(server) -> None:
 
     def cut_and_replace(handler, request) -> bool:
         server.objects[request.key] = (other.body, other.etag)
-        return support.cut(1000)(handler, request)
+        return servers.cut(1000)(handler, request)
 
     server.script = [cut_and_replace]
     with pytest.raises(UpdateChanged):
@@ -230,7 +232,7 @@ def test_an_update_replaced_between_two_attempts_is_found_out(server) -> None:
 )
 def test_an_answer_of_another_range_or_length_is_refused(server, headers, body) -> None:
     scene = Scene(server)
-    server.script = [support.with_headers("206 Partial Content", headers, body)]
+    server.script = [servers.with_headers("206 Partial Content", headers, body)]
     with pytest.raises(InvalidUpdate, match="Content-Range"):
         scene.read()
 
@@ -274,9 +276,9 @@ def test_a_thousand_clients_keep_few_connections_open(server) -> None:
 def test_faults_in_many_interleaved_streams_do_not_change_the_bytes(server) -> None:
     rng = random.Random(3)
     scene = Scene(server, clients=20, data=DATA[:40_000])
-    faults = [support.cut(0), support.cut(777), support.hang_up, support.reset]
-    faults += [support.error("503 Slow Down", "SlowDown"), support.error("500 Internal Error", "InternalError")]
-    server.script = [rng.choice([*faults, support.serve]) for _ in range(60)]
+    faults = [servers.cut(0), servers.cut(777), servers.hang_up, servers.reset]
+    faults += [servers.error("503 Slow Down", "SlowDown"), servers.error("500 Internal Error", "InternalError")]
+    server.script = [rng.choice([*faults, servers.serve]) for _ in range(60)]
     scene.reader = UpdateReader(
         Bucket(FakeS3(server), BUCKET), at_once=20, retry=Retry(attempts=9, timeout_s=1.0), sleep=scene.slept.append
     )

@@ -1,4 +1,4 @@
-"""An orchestrator in a process of its own that is killed at a chosen call to AWS: `python -m tests.faults.orchestrate`.
+"""An orchestrator in a process of its own, killed at a chosen call to AWS: `python -m tests.support.kill_points`.
 
 The production code knows nothing of it: the kill hangs on botocore's events, around the n-th call of an operation.
 Arguments: one JSON document on standard input.
@@ -15,9 +15,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pytest
+
 from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment, Lane
-from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 
@@ -53,11 +55,12 @@ def arm(aws: AwsClients, point: KillPoint) -> None:
 
 
 def impatient() -> None:
-    """Waits for tests: everything else is as users run it."""
-    queues._WAIT_S = 1
-    wait._LOOK_EVERY_S = 0.2
-    lease.WATCH_EVERY_S = 0.1
-    manifest._BATCH = 1  # so that "half queued" exists with few shards
+    """Shorten the waits. Everything else is as users run it."""
+    patch = pytest.MonkeyPatch()  # it refuses names that do not exist
+    patch.setattr(queues, "_WAIT_S", 1)
+    patch.setattr(wait, "_LOOK_EVERY_S", 0.2)
+    patch.setattr(lease, "WATCH_EVERY_S", 0.1)
+    patch.setattr(queues, "_BATCH", 1)  # so that "half queued" exists with few shards
 
 
 def document(deployment: Deployment, request: RoundRequest, point: KillPoint | None) -> str:

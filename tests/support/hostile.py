@@ -10,8 +10,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from lambdas.protocol.errors import FederationError
+from lambdas.protocol.safetensors import serialize_header
+from tests.support.manifests import table_of
 
 COUNTS: Counter[str] = Counter()
+
+# A good header, and where files begin with it: what is changed to become hostile.
+TABLE = table_of(("F32", 7), ("BF16", 3), ("I64", 0), ("U8", 5))
+METADATA = {"num_examples": "12", "format": "pt", "data_sha256": "ab" * 32, "original_dtypes": '{"t1":"F32"}'}
+FILE = serialize_header(TABLE, METADATA)
 
 # Whatever a message shows of what somebody sent has been shortened.
 MESSAGE_LIMIT = 4_000

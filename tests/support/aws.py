@@ -1,12 +1,8 @@
-"""S3 and SQS in memory, as far as a round uses them: deterministic, without waiting, so that hundreds can die.
-
-S3 keeps its conditional writes and multipart uploads; SQS delivers at least once, in any order, and hides what was
-received until somebody says that the visibility timeout has passed. `Mortal` is how a process reaches them: it dies at
-its n-th call, and nothing that it calls afterwards arrives.
-"""
+"""S3 and SQS in memory."""
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import io
@@ -18,63 +14,129 @@ from typing import Any
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
-from tests.support import BUCKET, RangeServer
+from tests.support.manifests import BUCKET
+from tests.support.servers import RangeServer
 
 # When anything was stored.
 _STORED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
-class Killed(BaseException):
-    """The process is dead."""
-
-
-class Mortal:
-    """An AWS client of a process that dies before or after its n-th call, counted over all of its clients."""
-
-    def __init__(self, api: Any, life: Life) -> None:
-        self._api, self._life = api, life
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._api, name)
-        if name == "generate_presigned_url":  # asks nobody
-            return found
-        if name == "get_paginator":
-            return lambda what: _MortalPages(found(what), self._life)
-        return lambda **request: self._life.call(lambda: found(**request))
+def client_error(code: str, operation: str = "Operation") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": code}}, operation)
 
 
 @dataclass
-class _MortalPages:
-    pages: Any
-    life: Life
+class FakeS3:
+    """The S3 calls of a worker, in memory; ranges are read from `server`."""
 
-    def paginate(self, **request: Any) -> list[Any]:
-        return self.life.call(lambda: list(self.pages.paginate(**request)))
+    server: RangeServer | None = None
+    objects: dict[str, bytes] = field(default_factory=dict)
+    parts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
+    uploads: set[str] = field(default_factory=set)
+    fail: list[Exception] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.fail:
+            raise self.fail.pop(0)
+
+    def generate_presigned_url(self, operation: str, *, Params: dict[str, str], ExpiresIn: int) -> str:  # noqa: N803
+        assert self.server is not None
+        assert operation == "get_object"
+        return f"{self.server.url}/{Params['Bucket']}/{Params['Key']}?X-Amz-Signature=fake"
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        self._call("get_object")
+        if Key not in self.objects:
+            raise client_error("NoSuchKey", "GetObject")
+        return {"Body": io.BytesIO(self.objects[Key]), "ETag": _etag(self.objects[Key])}
+
+    def head_object(self, *, Bucket: str, Key: str, ChecksumMode: str) -> dict[str, Any]:  # noqa: N803
+        self._call("head_object")
+        if Key not in self.objects:
+            raise client_error("404", "HeadObject")
+        body = self.objects[Key]
+        return {"ContentLength": len(body), "ETag": _etag(body), "ChecksumSHA256": _checksum(body)}
+
+    def put_object(
+        self, *, Bucket: str, Key: str, Body: Any, ContentLength: int = 0, ChecksumSHA256: str = ""  # noqa: N803
+    ) -> dict[str, Any]:  # fmt: skip
+        self._call("put_object")
+        if isinstance(Body, bytes):  # a small document, sent as it is
+            self.objects[Key] = Body
+            return {"ETag": _etag(Body)}
+        self.objects[Key] = Body.read()
+        assert ChecksumSHA256 == _checksum(self.objects[Key])
+        assert len(self.objects[Key]) == ContentLength
+        return {"ETag": _etag(self.objects[Key])}
+
+    def upload_part(
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        PartNumber: int,  # noqa: N803
+        Body: Any,  # noqa: N803
+        ContentLength: int,  # noqa: N803
+        ChecksumSHA256: str,  # noqa: N803
+    ) -> dict[str, Any]:
+        self._call("upload_part")
+        self._check_upload(UploadId)
+        data = Body.read()
+        assert len(data) == ContentLength
+        assert ChecksumSHA256 == _checksum(data)
+        self.parts[Key, UploadId, PartNumber] = data
+        return {"ETag": _etag(data)}
+
+    def list_parts(
+        self, *, Bucket: str, Key: str, UploadId: str, PartNumberMarker: int, MaxParts: int  # noqa: N803
+    ) -> dict[str, Any]:  # fmt: skip
+        self._call("list_parts")
+        self._check_upload(UploadId)
+        found = sorted(
+            (number, data)
+            for (key, upload, number), data in self.parts.items()
+            if (key, upload) == (Key, UploadId) and number > PartNumberMarker
+        )[:MaxParts]
+        if not found:
+            return {"IsTruncated": False}
+        return {
+            "Parts": [
+                {"PartNumber": n, "Size": len(d), "ETag": _etag(d), "ChecksumSHA256": _checksum(d)} for n, d in found
+            ]
+        }
+
+    def _check_upload(self, upload_id: str) -> None:
+        if upload_id not in self.uploads:
+            raise client_error("NoSuchUpload", "UploadPart")
 
 
 @dataclass
-class Life:
-    """How many calls a process has left (None: any number), and whether it dies after the last one's effect."""
+class FakeSqs:
+    """Keeps what is sent."""
 
-    left: int | None = None
-    after: bool = False
-    dead: bool = False
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    hidden: list[tuple[str, str, int]] = field(default_factory=list)
+    fail: list[Exception] = field(default_factory=list)
 
-    def call(self, do: Callable[[], Any]) -> Any:
-        if self.dead:
-            raise Killed
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.dead = True
-                if self.after:
-                    do()
-                raise Killed
-        return do()
+    def send_message(self, *, QueueUrl: str, MessageBody: str) -> dict[str, Any]:  # noqa: N803
+        if self.fail:
+            raise self.fail.pop(0)
+        self.sent.append((QueueUrl, MessageBody))
+        return {"MessageId": "m"}
+
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:  # noqa: N803
+        self.hidden.append((QueueUrl, ReceiptHandle, VisibilityTimeout))
 
 
-def refused(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": code}}, "Operation")
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
+
+
+def _checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 class MemoryS3:
@@ -98,9 +160,9 @@ class MemoryS3:
     def _check(self, key: str, if_none_match: str | None, if_match: str | None) -> None:
         found = self.objects.get(key)
         if (if_none_match and found) or (if_match and found and found[1] != if_match):
-            raise refused("PreconditionFailed")
+            raise client_error("PreconditionFailed")
         if if_match and not found:
-            raise refused("NoSuchKey")
+            raise client_error("NoSuchKey")
 
     def _store(self, key: str, body: bytes) -> str:
         etag = f'"{hashlib.md5(body).hexdigest()}"'
@@ -109,7 +171,7 @@ class MemoryS3:
 
     def get_object(self, *, Key: str, Range: str = "", IfMatch: str | None = None, **_: Any) -> dict[str, Any]:  # noqa: N803
         if Key not in self.objects:
-            raise refused("NoSuchKey")
+            raise client_error("NoSuchKey")
         self._check(Key, None, IfMatch)
         body, etag = self.objects[Key]
         if Range:
@@ -119,7 +181,7 @@ class MemoryS3:
 
     def head_object(self, *, Key: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         if Key not in self.objects:
-            raise refused("404")
+            raise client_error("404")
         return {"ETag": self.objects[Key][1], "ContentLength": len(self.objects[Key][0])}
 
     def delete_objects(self, *, Delete: Any, **_: Any) -> dict[str, Any]:  # noqa: N803
@@ -156,7 +218,7 @@ class MemoryS3:
 
     def _parts(self, upload_id: str) -> dict[int, bytes]:
         if upload_id not in self.uploads:
-            raise refused("NoSuchUpload")
+            raise client_error("NoSuchUpload")
         return self.uploads[upload_id][1]
 
     def create_multipart_upload(self, *, Key: str, **_: Any) -> dict[str, str]:  # noqa: N803
