@@ -33,11 +33,12 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.stored import stored_shards
-from tests.support.aws import MemoryS3, MemorySqs
 from tests.support.manifests import BUCKET
 from tests.support.mortal import Killed, Life, Mortal
 from tests.support.rounds import expected_file, put, weights
+from tests.support.s3 import MemoryS3
 from tests.support.servers import RangeServer
+from tests.support.sqs import MemorySqs
 
 LANE, RESULTS, DEAD = "memory://lane", "memory://results", "memory://dead"
 NAMES = ("a", "b", "c", "d", "e")
@@ -137,7 +138,7 @@ class Rounds(RuleBasedStateMachine):
                 return resume_round(aws, self.deployment, "r-1")
             return start_round(aws, self.deployment, RoundRequest("digits", "r-1", self.shards, timeout_s=60.0))
         except RoundConflict:  # it had been published before the last one was killed
-            return Report.from_bytes(self.s3.objects[report_key("r-1")][0])
+            return Report.from_bytes(self.s3.objects[report_key("r-1")])
         finally:
             processes.CURRENT = before
             self.alive.discard(pid)
@@ -184,14 +185,14 @@ class Rounds(RuleBasedStateMachine):
                 self.alive.add(sleeper)
                 self.nested = False
         for message in self.sqs.queue(RESULTS):
-            message.hidden = self.holding and event != "finish"
+            message.hidden_s = 1 if self.holding and event != "finish" else 0
 
     def _choose(self, count: int) -> int:
         return next(self.orders) % count
 
     def average(self, manifest: RoundManifest, shard: int, *arguments: Any) -> Any:
         """Stands in front of the averaging: what is stored already is not averaged again once a round was resumed."""
-        coordinator = CoordinatorRecord.from_bytes(self.s3.objects[coordinator_key("r-1")][0])
+        coordinator = CoordinatorRecord.from_bytes(self.s3.objects[coordinator_key("r-1")])
         stored = stored_shards(Bucket(self.immortal.s3, BUCKET), manifest)
         if coordinator.earlier and shard in (stored or {}):
             self.done_again.append(shard)  # not raised: the worker would take it for a fault
@@ -202,10 +203,10 @@ class Rounds(RuleBasedStateMachine):
         if found is None:
             return
         if self.manifest is None:
-            self.manifest = found[0]
-            pinned = {p.client for p in RoundManifest.from_bytes(found[0]).participants}
+            self.manifest = found
+            pinned = {p.client for p in RoundManifest.from_bytes(found).participants}
             assert pinned == set(self.told_in) or self.told_in.keys() > pinned, "somebody is in who was not told"
-        assert found[0] == self.manifest, "a round that was pinned was pinned anew"
+        assert found == self.manifest, "a round that was pinned was pinned anew"
 
     def teardown(self) -> None:
         """At last one orchestrator lives long enough."""
@@ -216,17 +217,17 @@ class Rounds(RuleBasedStateMachine):
         report = self._drive(Life(), resume=False).document
         assert self.done_again == [], "shards that were done were averaged again"
         assert report["status"] == "published"
-        manifest = RoundManifest.from_bytes(self.s3.objects[manifest_key("r-1")][0])
+        manifest = RoundManifest.from_bytes(self.s3.objects[manifest_key("r-1")])
         pinned = {p.client: (weights(ord(p.client)), 1 + ord(p.client) % 3) for p in manifest.participants}
         assert set(pinned) == set(self.told_in), "who was told to be in the round is in it, and nobody else"
         # Jobs that come late change nothing and leave nothing.
         self.sqs.time_out(LANE)
-        while any(not message.hidden for message in self.sqs.queue(LANE)):
+        while any(not message.hidden_s for message in self.sqs.queue(LANE)):
             self._work(Life())
         assert self.sqs.queue(LANE) == []
         assert self.sqs.queue(DEAD) == []
-        assert self.s3.objects[global_key("digits", "r-1")][0] == expected_file(pinned)
-        assert LatestModel.from_bytes(self.s3.objects[latest_key("digits")][0]).round_id == "r-1"
+        assert self.s3.objects[global_key("digits", "r-1")] == expected_file(pinned)
+        assert LatestModel.from_bytes(self.s3.objects[latest_key("digits")]).round_id == "r-1"
         assert self.s3.uploads == {}
         assert [key for key in self.s3.objects if key.startswith(shards_prefix("r-1"))] == []
 
@@ -246,7 +247,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(wait, "_GRACE_S", 0.0)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.0)
     monkeypatch.setattr(processes, "CURRENT", 0, raising=False)
-    with RangeServer({}) as server:
+    with RangeServer() as server:
         monkeypatch.setattr(Rounds, "server", server, raising=False)
         yield
 

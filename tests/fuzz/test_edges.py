@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from botocore.exceptions import ClientError
-from botocore.response import StreamingBody
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,10 +32,11 @@ from orchestrator.client.sources import from_file
 from orchestrator.client.update_file import write_update
 from orchestrator.deployment import terraform
 from orchestrator.rounds import queues
-from tests.support.aws import FakeS3, FakeSqs
 from tests.support.hostile import COUNTS, FILE, TABLE, changed_bytes, hostile, survives, values
 from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.s3 import MemoryS3
 from tests.support.servers import RangeServer
+from tests.support.sqs import MemorySqs
 
 
 class _Runs:
@@ -82,31 +81,13 @@ def test_a_hostile_pytorch_file_is_refused_in_a_sentence_and_runs_nothing(tmp_pa
     assert not marker.exists()
 
 
-class _Bucket:
-    """The S3 calls of `fetch`."""
-
-    def __init__(self, objects: dict[str, bytes]) -> None:
-        self.objects = objects
-
-    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
-        if Key not in self.objects:
-            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "HeadObject")
-        return {"ETag": '"e"', "ContentLength": len(self.objects[Key])}
-
-    def get_object(self, *, Bucket: str, Key: str, Range: str = "bytes=0-", **_: Any) -> dict[str, Any]:  # noqa: N803
-        head = self.head_object(Bucket=Bucket, Key=Key)
-        first, last = Range.removeprefix("bytes=").split("-")
-        body = self.objects[Key][int(first) : int(last) + 1 if last else None]
-        return head | {"Body": StreamingBody(io.BytesIO(body), len(body)), "ContentLength": len(body)}
-
-
 def test_a_hostile_pointer_or_global_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
     pointer = LatestModel("m", "r-1", global_key("m", "r-1"), '"e"', 9, "ab" * 32, 1.0, 2.0)
     whole = FILE + bytes(TABLE.nbytes)
 
     @given(hostile(json.loads(pointer.to_bytes())), changed_bytes(whole) | st.just(whole))
     def run(latest: bytes, model: bytes) -> None:
-        s3: Any = _Bucket({latest_key("m"): latest, global_key("m", "r-1"): model})
+        s3: Any = MemoryS3(objects={latest_key("m"): latest, global_key("m", "r-1"): model})
         survives("fetch", lambda: fetch(Bucket(s3, "bucket"), "m", tmp_path / "global.safetensors"))
         survives("fetch", lambda: fetch(Bucket(s3, "bucket"), "m", tmp_path / "global.safetensors", round_id="r-1"))
 
@@ -118,11 +99,11 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.CRITICAL)
     updates = [Update(b"\0" * 28, 3), Update(b"\1" * 28, 9)]
     manifest = manifest_of(table_of(("F32", 7)), updates, shards=2, output=Output("objects", global_key(MODEL, ROUND)))
-    stored = {p.key: (u.body, u.etag) for p, u in zip(manifest.participants, updates, strict=True)}
+    stored = {p.key: u.body for p, u in zip(manifest.participants, updates, strict=True)}
     job = ShardJob(ROUND, manifest.sha256, 1)
     with RangeServer(stored) as server:
-        s3: Any = FakeS3(server=server, objects={manifest_key(ROUND): manifest.to_bytes()})
-        sqs: Any = FakeSqs()
+        s3: Any = MemoryS3(server, {manifest_key(ROUND): manifest.to_bytes()})
+        sqs: Any = MemorySqs()
         worker = ShardWorker(Bucket(s3, BUCKET), sqs, "results")
 
         @given(hostile(json.loads(job.to_json())))
@@ -134,11 +115,11 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
         def manifests(body: bytes) -> None:
             s3.objects[manifest_key(ROUND)] = body
             made = replace(job, manifest_sha256=sha256_hex(body)).to_json()
-            sqs.sent.clear()
+            sqs.queues.clear()
             assert isinstance(
                 survives("manifest of a job", lambda: worker.run(made, receive_count=1, worker="w")), bool
             )
-            for _, result in sqs.sent:
+            for result in sqs.bodies("results"):
                 assert len(result) < 10_000, "it would not fit into a message"
                 ShardResult.from_json(result)
 
@@ -146,40 +127,29 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
         manifests()
 
 
-class _Queue:
-    """The SQS calls of who waits for results; every message may go."""
+class EveryRoundHasEnded(MemoryS3):
+    """Has a report of every round."""
 
-    def __init__(self) -> None:
-        self.bodies: list[str] = []
-        self.deleted = 0
-
-    def receive_message(self, **_: Any) -> dict[str, Any]:
-        return {"Messages": [{"Body": body, "ReceiptHandle": str(i)} for i, body in enumerate(self.bodies)]}
-
-    def delete_message_batch(self, *, QueueUrl: str, Entries: list[Any]) -> None:  # noqa: N803
-        self.deleted += len(Entries)
-
-    def change_message_visibility(self, **_: Any) -> None:
-        pass
+    def head_object(self, **_: Any) -> dict[str, Any]:
+        return {"ETag": '"e"', "ContentLength": 0}
 
 
 def test_a_hostile_result_is_dropped_and_hides_no_good_one(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     digest = "ab" * 32
     good = ShardResult(round_id="r-1", manifest_sha256=digest, shard=1, status="done", etag='"e"', sha256=digest)
-    queue: Any = _Queue()
-    s3: Any = _Bucket({})
-    s3.head_object = lambda **_: {"ETag": '"e"', "ContentLength": 0}  # every other round has ended
+    s3: Any = EveryRoundHasEnded()
     deployment: Any = Deployment("local", "us-east-1", "bucket", None, "results", {})
 
     @given(st.lists(hostile(json.loads(good.to_json())), min_size=1, max_size=3))
     def run(bodies: list[bytes]) -> None:
-        queue.bodies = [*(body.decode("utf-8", "replace") for body in bodies), good.to_json()]
-        queue.deleted = 0
-        results = queues.Results(AwsClients(s3, queue), deployment, "r-1", digest)
+        sqs: Any = MemorySqs()
+        for body in (*(body.decode("utf-8", "replace") for body in bodies), good.to_json()):
+            sqs.send_message(QueueUrl=deployment.result_queue_url, MessageBody=body)
+        results = queues.Results(AwsClients(s3, sqs), deployment, "r-1", digest)
         found = survives("result in a queue", results.receive)
         assert found[-1] == good
-        assert queue.deleted == len(queue.bodies)
+        assert sqs.queue(deployment.result_queue_url) == []
 
     run()
 

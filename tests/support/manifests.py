@@ -10,6 +10,7 @@ from lambdas.averaging.mean import Pacing, average_shard
 from lambdas.protocol.keys import global_key, update_key
 from lambdas.protocol.manifest import Output, Participant, RoundManifest
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
+from tests.support.objects import etag_of
 
 ROUND, MODEL, BUCKET = "r-0001", "demo", "bucket"
 
@@ -29,7 +30,7 @@ class Update:
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.md5(self.body).hexdigest()}"'
+        return etag_of(self.body)
 
 
 def client_name(index: int) -> str:

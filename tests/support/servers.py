@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.support.manifests import BUCKET
+from tests.support.objects import etag_of
 
 # Answers one request: gets the handler and the request, does what it likes; returns whether the connection stays.
 Answer = Callable[["_Handler", "Request"], bool]
@@ -19,6 +19,8 @@ Answer = Callable[["_Handler", "Request"], bool]
 
 @dataclass(frozen=True)
 class Request:
+    """A request, and the object that it asks for: `etag` is empty where there is none."""
+
     key: str
     headers: dict[str, str]
     first: int
@@ -32,10 +34,17 @@ class Request:
 
 
 class RangeServer:
-    """GET with Range and If-Match over plain HTTP on loopback. `script` holds answers for the next requests."""
+    """Answers GET with Range and If-Match over plain HTTP on loopback, as S3 does.
 
-    def __init__(self, objects: dict[str, tuple[bytes, str]]) -> None:
-        self.objects = objects
+    Attributes:
+        objects: by key.
+        script: answers to the next requests, in their order; after them, every answer is right.
+        requests: what was asked.
+        connections, open, most_open: how many connections there were, are, and were at once.
+    """
+
+    def __init__(self, objects: dict[str, bytes] | None = None) -> None:
+        self.objects = {} if objects is None else objects
         self.script: list[Answer] = []
         self.requests: list[Request] = []
         self.connections = 0
@@ -76,13 +85,13 @@ class _Handler(socketserver.StreamRequestHandler):
             owner.most_open = max(owner.most_open, owner.open)
         try:
             with contextlib.suppress(ConnectionError):
-                while self.one():
+                while self.answer_one():
                     pass
         finally:
             with owner.lock:
                 owner.open -= 1
 
-    def one(self) -> bool:
+    def answer_one(self) -> bool:
         line = self.rfile.readline().decode()
         if not line:
             return False
@@ -90,12 +99,13 @@ class _Handler(socketserver.StreamRequestHandler):
         while text := self.rfile.readline().decode().strip():
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
-        key = urllib.parse.urlsplit(line.split(" ")[1]).path.removeprefix(f"/{BUCKET}/")
+        _, _, key = urllib.parse.urlsplit(line.split(" ")[1]).path.removeprefix("/").partition("/")
         owner = self.server.owner
-        body, etag = owner.objects.get(key, (b"", ""))
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "bytes=0-0"))
-        assert match
-        request = Request(key, headers, int(match[1]), int(match[2]), body, etag)
+        body = owner.objects.get(key)
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", f"bytes=0-{2**63}"))
+        assert found
+        etag = "" if body is None else etag_of(body)
+        request = Request(key, headers, int(found[1]), int(found[2]), body or b"", etag)
         with owner.lock:
             owner.requests.append(request)
             answer = owner.script.pop(0) if owner.script else serve
@@ -110,15 +120,20 @@ class _Handler(socketserver.StreamRequestHandler):
 
 def serve(handler: _Handler, request: Request) -> bool:
     """The right answer."""
-    if not request.body:
+    if not request.etag:
         return error("404 Not Found", "NoSuchKey")(handler, request)
-    if request.headers.get("if-match") != request.etag:
+    if request.headers.get("if-match", request.etag) != request.etag:
         return error("412 Precondition Failed", "PreconditionFailed")(handler, request)
+    if "range" not in request.headers:
+        return handler.reply("200 OK", request.body, {"ETag": request.etag})
+    if request.first >= len(request.body):
+        return error("416 Range Not Satisfiable", "InvalidRange")(handler, request)
     return handler.reply("206 Partial Content", request.part, _range_headers(request))
 
 
 def _range_headers(request: Request) -> dict[str, str]:
-    return {"Content-Range": f"bytes {request.first}-{request.last}/{len(request.body)}", "ETag": request.etag}
+    last = request.first + len(request.part) - 1
+    return {"Content-Range": f"bytes {request.first}-{last}/{len(request.body)}", "ETag": request.etag}
 
 
 def error(status: str, code: str, body: bytes | None = None) -> Answer:

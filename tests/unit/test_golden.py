@@ -22,7 +22,6 @@ All inputs come from formulas: no random numbers, no clock, no host name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +74,10 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.tree import TreeRun
 from orchestrator.rounds.wait import BadShard, Collection
-from tests.support.aws import FakeS3, FakeSqs
+from tests.support.objects import etag_of
+from tests.support.s3 import MemoryS3, Upload
 from tests.support.servers import RangeServer
+from tests.support.sqs import MemorySqs
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BUCKET, ROUND, MODEL = "bucket", "r-1", "digits"
@@ -145,23 +146,12 @@ def tensors(client: int) -> Tensors:
     return Tensors(table, lambda index: iter((brain.data.cast("B"),)) if index == count else mine.read(index))
 
 
-class MemoryS3(FakeS3):
-    """Stores what clients and workers put, and serves it to workers over HTTP."""
-
-    def put_object(self, *, Key: str, Body: Any, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's spelling
-        assert self.server is not None
-        body = Body if isinstance(Body, bytes) else Body.read()
-        etag = f'"{hashlib.md5(body).hexdigest()}"'
-        self.objects[Key], self.server.objects[Key] = body, (body, etag)
-        return {"ETag": etag}
-
-
 class Round:
     """Updates as `submit` stores them, and workers that average them."""
 
     def __init__(self, server: RangeServer) -> None:
-        self.s3: Any = MemoryS3(server, uploads={"upload-7"})
-        self.sqs: Any = FakeSqs()
+        self.s3: Any = MemoryS3(server, uploads={"upload-7": Upload(MULTIPART.key, "SHA256")})
+        self.sqs: Any = MemorySqs()
         participants, layouts = [], dict[tuple[str, ...], int]()
         for index, (client, examples, wire) in enumerate(CLIENTS):
             submitted = submit(Bucket(self.s3, BUCKET), ROUND, client, tensors(index), examples, wire=wire)
@@ -172,7 +162,7 @@ class Round:
                 Participant(
                     client=client,
                     key=submitted.key,
-                    etag=server.objects[submitted.key][1],
+                    etag=etag_of(body),
                     size=submitted.nbytes,
                     data_offset=header.data_offset,
                     num_examples=header.num_examples,
@@ -232,15 +222,15 @@ class Round:
 
     def _run(self, worker: Worker, job: ShardJob | AggregatorJob) -> Result:
         assert worker.run(job.to_json(), receive_count=1, worker="golden")
-        result = parse_result(self.sqs.sent[-1][1])
+        result = parse_result(self.sqs.bodies("results")[-1])
         assert result.status == "done", result.error
         return result
 
     def stored_model(self, manifest: RoundManifest) -> bytes:
         """The global model: the upload's parts, or the file header and the shards' objects."""
         if manifest.output.upload_id is not None:
-            key, upload = manifest.output.key, manifest.output.upload_id
-            return b"".join(self.s3.parts[key, upload, shard + 1] for shard in range(manifest.shards))
+            parts = self.s3.uploads[manifest.output.upload_id].parts
+            return b"".join(parts[shard + 1] for shard in range(manifest.shards))
         shards = [self.s3.objects[manifest.shard_key(shard)] for shard in range(manifest.shards)]
         return global_header(manifest.table) + b"".join(shards)
 
@@ -254,7 +244,7 @@ class Round:
 
 @pytest.fixture
 def scene() -> Iterator[Round]:
-    with RangeServer({}) as server:
+    with RangeServer() as server:
         yield Round(server)
 
 

@@ -327,7 +327,7 @@ def test_a_leaked_invitation_opens_nothing_else(
 
 @pytest.fixture
 def s3_says() -> Iterator[RangeServer]:
-    with RangeServer({}) as server:
+    with RangeServer() as server:
         yield server
 
 

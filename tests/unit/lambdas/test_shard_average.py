@@ -25,12 +25,15 @@ from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
 from tests.support import servers
-from tests.support.aws import FakeS3, FakeSqs, client_error
+from tests.support.aws import client_error
 from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.s3 import MemoryS3, Upload
 from tests.support.servers import RangeServer
+from tests.support.sqs import MemorySqs
 
 VALUES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 9.0]]
 WEIGHTS = [1, 3]
+RESULTS = "https://queue/results"
 MEANS = [4.0, 5.0, 6.0, 7.75]
 
 pytestmark = pytest.mark.usefixtures("tiny_parts")
@@ -48,11 +51,11 @@ class Scene:
         self.updates = [Update(packed(v), w) for v, w in zip(values, WEIGHTS, strict=True)]
         self.manifest = manifest_of(table_of(("F32", 4)), self.updates, shards=2, output=output)
         for participant, update in zip(self.manifest.participants, self.updates, strict=True):
-            server.objects[participant.key] = (update.body, update.etag)
-        self.s3 = FakeS3(server, uploads={"upload-1"})
-        self.sqs = FakeSqs()
+            server.objects[participant.key] = update.body
+        self.s3 = MemoryS3(server, uploads={"upload-1": Upload(global_key(MODEL, ROUND), "SHA256")})
+        self.sqs = MemorySqs()
         self.store(self.manifest)
-        self.worker = ShardWorker(Bucket(self.s3, BUCKET), self.sqs, "https://queue/results", memory_mb=256)
+        self.worker = ShardWorker(Bucket(self.s3, BUCKET), self.sqs, RESULTS, memory_mb=256)
 
     def store(self, manifest) -> None:
         self.s3.objects[manifest_key(ROUND)] = manifest.to_bytes()
@@ -65,8 +68,7 @@ class Scene:
 
     @property
     def result(self) -> ShardResult:
-        ((url, body),) = self.sqs.sent
-        assert url == "https://queue/results"
+        (body,) = self.sqs.bodies(RESULTS)
         return ShardResult.from_json(body)
 
 
@@ -79,7 +81,7 @@ def server(monkeypatch):
             bucket, at_once=at_once, retry=Retry(2, 0.0, 0.0, 0.5), sleep=lambda _: None
         ),
     )
-    with RangeServer({}) as running:
+    with RangeServer() as running:
         yield running
 
 
@@ -109,14 +111,14 @@ def test_both_shards_together_are_the_global_model(server) -> None:
     scene = Scene(server, Output("multipart", key, "upload-1"))
     assert scene.run(scene.job(1))
     assert scene.run(scene.job(0))
-    parts = [scene.s3.parts[key, "upload-1", n] for n in (1, 2)]
+    parts = [scene.s3.uploads["upload-1"].parts[n] for n in (1, 2)]
     assert b"".join(parts) == global_header(scene.manifest.table) + packed(MEANS)
 
 
 def test_a_redelivery_of_a_finished_shard_reads_nothing_again(scene) -> None:
     assert scene.run()
     done = scene.result
-    scene.sqs.sent.clear()
+    scene.sqs.queues.clear()
     asked = len(scene.server.requests)
     assert scene.run(receive_count=2) is True
     assert len(scene.server.requests) == asked
@@ -162,7 +164,7 @@ def test_a_storage_that_stays_away_leaves_the_message_in_the_queue(scene) -> Non
     [
         (lambda s: s.server.objects.pop(s.manifest.participants[1].key), "UpdateChanged", "was deleted"),
         (
-            lambda s: s.server.objects.update({s.manifest.participants[1].key: (b"x" * 32, '"other"')}),
+            lambda s: s.server.objects.update({s.manifest.participants[1].key: b"x" * 32}),
             "UpdateChanged",
             "was replaced",
         ),
@@ -192,7 +194,7 @@ def test_all_clients_that_the_first_bad_piece_shows_are_reported_at_once(server)
     ]
     scene = Scene(server)
     for participant in scene.manifest.participants:
-        server.objects[participant.key] = (b"x" * 32, '"other"')
+        server.objects[participant.key] = b"x" * 32
     scene.run(scene.job(0))
     assert [(b.client, b.kind) for b in scene.result.bad] == [
         ("c-00000", "UpdateChanged"),
@@ -229,7 +231,7 @@ def test_a_job_of_a_round_that_is_over_is_dropped_in_silence(server, make_old) -
     scene = Scene(server, Output("multipart", global_key(MODEL, ROUND), "upload-1"))
     make_old(scene)
     assert scene.run() is True
-    assert scene.sqs.sent == []
+    assert scene.sqs.bodies(RESULTS) == []
 
 
 def test_a_manifest_that_cannot_be_read_now_is_tried_again(scene) -> None:
@@ -246,7 +248,7 @@ def test_a_shard_that_the_manifest_does_not_have_is_a_failed_job(scene) -> None:
 @pytest.mark.parametrize("body", ["", "{}", "[1]", "not json", '{"schema":99}'])
 def test_a_message_that_is_no_job_goes_to_the_dead_letter_queue(scene, body) -> None:
     assert scene.worker.run(body, receive_count=1, worker="w") is False
-    assert scene.sqs.sent == []
+    assert scene.sqs.bodies(RESULTS) == []
     assert scene.server.requests == []
 
 
@@ -272,21 +274,24 @@ def test_the_handler_names_the_records_that_should_come_again(scene, monkeypatch
     ]
     context = SimpleNamespace(function_name="fn", aws_request_id="req-9")
     assert handler({"Records": records}, context) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
-    results = [json.loads(body) for _, body in scene.sqs.sent]
+    results = [json.loads(body) for body in scene.sqs.bodies(RESULTS)]
     assert [(r["shard"], r["receive_count"], r["worker"]) for r in results] == [(0, 1, "fn/req-9"), (1, 4, "fn/req-9")]
 
 
 def test_a_failed_record_is_delivered_again_soon_from_the_queue_that_it_came_from(scene, monkeypatch) -> None:
     monkeypatch.setattr(base, "worker_from_environment", lambda kind: scene.worker)
     handler = base.handler_for(ShardWorker, "elsewhere")
+    jobs = "https://queue/shards-4"
+    scene.sqs.send_message(QueueUrl=jobs, MessageBody="junk")
+    (received,) = scene.sqs.receive_message(QueueUrl=jobs)["Messages"]
     record = {
-        "messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "3"}, "receiptHandle": "handle-7",
+        "messageId": "bad", "body": "junk", "attributes": {"ApproximateReceiveCount": "3"},
+        "receiptHandle": received["ReceiptHandle"],
         "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:shards-4",
     }  # fmt: skip
     handler({"Records": [record]}, SimpleNamespace())
-    ((url, handle, seconds),) = scene.sqs.hidden
-    assert (url, handle) == ("https://queue/shards-4", "handle-7")
-    assert 6 <= seconds <= 12  # 3 s, doubled twice, and at least half of it
+    (message,) = scene.sqs.queue(jobs)
+    assert 6 <= message.hidden_s <= 12  # 3 s, doubled twice, and at least half of it
 
 
 def driven(scene, state: str = "running", resumed: bool = False) -> None:
@@ -300,7 +305,7 @@ def driven(scene, state: str = "running", resumed: bool = False) -> None:
 def test_a_job_of_a_round_that_is_over_is_dropped_without_reading_any_update(scene, state) -> None:
     driven(scene, state)
     assert scene.run() is True
-    assert scene.sqs.sent == []
+    assert scene.sqs.bodies(RESULTS) == []
     assert scene.server.requests == []
 
 
@@ -330,7 +335,7 @@ def test_a_function_that_runs_out_of_time_or_memory_says_so_before_it_is_killed(
     assert scene.worker.run(scene.job(), receive_count=2, worker="fn", limit_s=0.2) is False
     assert (scene.result.status, scene.result.receive_count) == ("retrying", 2)
     assert "the function's time ran out" in (scene.result.error or "")
-    scene.sqs.sent.clear()
+    scene.sqs.queues.clear()
 
     def exhausted(*arguments: object) -> None:
         raise MemoryError

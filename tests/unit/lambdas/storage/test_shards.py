@@ -17,8 +17,9 @@ from lambdas.protocol.tensor_table import shard_bounds
 from lambdas.storage import shards
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import ShardSink, find_shard
-from tests.support.aws import FakeS3, client_error
+from tests.support.aws import client_error
 from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.s3 import MemoryS3, Upload
 
 KEY = global_key(MODEL, ROUND)
 PARTS = Output("multipart", KEY, "upload-1")
@@ -26,11 +27,15 @@ PARTS = Output("multipart", KEY, "upload-1")
 pytestmark = pytest.mark.usefixtures("tiny_parts")
 
 
+def uploads() -> dict[str, Upload]:
+    return {"upload-1": Upload(KEY, "SHA256")}
+
+
 def manifest(output: Output | None = None, shards: int = 3):
     return manifest_of(table_of(("F32", 5), ("U8", 7)), [Update(b"\0" * 27)], shards=shards, output=output)
 
 
-def stored(s3: FakeS3, round_manifest, shard: int, data: bytes):
+def stored(s3: MemoryS3, round_manifest, shard: int, data: bytes):
     sink = ShardSink(Bucket(s3, BUCKET), round_manifest, shard)
     try:
         for at in range(0, len(data), 3):
@@ -42,13 +47,13 @@ def stored(s3: FakeS3, round_manifest, shard: int, data: bytes):
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_a_shard_becomes_the_part_that_the_manifest_determines(shard) -> None:
-    s3, m = FakeS3(uploads={"upload-1"}), manifest(PARTS)
+    s3, m = MemoryS3(uploads=uploads()), manifest(PARTS)
     data = bytes(range(m.shard_nbytes(shard)))
     expected = (global_header(m.table) if shard == 0 else b"") + data
 
     written = stored(s3, m, shard, data)
 
-    assert s3.parts == {(KEY, "upload-1", shard + 1): expected}
+    assert s3.uploads["upload-1"].parts == {shard + 1: expected}
     assert written.sha256 == hashlib.sha256(expected).hexdigest()
     assert written.nbytes == len(expected)
     assert written.etag == f'"{hashlib.md5(expected).hexdigest()}"'
@@ -56,7 +61,7 @@ def test_a_shard_becomes_the_part_that_the_manifest_determines(shard) -> None:
 
 @pytest.mark.parametrize("shard", [0, 2])
 def test_small_shards_become_objects_without_the_file_header(shard) -> None:
-    s3, m = FakeS3(), manifest()
+    s3, m = MemoryS3(), manifest()
     data = bytes(range(m.shard_nbytes(shard)))
     written = stored(s3, m, shard, data)
     assert s3.objects == {shard_key(ROUND, shard, 3): data}
@@ -64,15 +69,15 @@ def test_small_shards_become_objects_without_the_file_header(shard) -> None:
 
 
 def test_storing_twice_leaves_one_part() -> None:
-    s3, m = FakeS3(uploads={"upload-1"}), manifest(PARTS)
+    s3, m = MemoryS3(uploads=uploads()), manifest(PARTS)
     data = bytes(m.shard_nbytes(1))
     assert stored(s3, m, 1, data) == stored(s3, m, 1, data)
-    assert len(s3.parts) == 1
+    assert len(s3.uploads["upload-1"].parts) == 1
 
 
 @pytest.mark.parametrize("missing", [-1, 1])
 def test_a_shard_of_the_wrong_length_is_never_stored(missing) -> None:
-    s3, m = FakeS3(), manifest()
+    s3, m = MemoryS3(), manifest()
     with pytest.raises(FederationError, match=r"Storing shard 1 of 3: \d+ bytes averaged, the manifest says"):
         stored(s3, m, 1, bytes(m.shard_nbytes(1) + missing))
     assert s3.calls == []
@@ -87,7 +92,7 @@ def test_a_shard_of_the_wrong_length_is_never_stored(missing) -> None:
     ],
 )
 def test_failures_of_s3_are_told_apart(failure, error) -> None:
-    s3, m = FakeS3(uploads={"upload-1"}, fail=[failure]), manifest(PARTS)
+    s3, m = MemoryS3(uploads=uploads(), fail=[failure]), manifest(PARTS)
     with pytest.raises(error, match="Storing shard 1 of 3"):
         stored(s3, m, 1, bytes(m.shard_nbytes(1)))
     s3.fail = [failure]
@@ -98,7 +103,7 @@ def test_failures_of_s3_are_told_apart(failure, error) -> None:
 @pytest.mark.parametrize("output", [None, PARTS])
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_a_stored_shard_is_found_and_no_other(output, shard) -> None:
-    s3, m = FakeS3(uploads={"upload-1"}), manifest(output)
+    s3, m = MemoryS3(uploads=uploads()), manifest(output)
     assert find_shard(Bucket(s3, BUCKET), m, shard) is None
     written = stored(s3, m, shard, bytes(m.shard_nbytes(shard)))
     found = find_shard(Bucket(s3, BUCKET), m, shard)
@@ -110,9 +115,9 @@ def test_a_stored_shard_is_found_and_no_other(output, shard) -> None:
 
 @pytest.mark.parametrize("output", [None, PARTS])
 def test_a_shard_of_another_length_is_not_taken_for_this_one(output) -> None:
-    s3, m = FakeS3(uploads={"upload-1"}), manifest(output)
+    s3, m = MemoryS3(uploads=uploads()), manifest(output)
     s3.objects[shard_key(ROUND, 1, 3)] = b"short"
-    s3.parts[KEY, "upload-1", 2] = b"short"
+    s3.uploads["upload-1"].parts[2] = b"short"
     assert find_shard(Bucket(s3, BUCKET), m, 1) is None
 
 
@@ -144,7 +149,7 @@ def test_a_shard_that_s3_would_not_take_is_refused_before_anything_is_averaged(
 ) -> None:
     monkeypatch.setattr(shards, "MIN_PART_BYTES", MIN_PART_BYTES)
     m = sized(values, 3, output)
-    s3 = FakeS3(uploads={"upload-1"})
+    s3 = MemoryS3(uploads=uploads())
     if refusal is None:
         ShardSink(Bucket(s3, BUCKET), m, shard).close()
     else:
@@ -156,6 +161,6 @@ def test_a_shard_that_s3_would_not_take_is_refused_before_anything_is_averaged(
 
 
 def test_the_shard_count_is_part_of_an_objects_name() -> None:
-    s3 = FakeS3()
+    s3 = MemoryS3()
     stored(s3, manifest(shards=1), 0, bytes(27))
     assert find_shard(Bucket(s3, BUCKET), manifest(shards=3), 0) is None

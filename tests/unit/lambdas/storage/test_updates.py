@@ -11,8 +11,8 @@ from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateCha
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
 from tests.support import servers
-from tests.support.aws import FakeS3
 from tests.support.manifests import BUCKET, Update, client_name, manifest_of, table_of
+from tests.support.s3 import MemoryS3
 from tests.support.servers import RangeServer
 
 DATA = random.Random(7).randbytes(300_000 - 300_000 % 4)
@@ -21,7 +21,7 @@ FAST = Retry(attempts=3, base_s=0.0, timeout_s=0.3)
 
 @pytest.fixture
 def server():
-    with RangeServer({}) as running:
+    with RangeServer() as running:
         yield running
 
 
@@ -33,10 +33,10 @@ class Scene:
         self.updates = [Update(data, header=b"h" * (8 + i % 5)) for i in range(clients)]
         self.manifest = manifest_of(table_of(("U8", len(data))), self.updates)
         for participant, update in zip(self.manifest.participants, self.updates, strict=True):
-            server.objects[participant.key] = (update.body, update.etag)
+            server.objects[participant.key] = update.body
         self.participant = self.manifest.participants[0]
         self.slept: list[float] = []
-        self.reader = UpdateReader(Bucket(FakeS3(server), BUCKET), at_once=4, retry=FAST, sleep=self.slept.append)
+        self.reader = UpdateReader(Bucket(MemoryS3(server), BUCKET), at_once=4, retry=FAST, sleep=self.slept.append)
 
     def read(self, start: int = 0, stop: int = len(DATA), step: int = 70_000) -> bytes:
         stream = self.reader.open(self.participant, start, stop)
@@ -161,7 +161,7 @@ def test_server_faults_are_tried_again_within_bounds(server, status, code) -> No
 def test_the_wait_between_attempts_is_bounded(server) -> None:
     scene = Scene(server)
     retry = Retry(attempts=40, base_s=1.0, cap_s=3.0)
-    scene.reader = UpdateReader(Bucket(FakeS3(server), BUCKET), at_once=4, retry=retry, sleep=scene.slept.append)
+    scene.reader = UpdateReader(Bucket(MemoryS3(server), BUCKET), at_once=4, retry=retry, sleep=scene.slept.append)
     server.script = [servers.error("503 Slow Down", "SlowDown")] * 40
     with pytest.raises(StorageUnavailable):
         scene.read()
@@ -178,7 +178,7 @@ def test_a_hung_connection_is_given_up_after_the_timeout(server) -> None:
 
 def test_an_unreachable_server_ends(server) -> None:
     scene = Scene(server)
-    gone = FakeS3(server)
+    gone = MemoryS3(server)
     gone.generate_presigned_url = lambda *_, **__: "http://127.0.0.1:9/x?y"  # type: ignore[method-assign]
     scene.reader = UpdateReader(Bucket(gone, BUCKET), at_once=4, retry=FAST, sleep=scene.slept.append)
     with pytest.raises(StorageUnavailable, match="ConnectionRefusedError"):
@@ -210,7 +210,7 @@ def test_an_update_replaced_between_two_attempts_is_found_out(server) -> None:
     other = Update(DATA[::-1])
 
     def cut_and_replace(handler, request) -> bool:
-        server.objects[request.key] = (other.body, other.etag)
+        server.objects[request.key] = other.body
         return servers.cut(1000)(handler, request)
 
     server.script = [cut_and_replace]
@@ -280,7 +280,7 @@ def test_faults_in_many_interleaved_streams_do_not_change_the_bytes(server) -> N
     faults += [servers.error("503 Slow Down", "SlowDown"), servers.error("500 Internal Error", "InternalError")]
     server.script = [rng.choice([*faults, servers.serve]) for _ in range(60)]
     scene.reader = UpdateReader(
-        Bucket(FakeS3(server), BUCKET), at_once=20, retry=Retry(attempts=9, timeout_s=1.0), sleep=scene.slept.append
+        Bucket(MemoryS3(server), BUCKET), at_once=20, retry=Retry(attempts=9, timeout_s=1.0), sleep=scene.slept.append
     )
     out = bytearray()
     average_shard(scene.manifest, 0, scene.reader.open, out.extend, Pacing(piece_elements=4096))
