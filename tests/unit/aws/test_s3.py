@@ -14,6 +14,7 @@ from orchestrator.aws.clients import AwsClients, connect, make_client
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import create_large_object, delete_objects
 from orchestrator.errors import OrchestratorError
+from tests.support.s3 import MemoryS3
 
 MIB = 1024**2
 
@@ -89,23 +90,26 @@ def test_an_upload_in_parts_whose_answer_was_lost_is_for_the_caller_to_look_at(
     assert aws.s3.get_object(Bucket=bucket, Key="lost")["Body"].read() == content
 
 
-class RefusingS3:
-    """Answers DeleteObjects with status 200 and an error per key, as S3 does; `times` requests long."""
+class RefusingS3(MemoryS3):
+    """Refuses the last key of each of the first `times` requests, in an answer of status 200 as S3 does."""
 
     def __init__(self, times: int) -> None:
-        self.times, self.deleted = times, set[str]()
+        super().__init__(objects={"a": b"", "b": b""})
+        self.times = times
 
     def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: N803 - boto3's names
-        keys = [item["Key"] for item in Delete["Objects"]]
-        refused = keys[-1:] if self.times > 0 else []
-        self.times -= 1
-        self.deleted |= set(keys) - set(refused)
-        return {"Errors": [{"Key": key, "Code": "SlowDown"} for key in refused]}
+        refused = Delete["Objects"][-1:] if len(self.calls) < self.times else []
+        super().delete_objects(
+            Bucket=Bucket, Delete={"Objects": [item for item in Delete["Objects"] if item not in refused]}
+        )
+        return {"Errors": [{"Key": item["Key"], "Code": "SlowDown"} for item in refused]}
 
 
 def test_objects_that_were_not_deleted_are_deleted_again_or_named() -> None:
-    patient = RefusingS3(times=1)
-    delete_objects(Bucket(patient, "bucket"), ["a", "b"])  # type: ignore[arg-type]
-    assert patient.deleted == {"a", "b"}
+    s3: Any = RefusingS3(times=1)
+    delete_objects(Bucket(s3, "bucket"), ["a", "b"])
+    assert s3.objects == {}
+    s3 = RefusingS3(times=2)
     with pytest.raises(OrchestratorError, match=r"did not delete 1 objects, s3://bucket/b first \(SlowDown\)"):
-        delete_objects(Bucket(RefusingS3(times=2), "bucket"), ["a", "b"])  # type: ignore[arg-type]
+        delete_objects(Bucket(s3, "bucket"), ["a", "b"])
+    assert list(s3.objects) == ["b"]

@@ -21,6 +21,7 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.models import latest_model
 from orchestrator.client.fetch import fetch
 from orchestrator.errors import BadInput, OrchestratorError
+from tests.support.s3 import MemoryS3
 
 
 @pytest.fixture
@@ -103,24 +104,22 @@ def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
-class ShortS3:
-    """Answers with half of what it announced, as a broken proxy does; then with the rest, or with nothing any more."""
+class ShortS3(MemoryS3):
+    """A model of 8 bytes, of which every answer has only so many as `lengths` say, and at last none."""
 
-    def __init__(self, *bodies: bytes) -> None:
-        self.bodies = list(bodies)
+    def __init__(self, *lengths: int) -> None:
+        super().__init__(objects={global_key("digits", "r-1"): b"abcdefgh"})
+        self.lengths = list(lengths)
         self.ranges: list[str] = []
 
-    def head_object(self, **_: Any) -> Any:
-        return {"ContentLength": 8, "ETag": '"e"'}
-
-    def get_object(self, *, Range: str, IfMatch: str, **_: Any) -> Any:  # noqa: N803
+    def get_object(self, *, Range: str, **request: Any) -> Any:  # noqa: N803 - boto3's name
         self.ranges.append(Range)
-        body = self.bodies.pop(0) if self.bodies else b""
-        return {"Body": StreamingBody(io.BytesIO(body), None)}
+        body = super().get_object(Range=Range, **request)["Body"].read()
+        return {"Body": StreamingBody(io.BytesIO(body[: self.lengths.pop(0) if self.lengths else 0]), None)}
 
 
 def test_a_download_that_is_cut_short_continues_from_the_byte_reached(tmp_path: Path) -> None:
-    short: Any = ShortS3(b"abcd", b"ef", b"gh")
+    short: Any = ShortS3(4, 2, 2)
     fetch(Bucket(short, "b"), "digits", tmp_path / "m", round_id="r-1")
     assert (tmp_path / "m").read_bytes() == b"abcdefgh"
     assert short.ranges == ["bytes=0-7", "bytes=4-7", "bytes=6-7"]
@@ -129,7 +128,7 @@ def test_a_download_that_is_cut_short_continues_from_the_byte_reached(tmp_path: 
 def test_a_download_that_gets_no_further_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     (tmp_path / "m").write_bytes(b"old")
-    short: Any = ShortS3(b"abcd")
+    short: Any = ShortS3(4)
     with pytest.raises(OrchestratorError, match=r"digits of round r-1 ended after 4 of 8 bytes"):
         fetch(Bucket(short, "b"), "digits", tmp_path / "m", round_id="r-1")
     assert len(short.ranges) == 5

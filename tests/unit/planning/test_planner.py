@@ -8,7 +8,6 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from orchestrator.planning.chart import write_chart
 from orchestrator.planning.plan import KNEE
 from orchestrator.planning.planner import TOPOLOGIES, Plan, choose_lane, format_table, plan_round, predict, size_lane
 from orchestrator.planning.streaming import levels, ramp_up
+from tests.support.s3 import MemoryS3
 
 MIB = 1024**2
 GIB = 1024**3
@@ -205,25 +205,11 @@ def test_sqs_requests_of_a_round() -> None:
     assert prices.sqs_requests(12, 40.0) == 2 + 12 * 5 + 12
 
 
-class CountingS3:
-    meta = SimpleNamespace(endpoint_url="https://s3.us-east-1.amazonaws.com")
-
-    def __init__(self) -> None:
-        self.puts = 0
-
-    def __getattr__(self, name: str) -> Any:
-        def call(**_: object) -> dict[str, str]:
-            self.puts += 1
-            return {"UploadId": "u", "ETag": "e"}
-
-        return call
-
-
 @pytest.mark.parametrize("size", [1, MULTIPART_ABOVE, MULTIPART_ABOVE + 1])
 def test_upload_puts_are_those_that_an_upload_makes(size: int) -> None:
-    s3: Any = CountingS3()
+    s3: Any = MemoryS3()
     create_large_object(Bucket(s3, "bucket"), "key", io.BytesIO(bytes(size)), size)
-    assert prices.upload_puts(size) == s3.puts
+    assert prices.upload_puts(size) == len(s3.calls)
 
 
 # --- properties ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from orchestrator.rounds.pin import list_updates, pin_updates
 from orchestrator.rounds.queues import queue_jobs
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from tests.support.rounds import LARGE, objects, put, queued, read, uploads, weights
+from tests.support.sqs import MemorySqs
 
 RECORD = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
 
@@ -130,29 +131,26 @@ def test_one_job_per_shard_is_queued_and_points_to_the_manifest(
     assert sorted(jobs, key=lambda job: job.shard) == [ShardJob("r-1", digest, shard, 3) for shard in shards]
 
 
-class FlakySqs:
-    """Refuses entries: the `times` first requests lose every other one."""
+class FlakySqs(MemorySqs):
+    """Refuses every other entry of the first `times` requests."""
 
     def __init__(self, times: int) -> None:
+        super().__init__()
         self.times = times
-        self.taken: list[int] = []
-        self.requests = 0
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[Any]) -> Any:  # noqa: N803 - boto3's names
-        self.requests += 1
-        assert len(Entries) <= 10
-        refused = Entries[::2] if self.requests <= self.times else []
+        refused = Entries[::2] if len(self.calls) < self.times else []
         taken = [entry for entry in Entries if entry not in refused]
-        self.taken += [json.loads(entry["MessageBody"])["shard"] for entry in taken]
-        return {"Failed": [{"Id": entry["Id"], "Message": "busy"} for entry in refused]} if refused else {}
+        super().send_message_batch(QueueUrl=QueueUrl, Entries=taken)
+        return {"Failed": [{"Id": entry["Id"], "Message": "busy"} for entry in refused]}
 
 
 def test_jobs_that_sqs_refuses_are_sent_again_and_none_twice() -> None:
     manifest: Any = type("Manifest", (), {"round_id": "r-1", "sha256": "ab" * 32})()
     sqs = FlakySqs(times=3)
     queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
-    assert sorted(sqs.taken) == list(range(10))
-    assert sqs.requests == 4
+    assert sorted(json.loads(body)["shard"] for body in sqs.bodies("q")) == list(range(10))
+    assert len(sqs.calls) == 4
 
 
 def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +160,7 @@ def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monk
         OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
     ):
         queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
-    assert sqs.requests == queues._SEND_ATTEMPTS
+    assert len(sqs.calls) == queues._SEND_ATTEMPTS
 
 
 def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(
