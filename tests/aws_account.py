@@ -23,7 +23,7 @@ from orchestrator.deployment.terraform import environment_dir, run_terraform
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.paths import ROOT
 from orchestrator.planning.planner import predict
-from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS
+from tests.support.deployed import CLIENTS, MODEL_BYTES, SHARD_COUNTS
 
 # More rounds than the tests run, each taken for one of all clients, and an hour of everything that is billed by time.
 _ROUNDS = 30

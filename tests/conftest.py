@@ -1,4 +1,4 @@
-"""Fixtures: an emulator of the run's own (EMULATOR says which), and small factories. No test knows which it is."""
+"""Fixtures: an emulator for this test run, which EMULATOR selects, and deployments on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
 from orchestrator.workers import poll
 
-# No test is timed: a slow machine is no defect.
+# No test has a deadline: a slow machine is not a defect.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def aws_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The suite's own home, so that a developer's emulator and its deployment stay as they are."""
+    """A home directory for this test run, so that the emulator and the deployment of a developer are left alone."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDAGG_HOME", str(home))
@@ -37,8 +37,8 @@ def aws_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def endpoint_url(aws_home: Path) -> Iterator[str]:
-    """An emulator that lives as long as the test run."""
-    # Not the usual port: somebody else may be starting an emulator there at the same moment.
+    """The URL of an emulator that runs as long as the test run."""
+    # Not the default port: another emulator may use it.
     yield emulator.start(free_port()).url
     emulator.stop()
 
@@ -51,13 +51,13 @@ def aws(endpoint_url: str) -> AwsClients:
 
 @pytest.fixture
 def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts may be of any size: shards that a test can write out become parts of an upload."""
+    """Allow parts of any size, so that small shards become parts of an upload."""
     monkeypatch.setattr(shards, "MIN_PART_BYTES", 0)
 
 
 @pytest.fixture
 def lanes_without_functions(aws: AwsClients, endpoint_url: str) -> Deployment:
-    """A bucket and queues of a test's own, without Lambda: jobs stay queued until somebody works on them."""
+    """A bucket and queues for one test, without Lambda functions: jobs stay queued until the test runs a worker."""
     name = f"test-{next(_numbers)}"
     aws.s3.create_bucket(Bucket=name)
 
@@ -76,7 +76,7 @@ def lanes_without_functions(aws: AwsClients, endpoint_url: str) -> Deployment:
 
 @pytest.fixture
 def worked_lanes(aws: AwsClients, lanes_without_functions: Deployment) -> Deployment:
-    """The same, with a worker on every lane."""
+    """The same, with a worker thread on every lane."""
     for lane in lanes_without_functions.all_lanes:
         threading.Thread(
             target=poll.work, args=(aws, lanes_without_functions, [lane]), kwargs={"idle_exit_s": 20}, daemon=True

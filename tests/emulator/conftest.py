@@ -7,65 +7,22 @@ That is an emulator of the run's own (EMULATOR), one that is already running (AW
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from orchestrator.aws.clients import AwsClients, connect, make_client
-from orchestrator.aws.deployment import Deployment, Lane
-from orchestrator.deployment import function_zip, terraform
-from orchestrator.deployment.load import load_deployment
+from orchestrator.aws.clients import AwsClients, connect
+from orchestrator.aws.deployment import Deployment
+from orchestrator.deployment import function_zip
 from orchestrator.emulators import emulator
 from orchestrator.emulators.daemon import free_port
 from orchestrator.progress import StderrNarration
-from tests.support.inventory import Inventory
-
-MODEL_BYTES = 45_000_000
-CLIENTS = 12
-SHARD_COUNTS = [1, 4, 8]
-
-
-@dataclass
-class Environment:
-    """An environment of this test run's own.
-
-    Attributes:
-        name: its directory under environments/.
-        shared: others use the same AWS, which outlives this run.
-        applied: there is something to destroy.
-    """
-
-    name: str
-    variables: dict[str, Any]
-    shared: bool
-    applied: bool = False
-
-    def apply(self) -> Deployment:
-        self.applied = True
-        terraform.apply(self.name, self.variables, show=False)
-        return load_deployment(self.name)
-
-    def destroy(self) -> None:
-        terraform.destroy(self.name, self.variables, show=False)
-        self.applied = False
-
-    def inventory(self, deployed: Deployment) -> Inventory:
-        """What AWS lists."""
-        return Inventory(deployed.region, deployed.endpoint_url, self.variables["name_prefix"], self.shared)
-
-    def arguments(self) -> list[str]:
-        """The variables as `orchestrator deploy` and `destroy` take them."""
-        return [word for name, value in self.variables.items() for word in ("--var", f"{name}={json.dumps(value)}")]
+from tests.support.deployed import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Environment, Functions, Terminal
 
 
 @pytest.fixture(scope="package")
@@ -118,83 +75,10 @@ def aws(deployed: Deployment) -> AwsClients:
     return connect(deployed.region, deployed.endpoint_url)
 
 
-class Functions:
-    """What an operator may do to a lane's function, by AWS's own calls."""
-
-    def __init__(self, deployed: Deployment) -> None:
-        self._lambda = make_client("lambda", deployed.region, deployed.endpoint_url)
-
-    @contextlib.contextmanager
-    def paused(self, lane: Lane) -> Iterator[None]:
-        """No function takes jobs from the lane's queue meanwhile."""
-        self._enable(lane, False)
-        try:
-            yield
-        finally:
-            self._enable(lane, True)
-
-    @contextlib.contextmanager
-    def misconfigured(self, lane: Lane, **variables: str) -> Iterator[None]:
-        """The lane's function has other environment variables meanwhile."""
-        right = self._lambda.get_function_configuration(FunctionName=lane.function_name)["Environment"]["Variables"]
-        self._configure(lane, {**right, **variables})
-        try:
-            yield
-        finally:
-            self._configure(lane, right)
-
-    def _enable(self, lane: Lane, enabled: bool) -> None:
-        mappings = self._lambda.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"]
-        uuid = mappings[0]["UUID"]
-        self._lambda.update_event_source_mapping(UUID=uuid, Enabled=enabled)
-        wanted = "Enabled" if enabled else "Disabled"
-        wait_until(lambda: self._lambda.get_event_source_mapping(UUID=uuid)["State"] == wanted, f"mapping is {wanted}")
-
-    def _configure(self, lane: Lane, variables: dict[str, str]) -> None:
-        self._lambda.update_function_configuration(
-            FunctionName=lane.function_name, Environment={"Variables": variables}
-        )
-        self._lambda.get_waiter("function_updated_v2").wait(FunctionName=lane.function_name)
-
-
 @pytest.fixture(scope="package")
 def functions(deployed: Deployment) -> Functions:
     """The lanes' functions."""
     return Functions(deployed)
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
-    """Wait for something that AWS does in its own time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s until {what}"
-        time.sleep(0.3)
-
-
-class Terminal:
-    """A user's second terminal: the installed command, in a process of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
-            cwd=self.directory,
-            env=dict(os.environ),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, *arguments: str, expect: int = 0, timeout_s: float = 180) -> Any:
-        """Run a command with `--output json`; its one JSON document."""
-        return self.finish(self.start(*arguments, "--output", "json"), expect, timeout_s)
-
-    def finish(self, process: subprocess.Popen[str], expect: int = 0, timeout_s: float = 180) -> Any:
-        out, err = process.communicate(timeout=timeout_s)
-        assert process.returncode == expect, f"exit status {process.returncode}\n{out}\n{err}"
-        return json.loads(out)
 
 
 @pytest.fixture

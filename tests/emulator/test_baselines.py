@@ -10,7 +10,7 @@ from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
 from orchestrator.planning.planner import size_lane
-from tests.emulator.conftest import CLIENTS, MODEL_BYTES, Terminal
+from tests.support.deployed import CLIENTS, MODEL_BYTES, Terminal
 from tests.support.models import reference_average, state_dict
 
 COUNTS = {"alpha": 120, "bravo": 7, "charlie": 1, "delta": 3001, "echo": 64}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.aws.deployment import Deployment
-from tests.emulator.conftest import Environment, Terminal
+from tests.support.deployed import Environment, Terminal
 
 
 def test_destroy_leaves_nothing_behind(environment: Environment, deployed: Deployment, terminal: Terminal) -> None:

@@ -21,7 +21,7 @@ from orchestrator.planning.planner import size_lane
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 from orchestrator.workers import poll
-from tests.emulator.conftest import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Functions, Terminal, wait_until
+from tests.support.deployed import CLIENTS, MODEL_BYTES, SHARD_COUNTS, Functions, Terminal, wait_until
 from tests.support.models import StateDict, reference_average, state_dict
 
 # Above 8 x 5 MiB the shards are parts of one multipart upload for every M here; 100 rows are far below.

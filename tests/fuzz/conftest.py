@@ -1,4 +1,4 @@
-"""Counts the cases, and says at the end how many there were: `make fuzz` runs many, an ordinary test run a few."""
+"""Sets the number of cases per target (FUZZ_CASES), and prints at the end how many ran."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _fuzz_profile() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """A line per target and the sum."""
+    """Print a line per target and the sum."""
     if COUNTS:
         terminalreporter.section("fuzz")
         for target, count in sorted(COUNTS.items()):

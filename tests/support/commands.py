@@ -1,4 +1,4 @@
-"""The command line, called in the process of the test."""
+"""The command line, run within the process of the test."""
 
 from __future__ import annotations
 

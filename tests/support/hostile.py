@@ -1,4 +1,4 @@
-"""Hostile bytes and documents: made up from nothing, and made from good ones by changing something."""
+"""Hostile bytes and documents: generated freely, or by changing valid ones."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from lambdas.protocol.errors import FederationError
 from lambdas.protocol.safetensors import serialize_header
 from tests.support.manifests import table_of
 
+# How many cases ran, by target.
 COUNTS: Counter[str] = Counter()
 
-# A good header, and where files begin with it: what is changed to become hostile.
+# A valid table, its metadata, and the beginning of the file that has them.
 TABLE = table_of(("F32", 7), ("BF16", 3), ("I64", 0), ("U8", 5))
 METADATA = {"num_examples": "12", "format": "pt", "data_sha256": "ab" * 32, "original_dtypes": '{"t1":"F32"}'}
 FILE = serialize_header(TABLE, METADATA)
 
-# Whatever a message shows of what somebody sent has been shortened.
+# An error message shortens what it quotes from the input.
 MESSAGE_LIMIT = 4_000
 
 
 def survives(target: str, call: Callable[[], Any]) -> Any:
-    """Run one case: it answers, or raises an error of the kit's own with a sentence that any terminal can print."""
+    """Run one case. It returns, or it raises a FederationError whose message any terminal can print."""
     COUNTS[target] += 1
     try:
         return call()
     except FederationError as error:
         message = str(error)
-        message.encode()  # half a surrogate pair would end in a traceback when it is printed
+        message.encode()  # printing half a surrogate pair would raise an error
         assert 0 < len(message) < MESSAGE_LIMIT, message[:200]
         assert "\x1b" not in message, "an escape sequence would reach the terminal"
         return None
@@ -53,7 +54,7 @@ def _nested(depth: int, leaf: Any) -> Any:
 
 
 def values() -> st.SearchStrategy[Any]:
-    """JSON values, the inconvenient ones first."""
+    """JSON values, mostly such as parsers fail on."""
     scalars = st.one_of(
         st.sampled_from([*_NUMBERS, *_NAMES, None, True, False, "9" * 5000, "a" * 5000]),
         st.integers(-(2**70), 2**70),
@@ -68,15 +69,15 @@ def values() -> st.SearchStrategy[Any]:
 
 
 def dumps(document: Any) -> bytes:
-    """JSON as an attacker writes it: NaN, half surrogates and numbers of any length among it."""
+    """JSON that an attacker may write: it may have NaN, half surrogate pairs, and numbers of any length."""
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-# --- changing something good ---------------------------------------------------------------------------------------
+# --- changing something valid ----------------------------------------------------------------------------------------
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a document."""
+    """The container and the key of every value in a document."""
     found: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         found += [(value, key) for key in value]
@@ -87,7 +88,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def changed_documents(draw: Callable[..., Any], document: Any) -> bytes:
-    """A good document with one to three of its values replaced, removed, doubled or moved."""
+    """A valid document with one to three of its values replaced, removed, duplicated or moved."""
     result = {"": json.loads(json.dumps(document))}
     for _ in range(draw(st.integers(1, 3))):
         places = _places(result)
@@ -109,7 +110,7 @@ def changed_documents(draw: Callable[..., Any], document: Any) -> bytes:
 
 @st.composite
 def changed_bytes(draw: Callable[..., Any], body: bytes) -> bytes:
-    """Good bytes with one to four of them flipped, cut out, doubled, overwritten or cut off."""
+    """Valid bytes after one to four changes: bits flipped, bytes removed, duplicated, overwritten or cut off."""
     result = bytearray(body)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(result) - 1)))
@@ -134,7 +135,7 @@ def changed_bytes(draw: Callable[..., Any], body: bytes) -> bytes:
 
 
 def hostile(document: Any) -> st.SearchStrategy[bytes]:
-    """Anything in the place of a JSON document: it changed, its bytes changed, other JSON, other bytes."""
+    """What may arrive in the place of a JSON document: changed documents, changed bytes, other JSON, other bytes."""
     return st.one_of(
         changed_documents(document),
         changed_documents(document),

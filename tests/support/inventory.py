@@ -1,4 +1,4 @@
-"""What an AWS lists: every kind of thing that infra/ creates, by name."""
+"""The resources that an AWS account or an emulator lists, of every type that infra/ creates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from orchestrator.aws.clients import make_client
 
 @dataclass(frozen=True)
 class Inventory:
-    """What is there in one region.
+    """The resources in one region.
 
     Attributes:
-        prefix: how the names of this run's things begin.
-        shared: others use this AWS, too: only names with the prefix are looked at.
+        prefix: part of the name of every resource of this test run.
+        shared: others use the account too, so only names with the prefix are listed.
     """
 
     region: str
@@ -24,7 +24,7 @@ class Inventory:
     shared: bool
 
     def names(self) -> list[str]:
-        """Everything, as `kind name`."""
+        """All resources, each as `type name`, sorted."""
         return sorted(f"{kind} {name}" for kind, name in self._all() if not self.shared or self.prefix in name)
 
     def _all(self) -> Iterator[tuple[str, str]]:
@@ -47,7 +47,7 @@ class Inventory:
         for item in self._pages("sns", "list_topics", "Topics"):
             yield "topic", item["TopicArn"]
         for item in self._pages("kms", "list_aliases", "Aliases"):
-            # Keys are only scheduled for deletion, by AWS's rules; aliases go at once.
+            # A deleted key stays listed for days until AWS removes it; its alias is removed at once.
             if not item["AliasName"].startswith("alias/aws/"):
                 yield "key alias", item["AliasName"]
 

@@ -1,7 +1,7 @@
 """An orchestrator in a process of its own, killed at a chosen call to AWS: `python -m tests.support.kill_points`.
 
-The production code knows nothing of it: the kill hangs on botocore's events, around the n-th call of an operation.
-Arguments: one JSON document on standard input.
+The kill is a handler of botocore's events before and after a call, so the product's code is unchanged.
+The arguments are one JSON document on standard input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.rounds.start import start_round
 
 @dataclass(frozen=True)
 class KillPoint:
-    """Before or after the n-th call of an operation on keys that match; `after`: S3 or SQS has done it."""
+    """Before or after the n-th call of an operation on keys that match. After: S3 or SQS has carried it out."""
 
     when: str
     operation: str
@@ -39,7 +39,7 @@ class KillPoint:
 
 
 def arm(aws: AwsClients, point: KillPoint) -> None:
-    """Make this process die at the kill point, as by `kill -9`."""
+    """Let this process send itself SIGKILL at the kill point."""
     calls = itertools.count(1)
     events = getattr(aws, point.service).meta.events
 
@@ -64,7 +64,7 @@ def impatient() -> None:
 
 
 def document(deployment: Deployment, request: RoundRequest, point: KillPoint | None) -> str:
-    """What the process reads from standard input."""
+    """The JSON document that the process reads from standard input; without a point it is not killed."""
     return json.dumps(
         {
             "deployment": asdict(deployment),

@@ -1,4 +1,4 @@
-"""Rounds in memory: updates, their manifest, and streams over them."""
+"""Rounds without storage: updates, their manifest, and streams over the updates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUND, MODEL, BUCKET = "r-0001", "demo", "bucket"
 
 @dataclass(frozen=True)
 class Update:
-    """One client's data section: its bytes, weight and layout."""
+    """The update of a client. `data`: its data section; `layout`: the index of its layout in the manifest."""
 
     data: bytes
     num_examples: int = 1
@@ -50,7 +50,7 @@ def manifest_of(
     layouts: Sequence[Sequence[str]] | None = None,
     output: Output | None = None,
 ) -> RoundManifest:
-    """The manifest of a round with these updates; it survives its own parser."""
+    """The manifest of a round with these updates, written and parsed again."""
     manifest = RoundManifest(
         round_id=ROUND,
         model=MODEL,

@@ -1,4 +1,4 @@
-"""What rounds are held against, and state_dicts as networks have them."""
+"""Models of PyTorch, and the average that a round of them must have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["StateDict", "reference_average", "state_dict"]
 
 
 def state_dict(seed: int, rows: int = 100) -> StateDict:
-    """A state_dict as networks have them: float32 weights, half precision, a BatchNorm counter, an empty tensor."""
+    """A state_dict with float32 weights, half precision, a BatchNorm counter and an empty tensor."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "body.weight": torch.randn(rows, 1000, generator=generator),

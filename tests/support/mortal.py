@@ -1,4 +1,7 @@
-"""A process that dies at its n-th call to AWS: nothing that it calls afterwards arrives."""
+"""A process that dies at its n-th call to AWS, without a process: every later call raises `Killed`.
+
+`kill_points` does the same to a process of the operating system.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._api, name)
-        if name == "generate_presigned_url":  # asks nobody
+        if name == "generate_presigned_url":  # not a request
             return found
         if name == "get_paginator":
             return lambda what: _MortalPages(found(what), self._life)
@@ -37,7 +40,13 @@ class _MortalPages:
 
 @dataclass
 class Life:
-    """How many calls a process has left (None: any number), and whether it dies after the last one's effect."""
+    """The calls of a process.
+
+    Attributes:
+        left: how many calls succeed before the process dies; None: it does not die.
+        after: the call at which it dies has its effect.
+        dead: it has died.
+    """
 
     left: int | None = None
     after: bool = False

@@ -42,7 +42,7 @@ def queue(aws: AwsClients, deployment: Deployment, manifest: RoundManifest, *sha
 def averaged(
     aws: AwsClients, deployment: Deployment, shape: tuple[int, int] = (3, 5), round_id: str = "r-1"
 ) -> RoundManifest:
-    """A round whose shards are all stored."""
+    """A pinned round all of whose shards are stored, before it is published."""
     manifest = frozen(aws, deployment, shape, round_id)
     queue(aws, deployment, manifest)
     work_off(aws, deployment, SHARDS)

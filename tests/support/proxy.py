@@ -1,4 +1,4 @@
-"""A small HTTP proxy in front of an emulator that spoils answers: errors, short bodies, lost answers, silence."""
+"""An HTTP proxy in front of an emulator. It replaces chosen answers: by errors, short bodies, or none at all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Gets the handler and a function that asks the emulator; answers as it likes. It closes the connection afterwards.
+# Gets the handler, and a function that passes the request on to the emulator. The connection is closed afterwards.
 Fault = Callable[["_Handler", Callable[[], "Answer"]], None]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the emulator said."""
+    """An answer of the emulator."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -26,7 +26,7 @@ class Answer:
 
 @dataclass
 class Rule:
-    """The next `times` requests of a method whose path matches get the fault."""
+    """The next `times` requests with this method whose path matches get the fault."""
 
     method: str
     path: str
@@ -36,7 +36,12 @@ class Rule:
 
 @dataclass
 class FaultyProxy:
-    """Passes everything on to `target`, but for what `rules` spoil."""
+    """Passes every request on to `target`, except those that match a rule.
+
+    Attributes:
+        rules: the faults to come; the first rule that matches a request applies.
+        spoiled: how many requests got a fault.
+    """
 
     target: str
     rules: list[Rule] = field(default_factory=list)
@@ -58,7 +63,7 @@ class FaultyProxy:
         self._server.server_close()
 
     def spoil(self, method: str, path: str, fault: Fault, times: int = 1) -> None:
-        """Spoil the next requests that match."""
+        """Give the next requests that match a fault."""
         self.rules.append(Rule(method, path, fault, times))
 
     def fault_for(self, method: str, path: str) -> Fault | None:
@@ -98,7 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815
 
     def answer(self, answer: Answer, cut_after: int | None = None) -> None:
-        """Send an answer; its body only as far as `cut_after`, although the head announces all of it."""
+        """Send an answer. The head announces the whole body; `cut_after` says how many bytes of it are sent."""
         self.send_response_only(answer.status)
         for name, value in answer.headers:
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
@@ -110,31 +115,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(answer.body[:cut_after])
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def refuse(status: int, code: str) -> Fault:
-    """An S3 error, without asking the emulator."""
+    """Answer with an S3 error. The emulator does not see the request."""
     xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
     return lambda handler, ask: handler.answer(Answer(status, [("Content-Type", "application/xml")], xml))
 
 
 def error_in_200(handler: _Handler, ask: Callable[[], Answer]) -> None:
-    """200 with an error in the body, as S3 may answer CompleteMultipartUpload; nothing has happened."""
+    """Answer 200 with an error in the body, as S3 may answer CompleteMultipartUpload. The emulator does not see it."""
     xml = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We failed</Message></Error>"
     handler.answer(Answer(200, [("Content-Type", "application/xml")], xml))
 
 
 def cut(after: int) -> Fault:
-    """The right head, and only so many bytes of the body."""
+    """Send the right head and only the first bytes of the body."""
     return lambda handler, ask: handler.answer(ask(), cut_after=after)
 
 
 def lose(handler: _Handler, ask: Callable[[], Answer]) -> None:
-    """It is done, and nobody is told."""
+    """Pass the request on, and close the connection without an answer."""
     ask()
 
 
 def hang(seconds: float) -> Fault:
-    """No answer for a while, and then none."""
+    """Close the connection without an answer after some seconds. The emulator does not see the request."""
     return lambda handler, ask: threading.Event().wait(seconds) and None

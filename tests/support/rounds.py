@@ -1,4 +1,4 @@
-"""Small factories for rounds: updates good and bad, workers, and what a bucket and its queues hold."""
+"""Rounds on an emulator: valid and invalid updates, workers, and the contents of a bucket and its queues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from orchestrator.workers import poll
 
 StateDict = dict[str, np.ndarray[Any, Any]]
 
-# 10.5 MB: two shards are above S3's smallest part.
+# 10.5 MB: each of two shards is larger than the smallest part that S3 accepts.
 LARGE = (1500, 1750)
 
 
@@ -45,30 +45,30 @@ def weights(seed: int, shape: Sequence[int] = (3, 5)) -> StateDict:
 def put(
     aws: AwsClients, deployment: Deployment, client: str, values: StateDict, examples: int = 1, round_id: str = "r-1"
 ) -> Submitted:
-    """Submit as a client does."""
+    """Submit an update as a client does."""
     return submit(aws.bucket(deployment.bucket), round_id, client, from_state_dict(values), examples)
 
 
 def put_bytes(aws: AwsClients, deployment: Deployment, client: str, body: bytes, round_id: str = "r-1") -> None:
-    """Put anything where an update should be."""
+    """Store any bytes under the key of an update."""
     aws.s3.put_object(Bucket=deployment.bucket, Key=update_key(round_id, client), Body=body)
 
 
 def update_bytes(values: StateDict, examples: int = 1) -> bytes:
-    """An update file."""
+    """The bytes of an update."""
     out = io.BytesIO()
     write_update(from_state_dict(values), examples, out)
     return out.getvalue()
 
 
 def file_bytes(header: Mapping[str, Any] | bytes, data: bytes = b"") -> bytes:
-    """A file with a hand-made header."""
+    """A safetensors file with this header, valid or not."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(raw)) + raw + data
 
 
 def expected_file(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
-    """The global model of a round, computed in one process with numpy, and stored by the safetensors library."""
+    """The global model of a round: averaged with numpy in one process, and written by the safetensors library."""
     import safetensors.numpy
 
     total = sum(count for _, count in updates.values())
@@ -86,10 +86,10 @@ def expected_file(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 
 @contextlib.contextmanager
 def working(aws: AwsClients, deployment: Deployment, *lanes: int) -> Any:
-    """Workers on some lanes while the block runs; they end by themselves soon after it."""
+    """Run a worker on each of these lanes during the block. They end some seconds after it."""
 
     def serve(shards: int) -> None:
-        # The emulator may be gone when the last one asks again.
+        # The emulator may have stopped when the last worker asks for jobs.
         with contextlib.suppress(Exception):
             poll.work(aws, deployment, [deployment.lanes[shards]], idle_exit_s=3)
 
@@ -99,22 +99,22 @@ def working(aws: AwsClients, deployment: Deployment, *lanes: int) -> Any:
 
 
 def work_off(aws: AwsClients, deployment: Deployment, shards: int, *, jobs: int | None = None) -> int:
-    """Do the jobs that are queued on a lane now (the first few of them), and return how many there were."""
+    """Run the jobs that are queued on a lane, at most `jobs` of them, and return their number."""
     lane = deployment.lanes[shards]
     done = 0
-    doer = poll.ShardWorker(aws.bucket(deployment.bucket), aws.sqs, deployment.result_queue_url)
+    worker = poll.ShardWorker(aws.bucket(deployment.bucket), aws.sqs, deployment.result_queue_url)
     while jobs is None or done < jobs:
         messages = aws.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=1).get("Messages", [])
         if not messages:
             break
-        assert doer.run(messages[0]["Body"], receive_count=1, worker="test")
+        assert worker.run(messages[0]["Body"], receive_count=1, worker="test")
         aws.sqs.delete_message(QueueUrl=lane.queue_url, ReceiptHandle=messages[0]["ReceiptHandle"])
         done += 1
     return done
 
 
 def queued(aws: AwsClients, deployment: Deployment) -> int:
-    """Messages in all lanes' queues, visible or not."""
+    """The number of messages in the queues of all lanes, visible or not."""
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     attributes = [
         aws.sqs.get_queue_attributes(QueueUrl=lane.queue_url, AttributeNames=names)["Attributes"]
@@ -124,32 +124,32 @@ def queued(aws: AwsClients, deployment: Deployment) -> int:
 
 
 def objects(aws: AwsClients, deployment: Deployment, prefix: str = "") -> list[str]:
-    """Keys in the bucket."""
+    """The keys in the bucket."""
     return [o["Key"] for o in aws.s3.list_objects_v2(Bucket=deployment.bucket, Prefix=prefix).get("Contents", [])]
 
 
 def uploads(aws: AwsClients, deployment: Deployment) -> int:
-    """Multipart uploads that are neither finished nor aborted."""
+    """The number of multipart uploads that are neither completed nor aborted."""
     return len(aws.s3.list_multipart_uploads(Bucket=deployment.bucket).get("Uploads", []))
 
 
 def read(aws: AwsClients, deployment: Deployment, key: str) -> bytes:
-    """An object."""
+    """The bytes of an object."""
     return aws.s3.get_object(Bucket=deployment.bucket, Key=key)["Body"].read()
 
 
 def read_global(aws: AwsClients, deployment: Deployment, round_id: str = "r-1", model: str = "digits") -> bytes:
-    """A round's global model."""
+    """The bytes of the global model of a round."""
     return read(aws, deployment, global_key(model, round_id))
 
 
 def manifest_of(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> RoundManifest:
-    """The manifest of a round that is pinned."""
+    """The manifest of a round. Fails if the round is not pinned."""
     manifest = read_manifest(aws.bucket(deployment.bucket), round_id)
     assert manifest is not None
     return manifest
 
 
 def submitted_clients(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -> list[str]:
-    """Who has submitted."""
+    """The clients that have submitted an update, in ascending order."""
     return [update.client for update in list_updates(aws.bucket(deployment.bucket), round_id)]

@@ -1,4 +1,4 @@
-"""An HTTP server for ranges of objects, and the wrong answers that it gives on request."""
+"""An HTTP server for ranges of objects, and the faulty answers that it can give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tests.support.objects import etag_of
 
-# Answers one request: gets the handler and the request, does what it likes; returns whether the connection stays.
+# Answers one request, and returns whether the connection stays open.
 Answer = Callable[["_Handler", "Request"], bool]
 
 
@@ -119,7 +119,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 def serve(handler: _Handler, request: Request) -> bool:
-    """The right answer."""
+    """Answer as S3 does."""
     if not request.etag:
         return error("404 Not Found", "NoSuchKey")(handler, request)
     if request.headers.get("if-match", request.etag) != request.etag:
@@ -137,13 +137,13 @@ def _range_headers(request: Request) -> dict[str, str]:
 
 
 def error(status: str, code: str, body: bytes | None = None) -> Answer:
-    """An S3 error answer."""
+    """Answer with an S3 error."""
     xml = f"<Error><Code>{code}</Code></Error>".encode() if body is None else body
     return lambda handler, request: handler.reply(status, xml)
 
 
 def cut(after: int) -> Answer:
-    """A good head, then only `after` bytes of the body, then the end of the connection."""
+    """Send the right head and the first `after` bytes of the body, and close the connection."""
 
     def answer(handler: _Handler, request: Request) -> bool:
         lines = ["HTTP/1.1 206 Partial Content", f"Content-Length: {len(request.part)}"]
@@ -155,7 +155,7 @@ def cut(after: int) -> Answer:
 
 
 def hang_up(handler: _Handler, request: Request) -> bool:
-    """Close without an answer."""
+    """Close the connection without an answer."""
     return False
 
 
@@ -167,13 +167,13 @@ def reset(handler: _Handler, request: Request) -> bool:
 
 
 def serve_and_close(handler: _Handler, request: Request) -> bool:
-    """The right answer, then close the connection although it was to be kept."""
+    """Answer as S3 does, then close the connection although the client expects to use it again."""
     serve(handler, request)
     return False
 
 
 def hang(seconds: float) -> Answer:
-    """No answer for a while, then the end."""
+    """Close the connection without an answer after some seconds."""
 
     def answer(handler: _Handler, request: Request) -> bool:
         threading.Event().wait(seconds)
@@ -183,7 +183,7 @@ def hang(seconds: float) -> Answer:
 
 
 def with_headers(status: str, headers: Callable[[Request], dict[str, str]], body: bytes | None = None) -> Answer:
-    """A body under headers of the test's choice."""
+    """Send a status, headers and a body that the test chooses."""
     return lambda handler, request: handler.reply(
         status, request.part if body is None else body, {**_range_headers(request), **headers(request)}
     )

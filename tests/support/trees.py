@@ -25,7 +25,7 @@ def submit_all(aws: AwsClients, deployment: Deployment, round_id: str = "r-1") -
 
 @contextlib.contextmanager
 def aggregating(aws: AwsClients, deployment: Deployment, tree: str) -> Iterator[None]:
-    """A worker on a tree's lane while the block runs."""
+    """Run a worker on the lane of a tree during the block."""
 
     def serve() -> None:
         with contextlib.suppress(Exception):

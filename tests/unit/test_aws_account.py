@@ -18,7 +18,7 @@ import pytest
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.paths import ROOT
 from tests import aws_account
-from tests.emulator.conftest import SHARD_COUNTS
+from tests.support.deployed import SHARD_COUNTS
 
 
 @pytest.fixture
