@@ -27,36 +27,6 @@ from orchestrator.rounds.status import round_status
 from orchestrator.workers import poll
 from tests.support.rounds import LARGE, expected_file, manifest_of, put, put_bytes, read_global, update_bytes, weights
 
-# Does jobs as `orchestrator worker` does; what happens in the middle of a shard is the first argument.
-WORKER = """
-import json, os, resource, signal, sys
-from lambdas import shard_average
-from orchestrator import worker
-from orchestrator.aws import connect
-from orchestrator.deployment import Deployment, Lane
-
-fields = json.load(sys.stdin)
-fields["lanes"] = {int(m): Lane(**lane) for m, lane in fields["lanes"].items()}
-deployment = Deployment(**fields)
-fate = sys.argv[1]
-average = shard_average.average_shard
-
-def spoiled(manifest, shard, opened, write, pacing):
-    def write_some(piece):
-        write(piece)
-        if fate == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if fate == "memory":
-            bytearray(1 << 40)
-    average(manifest, shard, opened, write_some, pacing)
-
-shard_average.average_shard = spoiled
-if fate == "memory":
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-aws = connect(deployment.region, deployment.endpoint_url)
-poll.work(aws, deployment, list(deployment.lanes.values()), idle_exit_s=1)
-"""
-
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +49,9 @@ def lane(aws: AwsClients, lanes_without_functions: Deployment) -> Lane:
 
 def doomed(deployment: Deployment, fate: str) -> subprocess.Popen[str]:
     """A worker in a process of its own that meets its fate in the middle of a shard."""
-    process = subprocess.Popen([sys.executable, "-c", WORKER, fate], stdin=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.doomed_worker", fate], stdin=subprocess.PIPE, text=True
+    )
     assert process.stdin
     process.stdin.write(json.dumps({**asdict(deployment), "lanes": {2: asdict(deployment.lane(2))}}))
     process.stdin.close()

@@ -74,11 +74,15 @@ def document(deployment: Deployment, request: RoundRequest, point: KillPoint | N
     )
 
 
+def deployment_of(fields: dict[str, Any]) -> Deployment:
+    """The deployment whose `asdict` was written as JSON, without its trees."""
+    lanes = {int(shards): Lane(**lane) for shards, lane in fields["lanes"].items()}
+    return Deployment(**{**fields, "lanes": lanes})
+
+
 def main() -> None:
     given = json.load(sys.stdin)
-    fields = given["deployment"]
-    fields["lanes"] = {int(m): Lane(**lane) for m, lane in fields["lanes"].items()}
-    deployment = Deployment(**fields)
+    deployment = deployment_of(given["deployment"])
     aws = connect(deployment.region, deployment.endpoint_url)
     impatient()
     if given["point"]:

@@ -139,7 +139,7 @@ def test_a_lease_that_was_renewed_at_the_last_moment_is_not_taken(aws: AwsClient
 
 
 def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(aws: AwsClients, bucket: str) -> None:
-    code = "from orchestrator.processes import this_process as p; import json, dataclasses; "
+    code = "from orchestrator.rounds.processes import this_process as p; import json, dataclasses; "
     code += "print(json.dumps(dataclasses.asdict(p())))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     process = Process(**json.loads(child.stdout))
