@@ -27,7 +27,8 @@ import pytest
 from botocore.config import Config
 
 from orchestrator.aws.clients import AwsClients
-from orchestrator.aws.deployment import Deployment, function_zip, parse_deployment
+from orchestrator.aws.deployment import Deployment, parse_deployment
+from orchestrator.deployment import function_zip
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.paths import ROOT
 
