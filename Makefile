@@ -29,10 +29,11 @@ demo: $(VENV)/installed ## Train a model over federated rounds, on an embedded A
 
 test: lint infra-test unit-test fault-test security-test e2e-test ## Run every check and test
 
-lint: $(VENV)/installed ## ruff and mypy --strict
+lint: $(VENV)/installed ## ruff, mypy --strict and import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 unit-test: $(VENV)/installed ## Unit and property tests, and a few hundred cases of hostile input
 	$(BIN)/pytest tests/unit tests/fuzz
