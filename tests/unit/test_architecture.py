@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/architecture.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("infra/*/*.md")]
 ENTRY = re.compile(r"^\| `((?:lambdas|orchestrator)/\S+\.py)` \| (\S.*) \|$", re.MULTILINE)
 
 
@@ -40,14 +41,29 @@ def test_the_picture_has_the_layers_that_import_linter_checks() -> None:
 
 
 def test_every_link_leads_to_a_page_and_a_heading_that_exist() -> None:
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("infra/*/*.md")]
     broken = []
-    for page in pages:
+    for page in PAGES:
         for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
             file = page.parent / target if target else page
             if not file.exists() or (anchor and anchor not in _anchors(file)):
                 broken.append(f"{page.relative_to(ROOT)} -> {target}#{anchor}")
     assert broken == []
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    top = "lambdas|orchestrator|infra|environments|benchmarks|tests|docs"
+    missing = []
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue  # it also names what was there once
+        for path in re.findall(rf"`((?:{top})/[\w./-]+)`", page.read_text()):
+            if not (ROOT / path).exists() and not path.endswith(("local.auto.tfvars", "backend.hcl")):
+                missing.append(f"{page.relative_to(ROOT)}: {path}")
+    # The traces leave `orchestrator/` out.
+    for path in re.findall(r"`([a-z]+/\w+\.py)`", PAGE):
+        if not ((ROOT / path).exists() or (ROOT / "orchestrator" / path).exists()):
+            missing.append(f"docs/architecture.md: {path}")
+    assert missing == []
 
 
 def _anchors(page: Path) -> set[str]:
