@@ -21,16 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.workload import client_values
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, TREES
 from lambdas.protocol.tree import Tree
-from orchestrator.planning.plan import Plan
 from orchestrator.planning.planner import predict
+from orchestrator.planning.prices import LAMBDA_CONCURRENCY, LAMBDA_MAX_MEMORY_MB
+from orchestrator.planning.question import STREAMING, WHOLE_OBJECT, Account, Configuration, Question
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"
 DATA = ROOT / "benchmarks" / "data"
 CLIENTS = 20
 MIB = 1024**2
-SHARDS, SHARDED, TREES = 4, "grads-sharding", ("lambda-fl", "lifl")
+SHARDS, SHARDED = 4, GRADS_SHARDING
 VGG16_MIB = 512.3
 _VALUES = 1_000_000
 
@@ -54,9 +56,9 @@ def cost(model_bytes: int, topology: str, profile: str, *, all_in: bool) -> floa
     """Predicted dollars of a round of 20 clients, GradsSharding with 4 shards, no cap on memory but Lambda's."""
     shards = SHARDS if topology == SHARDED else None
     plan = predict(
-        model_bytes, CLIENTS, topology=topology, shards=shards, profile=profile, cpu="x86_64",
-        memory_cap_mb=10_240,
-    )  # fmt: skip
+        Question(model_bytes, CLIENTS, profile, account=Account(LAMBDA_MAX_MEMORY_MB)),
+        Configuration(shards, topology, cpu_architecture="x86_64"),
+    )
     return plan.cost_breakdown.total if all_in else plan.cost_breakdown.paper_total
 
 
@@ -83,14 +85,8 @@ def largest_mb(topology: str, profile: str, cap_mb: int) -> str:
 
     def feasible(mb: int) -> bool:
         counts: tuple[int | None, ...] = (None,) if topology != SHARDED else tuple(4**k for k in range(7))
-        plans: list[Plan] = [
-            predict(
-                mb * 10**6, CLIENTS, topology=topology, shards=m, profile=profile, memory_cap_mb=cap_mb,
-                account_concurrency=1000,
-            )
-            for m in counts
-        ]  # fmt: skip
-        return any(plan.feasible for plan in plans)
+        question = Question(mb * 10**6, CLIENTS, profile, account=Account(cap_mb, LAMBDA_CONCURRENCY))
+        return any(predict(question, Configuration(shards, topology)).feasible for shards in counts)
 
     found = last_true(feasible, 1, 1_000_000)
     return "above 1,000 GB" if found == 999_999 else f"{found / 1000:,.1f} GB"
@@ -157,26 +153,24 @@ this kit's worker; see [planning.md](planning.md) for the models."""
 
 
 def _claims() -> str:
-    by = {(r["model"], r["architecture"], r["shards"], r["experiment"]): r for r in rounds()}
+    by = {(r["model"], r["topology"], r["shards"], r["experiment"]): r for r in rounds()}
     usd = {
         (model, a): float(by[model, a, "4" if a == SHARDED else "", "comparison"]["cost_usd"])
         for model in ("resnet18", "vgg16")
         for a in (SHARDED, *TREES)
     }
-    ratio = usd["vgg16", "lambda-fl"] / usd["vgg16", SHARDED]
+    ratio = usd["vgg16", LAMBDA_FL] / usd["vgg16", SHARDED]
     size = int(VGG16_MIB * MIB)
-    predicted = cost(size, "lambda-fl", "whole-object", all_in=False) / cost(
-        size, SHARDED, "whole-object", all_in=False
-    )
-    ours = cost(size, "lambda-fl", "streaming", all_in=True) / cost(size, SHARDED, "streaming", all_in=True)
+    predicted = cost(size, LAMBDA_FL, WHOLE_OBJECT, all_in=False) / cost(size, SHARDED, WHOLE_OBJECT, all_in=False)
+    ours = cost(size, LAMBDA_FL, STREAMING, all_in=True) / cost(size, SHARDED, STREAMING, all_in=True)
     rows = [
         (
             "cost crossover at about 500 MB",
             f"no: its own rounds have sharding ahead at 43 MB already (${usd['resnet18', SHARDED]:.6f} against "
-            f"${usd['resnet18', 'lambda-fl']:.6f}), and by {ratio:.1f} at 512 MiB",
-            f"a matter of accounting: predicted from {crossover_mb('lambda-fl', 'whole-object', all_in=False)} on as "
-            f"the paper counts, from {crossover_mb('lambda-fl', 'whole-object', all_in=True)} with the clients' "
-            f"uploads, which it leaves out, and from {crossover_mb('lambda-fl', 'streaming', all_in=True)} with this "
+            f"${usd['resnet18', LAMBDA_FL]:.6f}), and by {ratio:.1f} at 512 MiB",
+            f"a matter of accounting: predicted from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=False)} on as "
+            f"the paper counts, from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=True)} with the clients' "
+            f"uploads, which it leaves out, and from {crossover_mb(LAMBDA_FL, STREAMING, all_in=True)} with this "
             "kit's workers",
         ),
         (
@@ -217,12 +211,9 @@ def _rounds() -> str:
     ]
     for r in rounds():
         size, shards = round(float(r["gradient_mib"]) * MIB), int(r["shards"]) if r["shards"] else None
-        its = predict(
-            size, CLIENTS, topology=r["architecture"], shards=shards, memory_mb=int(r["memory_mb"]),
-            profile="whole-object",
-        )  # fmt: skip
-        ours = predict(size, CLIENTS, topology=r["architecture"], shards=shards, cpu="x86_64")
-        name = r["architecture"] + (f", M = {shards}" if shards else "")
+        its = predict(Question(size, CLIENTS, WHOLE_OBJECT), Configuration(shards, r["topology"], int(r["memory_mb"])))
+        ours = predict(Question(size, CLIENTS), Configuration(shards, r["topology"], cpu_architecture="x86_64"))
+        name = r["topology"] + (f", M = {shards}" if shards else "")
         wall, usd = float(r["wall_s"]), float(r["cost_usd"])
         lines.append(
             f"| {r['model']} | {name} | {int(r['memory_mb']):,} | {wall:.1f} | {its.predicted_seconds:.1f} "
@@ -245,9 +236,9 @@ def _crossover() -> str:
         "|---|---|---|---|---|",
     ]
     for text, profile, all_in in (
-        ("the paper's", "whole-object", False),
-        ("all-in, the paper's handler", "whole-object", True),
-        ("all-in, this kit's workers", "streaming", True),
+        ("the paper's", WHOLE_OBJECT, False),
+        ("all-in, the paper's handler", WHOLE_OBJECT, True),
+        ("all-in, this kit's workers", STREAMING, True),
     ):
         for mb in sizes:
             costs = (cost(mb * 10**6, a, profile, all_in=all_in) for a in (SHARDED, *TREES))
@@ -267,7 +258,7 @@ def _memory() -> str:
         "|---|---|---|---|---|",
     ]
     for cap in (3008, 10_240):
-        for profile in ("whole-object", "streaming"):
+        for profile in (WHOLE_OBJECT, STREAMING):
             sizes = (largest_mb(a, profile, cap) for a in (SHARDED, *TREES))
             lines.append(f"| {cap:,} MB | {profile} | " + " | ".join(sizes) + " |")
     lines += [
@@ -282,7 +273,7 @@ def _memory() -> str:
 def _functions() -> str:
     document = measured()
     published = {
-        ("grads-sharding", 43, 4, 472): 0, ("grads-sharding", 537, 4, 835): 3, ("grads-sharding", 537, 16, 3008): 8,
+        (GRADS_SHARDING, 43, 4, 472): 0, (GRADS_SHARDING, 537, 4, 835): 3, (GRADS_SHARDING, 537, 16, 3008): 8,
     }  # fmt: skip
     lines = [
         "## One function, measured",

@@ -25,7 +25,14 @@ from orchestrator.client.submit import submit
 from orchestrator.comparison.ulps import compare_models
 from orchestrator.errors import BadInput, NotDeployed
 from orchestrator.planning.planner import choose_lane, predict
-from orchestrator.planning.prices import LAMBDA_USD_PER_REQUEST, S3_GET_USD, S3_PUT_USD, compute_usd
+from orchestrator.planning.prices import (
+    LAMBDA_MAX_MEMORY_MB,
+    LAMBDA_USD_PER_REQUEST,
+    S3_GET_USD,
+    S3_PUT_USD,
+    compute_usd,
+)
+from orchestrator.planning.question import Account, Configuration, Question
 from orchestrator.progress import Narration
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
@@ -166,10 +173,9 @@ def _figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
 def _row(topology: str, found: Sequence[dict[str, Any]], nbytes: int, clients: int) -> dict[str, Any]:
     lane = found[0]["lane"]
     plan = predict(
-        nbytes, clients, topology=topology, shards=found[0]["shards"],
-        memory_mb=lane["memory_mb"], cpu=lane["cpu_architecture"], memory_cap_mb=10_240,
-        account_concurrency=lane["maximum_concurrency"],
-    )  # fmt: skip
+        Question(nbytes, clients, account=Account(LAMBDA_MAX_MEMORY_MB, lane["maximum_concurrency"])),
+        Configuration(found[0]["shards"], topology, lane["memory_mb"], lane["cpu_architecture"]),
+    )
 
     def median(name: str) -> float:
         return round(float(statistics.median(run[name] for run in found)), 9)

@@ -30,8 +30,8 @@ _MANYLINUX = {
     cpu_architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     for cpu_architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
-# Nothing is linked: the library runs beside any C library. For each cpu_architecture's oldest processor: wider registers
-# were not faster, since memory is the limit. Why nothing is contracted: fold.c.
+# Nothing is linked, so that the library runs beside any C library. The code is for the oldest processor of each CPU
+# architecture: wider registers were not faster, since memory is the limit. fold.c says why contraction is off.
 _COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
 # Parts of numpy that a function never imports.
 _LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
