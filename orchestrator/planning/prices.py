@@ -107,7 +107,8 @@ CALL_CPU_S = 0.014
 SUM_CPU_S_PER_GB = 0.2
 # Invoking a warm function: the single-function round took 0.06 s longer than its function.
 INVOKE_S = 0.1
-# The paper's 16 functions took two turns (wall 22.3 s, function 11.9 s) and its 7 took one: new accounts run 10 at once.
+# The paper's 16 functions took two turns (wall 22.3 s, function 11.9 s) and its 7 took one. New accounts run
+# 10 at once.
 PAPER_CONCURRENCY = 10
 # The paper's memory rule: this many times the shard (or gradient) plus a base.
 PAPER_COPIES = 3
