@@ -281,7 +281,7 @@ def test_without_docker_and_without_its_python_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(localstack, "VENV", tmp_path / "venv")
     monkeypatch.setenv("LOCALSTACK_PYTHON", "/nowhere/python")
-    with pytest.raises(BadInput, match=r"no Docker engine answers.*Python 3.13, which was not found.*AWS_ENDPOINT_URL"):
+    with pytest.raises(BadInput, match=r"under Python 3.13. No Docker engine answers.*was not found.*AWS_ENDPOINT_URL"):
         emulator.start()
     assert not (tmp_path / "venv").exists()
 
