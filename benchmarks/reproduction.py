@@ -1,11 +1,11 @@
-"""Writes docs/reproduction.md: the paper's figures beside our predictions and measurements, from committed data alone.
+"""Writes docs/reproduction.md, which compares the paper's figures with predictions and measurements.
 
     python -m benchmarks.reproduction            writes the page
     python -m benchmarks.reproduction --check    exit status 1 if the page is not what would be written
 
-Measured on AWS by the paper: benchmarks/data/paper_lambda_rounds.csv. Measured here: benchmarks/data/worker.json, from
-`python -m benchmarks.worker --sweep --readers --paper --json`. Predicted: orchestrator.planner. The float32 trees are
-averaged here and now.
+The page follows from committed data alone. benchmarks/data/paper_lambda_rounds.csv has what the paper measured on AWS;
+benchmarks/data/worker.json has what `python -m benchmarks.worker --sweep --readers --paper --json` measured;
+orchestrator.planning.planner predicts. The float32 trees are averaged when the page is written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VGG16_MIB = 512.3
 _VALUES = 1_000_000
 
 
-# --- what the page is made of ----------------------------------------------------------------------------------------
+# --- the figures of the page ----------------------------------------------------------------------------------------
 
 
 def rounds() -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def rounds() -> list[dict[str, str]]:
 
 
 def measured() -> dict[str, Any]:
-    """What benchmarks.worker measured."""
+    """The figures of benchmarks.worker."""
     document: dict[str, Any] = json.loads((DATA / "worker.json").read_text())
     return document
 

@@ -150,7 +150,7 @@ def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked
     assert found.shards == [1]
     assert (found.data_sections, found.global_model_sha256) == (0, None)
     assert found.not_checked == [
-        "1 of 2 shards, and the data sections outside of the ranges of those that were averaged"
+        "1 of 2 shards, and the values outside of the byte ranges of those that were recomputed"
     ]
     full, narrow = (
         table.byte_at(manifest.bounds[2]) - table.byte_at(manifest.bounds[1]) for table in manifest.layout_tables
