@@ -146,10 +146,10 @@ def page() -> str:
 HEAD = """\
 # Reproducing GradsSharding
 
-What the paper (Barrak, "Shard the Gradient, Scale the Model", arXiv:2604.22072) says, what its published measurements
-say, what this kit predicts, and what was measured here. Written by `python -m benchmarks.reproduction` from committed
-data; a test checks that it is current. 20 clients everywhere. "Whole-object" is the paper's handler, "streaming" is
-this kit's worker; see [planning.md](planning.md) for the models."""
+This page compares the claims of the paper (Barrak, "Shard the Gradient, Scale the Model", arXiv:2604.22072) with its
+published measurements, with predictions, and with measurements made here. `python -m benchmarks.reproduction` writes it
+from committed data, and a test checks that it is current. Every round has 20 clients. "Whole-object" is the paper's
+handler and "streaming" is this kit's worker; [planning.md](planning.md) describes the models of both."""
 
 
 def _claims() -> str:
@@ -203,8 +203,9 @@ def _rounds() -> str:
     lines = [
         "## Its rounds on AWS",
         "",
-        "The last two columns are this kit's workers, x86, memory by this kit's rule, every start cold, all-in with "
-        "clients' uploads and SQS: not the same accounting, but the same round. Only the paper's columns are measured.",
+        "The last two columns are predictions for this kit's workers on x86, with memory by this kit's rule, every "
+        "start cold, and all costs, including clients' uploads and SQS. The round is the same, the accounting is not. "
+        "Only the columns of the paper are measured.",
         "",
         "| model | topology | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -230,7 +231,7 @@ def _crossover() -> str:
         "## Crossover",
         "",
         f"Predicted dollars of a round, GradsSharding with M = {SHARDS}, memory up to Lambda's 10,240 MB. The paper "
-        "stores an object for every client and shard, so its clients pay M PUTs each; this kit's upload once.",
+        "stores an object for every client and shard, which is M PUTs per client; this kit stores one per client.",
         "",
         "| model MB | accounting | GradsSharding | lambda-FL | LIFL |",
         "|---|---|---|---|---|",
@@ -264,8 +265,8 @@ def _memory() -> str:
     lines += [
         "",
         "The ceiling is real. The paper's handler holds three copies of the gradient, this kit's tree aggregators "
-        "the sums of the whole model in float64, and a partial sum of more than 5 GiB is no single PUT. "
-        "Sharding has no such limit: more shards, and the same 256 MB.",
+        "the sums of the whole model in float64, and a partial sum of more than 5 GiB does not fit in a single PUT. "
+        "Sharding has no such limit: a larger model takes more shards of the same 256 MB functions.",
     ]
     return "\n".join(lines)
 
@@ -278,9 +279,9 @@ def _functions() -> str:
     lines = [
         "## One function, measured",
         "",
-        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: a box, not AWS. One "
-        "function of the first level each; the paper's on AWS took what the last column says. The box has no limit per "
-        "connection, which on AWS held the paper's handler to 46-60 MB/s, and another CPU.",
+        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: in a box, not on AWS. "
+        "Each row is one function of the first level; the last column has what the paper measured on AWS. The box has "
+        "another CPU, and no limit per connection. On AWS, that limit held the paper's handler to 46-60 MB/s.",
         "",
         "| function | clients | read MB | memory MB | wall s | CPU s/GB | peak RSS MB | requests | on AWS (paper) s |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -302,7 +303,7 @@ def _functions() -> str:
         )
     lines += [
         "",
-        "A leaf of a tree could not be measured this way: with a whole VGG-16 gradient for its shard, the paper's "
+        "A leaf of a tree could not be measured in this way: with a whole VGG-16 gradient as its shard, the paper's "
         "handler as written here needs more than the 1,987 MB that the paper's rule gives it, and is killed.",
     ]
     return "\n".join(lines)
@@ -316,7 +317,8 @@ def _identity() -> str:
     lines = [
         "## Bit-identity",
         "",
-        f"{_VALUES:,} float32 values of {CLIENTS} clients with unequal example counts, elements that differ:",
+        f"The number of elements that differ, of {_VALUES:,} float32 values of {CLIENTS} clients with unequal example "
+        "counts:",
         "",
         "| | from the flat float32 sum (the paper's sharded result) | from float64, rounded once (this kit's) |",
         "|---|---|---|",
@@ -328,11 +330,11 @@ def _identity() -> str:
         lines.append(f"| {a}, float64 sums | {differing(double, flat)} | {differing(double, exact)} |")
     lines += [
         "",
-        "So the paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
-        "groups the clients otherwise. Sharding itself changes no bit, since every element is summed over all clients "
-        "in one order. With float64 sums the trees agree with the sharded result here in every element; that is "
-        "practice, not a theorem: a float64 sum that lies within its own rounding error of the middle between "
-        "two float32 values may be rounded either way.",
+        "The paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
+        "groups the clients differently. Sharding itself changes no bit, since every element is summed over all "
+        "clients in one order. With float64 sums the trees agree with the sharded result here in every element. This is an "
+        "observation, not a theorem: a float64 sum within its own rounding error of the middle between two float32 "
+        "values can be rounded either way.",
     ]
     return "\n".join(lines)
 
