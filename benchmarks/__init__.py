@@ -1,1 +1,1 @@
-"""Reproducible measurements, each a command: see benchmarks/README.md."""
+"""Reproducible measurements. Each is a command: see benchmarks/README.md."""

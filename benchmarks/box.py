@@ -1,9 +1,9 @@
-"""A box as AWS Lambda would size it: CPU share, memory and network of a function, made of namespaces and cgroups.
+"""Limits CPU share, memory and network to those of a Lambda function, with namespaces and cgroups.
 
-Lambda gives memory / 1769 of a core, about 600 Mbit/s and 1,024 file descriptors. As root, on Linux with `ip` and `tc`,
-`Box` limits all four: two network namespaces joined by one cable that is shaped at both ends, and a cgroup (version 1
-or 2) with CPU quota and memory limit. Where something is missing, it says what is not limited and goes on without.
-`awake` keeps the cores from sleeping in between, as other functions do on AWS's hosts.
+Lambda gives a function memory / 1769 of a core, about 600 Mbit/s and 1,024 file descriptors. As root, on Linux with
+`ip` and `tc`, `Box` limits all of them: two network namespaces are joined by a link that is shaped at both ends, and a
+cgroup (version 1 or 2) has a CPU quota and a memory limit. What cannot be limited is listed, and the measurement runs
+without that limit. `awake` keeps the cores from sleeping, as other functions do on AWS's hosts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Box:
     """Runs commands on the server's side, unlimited, and on the function's side, limited.
 
     Attributes:
-        address: where a server started with `server_command` can listen and the function reaches it.
-        network_mbit: the network's rate, Mbit/s; None where it is not limited.
-        unlimited: what could not be limited, in words.
+        address: where a server that is started with `server_command` listens.
+        network_mbit: the network's rate, Mbit/s; None if it is not limited.
+        unlimited: what is not limited, as sentences.
     """
 
     def __init__(self, memory_mb: int, *, nic_mbit: int = NIC_MBIT) -> None:
@@ -62,7 +62,7 @@ class Box:
         self._remove()
 
     def server_command(self, command: Sequence[str]) -> list[str]:
-        """`command`, run on the server's side of the cable."""
+        """`command`, run on the server's side of the link."""
         return ["ip", "netns", "exec", self._server, *command] if self._network else list(command)
 
     def function_command(self, command: Sequence[str]) -> list[str]:
@@ -127,7 +127,7 @@ class Box:
             group.rmdir()
 
 
-# Gives way to everything else that wants its core; ends with its parent.
+# Runs only when nothing else needs its core, and ends with its parent.
 _IDLER = """
 import os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -140,11 +140,11 @@ while os.getppid() == int(sys.argv[2]):
 
 @contextmanager
 def awake() -> Iterator[None]:
-    """Keep every core busy with something of the lowest priority, on Linux.
+    """Keep every core busy with a process of the lowest priority, on Linux.
 
-    A small function runs for 3 ms and is stopped for 17. On a machine with nothing else to do its core falls asleep in
-    between, and wakes slow, with empty caches: that cost a quarter to a half more CPU time for the same work. AWS
-    Lambda's hosts run other functions in the meantime.
+    A small function runs for 3 ms and is stopped for 17. On an idle machine its core sleeps in between and wakes up
+    slowly, with empty caches, and the same work takes 25 to 50 % more CPU time. AWS Lambda's hosts run other functions
+    in the meantime.
     """
     with ExitStack() as stack:
         for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "SCHED_IDLE") else ():
@@ -158,7 +158,7 @@ def _run(*command: str) -> None:
 
 
 def main() -> None:
-    """`python -m benchmarks.box MEMORY_MB COMMAND...`: run a command inside, print what it took as JSON."""
+    """`python -m benchmarks.box MEMORY_MB COMMAND...`: run a command inside a box, and print its CPU time as JSON."""
     with Box(int(sys.argv[1])) as box:
         for gap in box.unlimited:
             print(gap, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Runs one handler inside the box and prints what it took: the measuring half of benchmarks.worker.
+"""Runs one handler inside the box and prints what it took. benchmarks.worker starts it.
 
     python -m benchmarks.invoke MODULE EVENT_JSON_FILE [INVOCATIONS]
 
-Imports and client creation (Lambda's INIT) are timed apart from the invocations. One JSON line on standard output.
+Imports and client creation (Lambda's INIT) are timed apart from the invocations. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 
 def high_water_mb() -> float:
-    """Peak resident memory of this program, MiB. Not getrusage's, which remembers what was forked from."""
+    """Peak resident memory of this program, MiB. getrusage would include that of the process it was forked from."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

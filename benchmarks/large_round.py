@@ -1,11 +1,12 @@
-"""A large round for real: 4 clients x 1 GiB over 16 shards, through queue and functions of 256 MB, on the emulator.
+"""Runs large rounds on the emulator: 4 clients, 16 shards, up to 1 GiB per client, functions of 256 MB.
 
     python -m benchmarks.large_round                     64, 256 and 1,024 MiB
     python -m benchmarks.large_round --mib 64 --mib 128
 
-Terraform deploys the lane, the functions average, and the published file is compared, byte by byte, with a reference
-that is computed apart. Times are those of an emulator on this machine; bytes, memory and requests carry over to AWS.
-Needs about 8 times the largest update in memory (the emulator's S3 is there) and twice that in /tmp.
+Terraform deploys the lane, the functions average, and the published file is compared byte by byte with a reference
+that is computed separately. Times are those of an emulator on this machine; bytes, memory and requests are those of
+AWS. Needs about 8 times the largest update in memory, because the emulator's S3 is there, and twice the largest in
+/tmp.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import numpy as np
 
 from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
-from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.fetch import fetch
@@ -41,8 +41,8 @@ _COUNTS = [120, 7, 3001, 64]
 _BLOCK = 4 * 1024**2  # values
 
 
-def values(client: int, count: int) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
-    """A client's weights, float32, block by block: the same every time they are asked for."""
+def values(client: int, count: int) -> Iterator[np.ndarray]:
+    """A client's weights, float32, block by block: the same on every call."""
     for block, start in enumerate(range(0, count, _BLOCK)):
         generator = np.random.default_rng([client, block])
         yield generator.standard_normal(min(_BLOCK, count - start), dtype=np.float32)
@@ -54,7 +54,7 @@ def tensors(client: int, table: TensorTable) -> Tensors:
 
 
 def is_reference(path: Path, table: TensorTable) -> bool:
-    """Whether a file is the float64 average in ascending client id, header included."""
+    """Whether a file, its header included, is the float64 average in ascending client id."""
     with path.open("rb") as file:
         header = global_header(table)
         if file.read(len(header)) != header:
@@ -69,20 +69,18 @@ def is_reference(path: Path, table: TensorTable) -> bool:
 
 
 def one_round(aws: AwsClients, deployment: Deployment, mib: int, narration: Narration) -> tuple[str, bool]:
-    """Run a round of `mib` MiB per client; its row of the table, and whether the bytes are the reference's."""
+    """Run a round of `mib` MiB per client; returns its row, and whether the bytes are those of the reference."""
     table = TensorTable((TensorSpec("weight", "F32", (mib * 1024**2 // 4,)),))
-    model = f"large-{mib}"
+    model, bucket = f"large-{mib}", aws.bucket(deployment.bucket)
     narration.say(f"{mib} MiB: {CLIENTS} clients submit ...")
     for client in range(CLIENTS):
-        submit(
-            Bucket(aws.s3, deployment.bucket), model, f"client-{client}", tensors(client, table), _COUNTS[client]
-        )  # fmt: skip
+        submit(bucket, model, f"client-{client}", tensors(client, table), _COUNTS[client])
     began = time.perf_counter()
     report = start_round(aws, deployment, RoundRequest(model, model, SHARDS, CLIENTS), narration).document
     round_s = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "global.safetensors"
-        fetch(Bucket(aws.s3, deployment.bucket), model, path)
+        fetch(bucket, model, path)
         exact = is_reference(path, table)
     stats = [result["stats"] for result in report["shard_results"]]
     peaks = [s["peak_rss_mb"] for s in stats]
@@ -94,35 +92,43 @@ def one_round(aws: AwsClients, deployment: Deployment, mib: int, narration: Narr
     return row, exact
 
 
+HEAD = """\
+| MiB per client | round s | function s | CPU s | peak RSS MB, each function | GETs | PUTs | reported | bytes |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def deploy(running: emulator.Emulator, mib: int, narration: Narration) -> Deployment:
+    """Deploy one lane for models of `mib` MiB in the emulator."""
+    variables = {
+        **function_zip.variables(function_zip.target_for("local", running.kind)),
+        "aws_endpoint_url": running.url,
+        "model_bytes": mib * 1024**2,
+        "clients": CLIENTS,
+        "shard_counts": [SHARDS],
+        "memory_mb_override": MEMORY_MB,
+    }
+    narration.say(f"terraform apply: one lane of {SHARDS} shards, {MEMORY_MB} MB ...")
+    with still_at_it(narration, "terraform apply"):
+        terraform.apply("local", variables, show=False)
+    return load_deployment("local")
+
+
 def main() -> int:
-    """Deploy, run a round per size, print the table; 0 if all bytes are the reference's."""
+    """Deploy, run a round per size, print the table; returns 0 if all bytes are those of the reference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, action="append", help="MiB per client (repeatable; default: 64, 256, 1024)")
     sizes = parser.parse_args().mib or [64, 256, 1024]
     narration = StderrNarration()
     with tempfile.TemporaryDirectory(prefix="fedagg-bench-") as home:
         os.environ["FEDAGG_HOME"] = home
-        os.environ.pop("AWS_ENDPOINT_URL", None)  # an emulator of its own
+        os.environ.pop("AWS_ENDPOINT_URL", None)  # start a separate emulator
         try:
-            running = emulator.start()
-            variables = {
-                **function_zip.variables(function_zip.target_for("local", running.kind)),
-                "aws_endpoint_url": running.url,
-                "model_bytes": max(sizes) * 1024**2,
-                "clients": CLIENTS,
-                "shard_counts": [SHARDS],
-                "memory_mb_override": MEMORY_MB,
-            }
-            narration.say(f"terraform apply: one lane of {SHARDS} shards, {MEMORY_MB} MB ...")
-            with still_at_it(narration, "terraform apply"):
-                terraform.apply("local", variables, show=False)
-            deployment = load_deployment("local")
+            deployment = deploy(emulator.start(), max(sizes), narration)
             aws = connect(deployment.region, deployment.endpoint_url)
             print(
                 f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, Python "
                 f"{platform.python_version()}; {CLIENTS} clients, {SHARDS} shards, functions of {MEMORY_MB} MB\n\n"
-                "| MiB per client | round s | function s | CPU s | peak RSS MB, each function | GETs | PUTs | reported "
-                "| bytes |\n|---|---|---|---|---|---|---|---|---|",
+                f"{HEAD}",
                 flush=True,
             )
             all_exact = True

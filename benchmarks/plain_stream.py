@@ -1,9 +1,9 @@
-"""The streaming idea and nothing else: the second yardstick of benchmarks.worker.
+"""A minimal streaming handler, for benchmarks.worker to compare this project's worker with.
 
-All clients' ranges are asked for at once over plain http.client on presigned URLs, read in turn piece by piece, and
-folded into float64 by numpy. What the worker does beyond averaging is left out: norms, the search for NaN, SHA-256,
-retries, checks of what S3 answers, the coordinator's record and the result message. What this takes says how fast the
-machine is, at the same kind of work.
+It requests all clients' ranges at once with http.client and presigned URLs, reads them in turn piece by piece, and adds
+them up in float64 with numpy. It leaves out what the worker does beyond averaging: norms, the check for NaN, SHA-256,
+retries, checks of S3's responses, the coordinator's record and the result message. Its time shows how fast the machine
+is at this kind of work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import ShardJob
 from lambdas.storage.connections import tls_context
 
-_PIECE = 256 * 1024  # values; 64 Ki took as much, 16 Ki half as much again
+_PIECE = 256 * 1024  # values; 64 Ki took the same time, 16 Ki 1.5 times as much
 
 _s3 = boto3.client("s3", config=Config(signature_version="s3v4"))
 

@@ -1,11 +1,11 @@
-"""Writes docs/reproduction.md: the paper's figures beside our predictions and measurements, from committed data alone.
+"""Writes docs/reproduction.md, which compares the paper's figures with predictions and measurements.
 
     python -m benchmarks.reproduction            writes the page
     python -m benchmarks.reproduction --check    exit status 1 if the page is not what would be written
 
-Measured on AWS by the paper: benchmarks/data/paper_lambda_rounds.csv. Measured here: benchmarks/data/worker.json, from
-`python -m benchmarks.worker --sweep --readers --paper --json`. Predicted: orchestrator.planner. The float32 trees are
-averaged here and now.
+The page follows from committed data alone. benchmarks/data/paper_lambda_rounds.csv has what the paper measured on AWS;
+benchmarks/data/worker.json has what `python -m benchmarks.worker --sweep --readers --paper --json` measured;
+orchestrator.planning.planner predicts. The float32 trees are averaged when the page is written.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.workload import client_values
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, TREES
 from lambdas.protocol.tree import Tree
-from orchestrator.planning.plan import Plan
 from orchestrator.planning.planner import predict
+from orchestrator.planning.prices import LAMBDA_CONCURRENCY, LAMBDA_MAX_MEMORY_MB
+from orchestrator.planning.question import STREAMING, WHOLE_OBJECT, Account, Configuration, Question
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"
 DATA = ROOT / "benchmarks" / "data"
 CLIENTS = 20
 MIB = 1024**2
-SHARDS, SHARDED, TREES = 4, "grads-sharding", ("lambda-fl", "lifl")
+SHARDS, SHARDED = 4, GRADS_SHARDING
 VGG16_MIB = 512.3
 _VALUES = 1_000_000
 
 
-# --- what the page is made of ----------------------------------------------------------------------------------------
+# --- the figures of the page ----------------------------------------------------------------------------------------
 
 
 def rounds() -> list[dict[str, str]]:
@@ -45,7 +47,7 @@ def rounds() -> list[dict[str, str]]:
 
 
 def measured() -> dict[str, Any]:
-    """What benchmarks.worker measured."""
+    """The figures of benchmarks.worker."""
     document: dict[str, Any] = json.loads((DATA / "worker.json").read_text())
     return document
 
@@ -54,9 +56,9 @@ def cost(model_bytes: int, topology: str, profile: str, *, all_in: bool) -> floa
     """Predicted dollars of a round of 20 clients, GradsSharding with 4 shards, no cap on memory but Lambda's."""
     shards = SHARDS if topology == SHARDED else None
     plan = predict(
-        model_bytes, CLIENTS, topology=topology, shards=shards, profile=profile, cpu="x86_64",
-        memory_cap_mb=10_240,
-    )  # fmt: skip
+        Question(model_bytes, CLIENTS, profile, account=Account(LAMBDA_MAX_MEMORY_MB)),
+        Configuration(shards, topology, cpu_architecture="x86_64"),
+    )
     return plan.cost_breakdown.total if all_in else plan.cost_breakdown.paper_total
 
 
@@ -83,14 +85,8 @@ def largest_mb(topology: str, profile: str, cap_mb: int) -> str:
 
     def feasible(mb: int) -> bool:
         counts: tuple[int | None, ...] = (None,) if topology != SHARDED else tuple(4**k for k in range(7))
-        plans: list[Plan] = [
-            predict(
-                mb * 10**6, CLIENTS, topology=topology, shards=m, profile=profile, memory_cap_mb=cap_mb,
-                account_concurrency=1000,
-            )
-            for m in counts
-        ]  # fmt: skip
-        return any(plan.feasible for plan in plans)
+        question = Question(mb * 10**6, CLIENTS, profile, account=Account(cap_mb, LAMBDA_CONCURRENCY))
+        return any(predict(question, Configuration(shards, topology)).feasible for shards in counts)
 
     found = last_true(feasible, 1, 1_000_000)
     return "above 1,000 GB" if found == 999_999 else f"{found / 1000:,.1f} GB"
@@ -150,33 +146,31 @@ def page() -> str:
 HEAD = """\
 # Reproducing GradsSharding
 
-What the paper (Barrak, "Shard the Gradient, Scale the Model", arXiv:2604.22072) says, what its published measurements
-say, what this kit predicts, and what was measured here. Written by `python -m benchmarks.reproduction` from committed
-data; a test checks that it is current. 20 clients everywhere. "Whole-object" is the paper's handler, "streaming" is
-this kit's worker; see [planning.md](planning.md) for the models."""
+This page compares the claims of the paper (Barrak, "Shard the Gradient, Scale the Model", arXiv:2604.22072) with its
+published measurements, with predictions, and with measurements made here. `python -m benchmarks.reproduction` writes it
+from committed data, and a test checks that it is current. Every round has 20 clients. "Whole-object" is the paper's
+handler and "streaming" is this kit's worker; [planning.md](planning.md) describes the models of both."""
 
 
 def _claims() -> str:
-    by = {(r["model"], r["architecture"], r["shards"], r["experiment"]): r for r in rounds()}
+    by = {(r["model"], r["topology"], r["shards"], r["experiment"]): r for r in rounds()}
     usd = {
         (model, a): float(by[model, a, "4" if a == SHARDED else "", "comparison"]["cost_usd"])
         for model in ("resnet18", "vgg16")
         for a in (SHARDED, *TREES)
     }
-    ratio = usd["vgg16", "lambda-fl"] / usd["vgg16", SHARDED]
+    ratio = usd["vgg16", LAMBDA_FL] / usd["vgg16", SHARDED]
     size = int(VGG16_MIB * MIB)
-    predicted = cost(size, "lambda-fl", "whole-object", all_in=False) / cost(
-        size, SHARDED, "whole-object", all_in=False
-    )
-    ours = cost(size, "lambda-fl", "streaming", all_in=True) / cost(size, SHARDED, "streaming", all_in=True)
+    predicted = cost(size, LAMBDA_FL, WHOLE_OBJECT, all_in=False) / cost(size, SHARDED, WHOLE_OBJECT, all_in=False)
+    ours = cost(size, LAMBDA_FL, STREAMING, all_in=True) / cost(size, SHARDED, STREAMING, all_in=True)
     rows = [
         (
             "cost crossover at about 500 MB",
             f"no: its own rounds have sharding ahead at 43 MB already (${usd['resnet18', SHARDED]:.6f} against "
-            f"${usd['resnet18', 'lambda-fl']:.6f}), and by {ratio:.1f} at 512 MiB",
-            f"a matter of accounting: predicted from {crossover_mb('lambda-fl', 'whole-object', all_in=False)} on as "
-            f"the paper counts, from {crossover_mb('lambda-fl', 'whole-object', all_in=True)} with the clients' "
-            f"uploads, which it leaves out, and from {crossover_mb('lambda-fl', 'streaming', all_in=True)} with this "
+            f"${usd['resnet18', LAMBDA_FL]:.6f}), and by {ratio:.1f} at 512 MiB",
+            f"a matter of accounting: predicted from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=False)} on as "
+            f"the paper counts, from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=True)} with the clients' "
+            f"uploads, which it leaves out, and from {crossover_mb(LAMBDA_FL, STREAMING, all_in=True)} with this "
             "kit's workers",
         ),
         (
@@ -209,20 +203,18 @@ def _rounds() -> str:
     lines = [
         "## Its rounds on AWS",
         "",
-        "The last two columns are this kit's workers, x86, memory by this kit's rule, every start cold, all-in with "
-        "clients' uploads and SQS: not the same accounting, but the same round. Only the paper's columns are measured.",
+        "The last two columns are predictions for this kit's workers on x86, with memory by this kit's rule, every "
+        "start cold, and all costs, including clients' uploads and SQS. The round is the same, the accounting is not. "
+        "Only the columns of the paper are measured.",
         "",
         "| model | topology | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rounds():
         size, shards = round(float(r["gradient_mib"]) * MIB), int(r["shards"]) if r["shards"] else None
-        its = predict(
-            size, CLIENTS, topology=r["architecture"], shards=shards, memory_mb=int(r["memory_mb"]),
-            profile="whole-object",
-        )  # fmt: skip
-        ours = predict(size, CLIENTS, topology=r["architecture"], shards=shards, cpu="x86_64")
-        name = r["architecture"] + (f", M = {shards}" if shards else "")
+        its = predict(Question(size, CLIENTS, WHOLE_OBJECT), Configuration(shards, r["topology"], int(r["memory_mb"])))
+        ours = predict(Question(size, CLIENTS), Configuration(shards, r["topology"], cpu_architecture="x86_64"))
+        name = r["topology"] + (f", M = {shards}" if shards else "")
         wall, usd = float(r["wall_s"]), float(r["cost_usd"])
         lines.append(
             f"| {r['model']} | {name} | {int(r['memory_mb']):,} | {wall:.1f} | {its.predicted_seconds:.1f} "
@@ -239,15 +231,15 @@ def _crossover() -> str:
         "## Crossover",
         "",
         f"Predicted dollars of a round, GradsSharding with M = {SHARDS}, memory up to Lambda's 10,240 MB. The paper "
-        "stores an object for every client and shard, so its clients pay M PUTs each; this kit's upload once.",
+        "stores an object for every client and shard, which is M PUTs per client; this kit stores one per client.",
         "",
         "| model MB | accounting | GradsSharding | lambda-FL | LIFL |",
         "|---|---|---|---|---|",
     ]
     for text, profile, all_in in (
-        ("the paper's", "whole-object", False),
-        ("all-in, the paper's handler", "whole-object", True),
-        ("all-in, this kit's workers", "streaming", True),
+        ("the paper's", WHOLE_OBJECT, False),
+        ("all-in, the paper's handler", WHOLE_OBJECT, True),
+        ("all-in, this kit's workers", STREAMING, True),
     ):
         for mb in sizes:
             costs = (cost(mb * 10**6, a, profile, all_in=all_in) for a in (SHARDED, *TREES))
@@ -267,14 +259,14 @@ def _memory() -> str:
         "|---|---|---|---|---|",
     ]
     for cap in (3008, 10_240):
-        for profile in ("whole-object", "streaming"):
+        for profile in (WHOLE_OBJECT, STREAMING):
             sizes = (largest_mb(a, profile, cap) for a in (SHARDED, *TREES))
             lines.append(f"| {cap:,} MB | {profile} | " + " | ".join(sizes) + " |")
     lines += [
         "",
         "The ceiling is real. The paper's handler holds three copies of the gradient, this kit's tree aggregators "
-        "the sums of the whole model in float64, and a partial sum of more than 5 GiB is no single PUT. "
-        "Sharding has no such limit: more shards, and the same 256 MB.",
+        "the sums of the whole model in float64, and a partial sum of more than 5 GiB does not fit in a single PUT. "
+        "Sharding has no such limit: a larger model takes more shards of the same 256 MB functions.",
     ]
     return "\n".join(lines)
 
@@ -282,14 +274,14 @@ def _memory() -> str:
 def _functions() -> str:
     document = measured()
     published = {
-        ("grads-sharding", 43, 4, 472): 0, ("grads-sharding", 537, 4, 835): 3, ("grads-sharding", 537, 16, 3008): 8,
+        (GRADS_SHARDING, 43, 4, 472): 0, (GRADS_SHARDING, 537, 4, 835): 3, (GRADS_SHARDING, 537, 16, 3008): 8,
     }  # fmt: skip
     lines = [
         "## One function, measured",
         "",
-        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: a box, not AWS. One "
-        "function of the first level each; the paper's on AWS took what the last column says. The box has no limit per "
-        "connection, which on AWS held the paper's handler to 46-60 MB/s, and another CPU.",
+        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: in a box, not on AWS. "
+        "Each row is one function of the first level; the last column has what the paper measured on AWS. The box has "
+        "another CPU, and no limit per connection. On AWS, that limit held the paper's handler to 46-60 MB/s.",
         "",
         "| function | clients | read MB | memory MB | wall s | CPU s/GB | peak RSS MB | requests | on AWS (paper) s |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -311,7 +303,7 @@ def _functions() -> str:
         )
     lines += [
         "",
-        "A leaf of a tree could not be measured this way: with a whole VGG-16 gradient for its shard, the paper's "
+        "A leaf of a tree could not be measured in this way: with a whole VGG-16 gradient as its shard, the paper's "
         "handler as written here needs more than the 1,987 MB that the paper's rule gives it, and is killed.",
     ]
     return "\n".join(lines)
@@ -325,7 +317,8 @@ def _identity() -> str:
     lines = [
         "## Bit-identity",
         "",
-        f"{_VALUES:,} float32 values of {CLIENTS} clients with unequal example counts, elements that differ:",
+        f"The number of elements that differ, of {_VALUES:,} float32 values of {CLIENTS} clients with unequal example "
+        "counts:",
         "",
         "| | from the flat float32 sum (the paper's sharded result) | from float64, rounded once (this kit's) |",
         "|---|---|---|",
@@ -337,11 +330,11 @@ def _identity() -> str:
         lines.append(f"| {a}, float64 sums | {differing(double, flat)} | {differing(double, exact)} |")
     lines += [
         "",
-        "So the paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
-        "groups the clients otherwise. Sharding itself changes no bit, since every element is summed over all clients "
-        "in one order. With float64 sums the trees agree with the sharded result here in every element; that is "
-        "practice, not a theorem: a float64 sum that lies within its own rounding error of the middle between "
-        "two float32 values may be rounded either way.",
+        "The paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
+        "groups the clients differently. Sharding itself changes no bit, since every element is summed over all "
+        "clients in one order. With float64 sums the trees agree with the sharded result here in every element. This "
+        "is an observation, not a theorem: a float64 sum within its own rounding error of the middle between two float32 "
+        "values can be rounded either way.",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""One measurement: start the S3 server, run a handler inside the box, check its bytes."""
+"""One measurement: starts the S3 server and runs a handler inside the box."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from benchmarks.workload import BUCKET, ROUND, Workload, client_name
 from orchestrator.deployment import function_zip
 from orchestrator.paths import ROOT
 
+PAPER_HANDLER = "benchmarks.paper_handler"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -30,8 +32,8 @@ class Measured:
         rss_mb: peak resident memory, the interpreter and everything imported included.
         stored_sha256: of what the handler stored, as the server received it.
         tls: version and cipher of the last connection.
-        network_mbit: the network's rate, Mbit/s; None where it was not limited.
-        unlimited: what was not as in a function, in words.
+        network_mbit: the network's rate, Mbit/s; None if it was not limited.
+        unlimited: how the box differs from a function, as sentences.
     """
 
     wall_s: float
@@ -66,24 +68,10 @@ def measure(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-bench-")))
         task = unpack(directory)
         box = stack.enter_context(Box(memory_mb, nic_mbit=nic_mbit))
-        if not (task / "lambdas" / "libfold.so").exists():
+        if not (task / "lambdas" / "averaging" / "libfold.so").exists():
             box.unlimited.append("the worker sums with numpy (the compiled loop is for Linux)")
-        make_certificate(directory, box.address)
-        command = [sys.executable, "-m", "benchmarks.s3_server", "--host", box.address]
-        command += ["--directory", str(directory), "--workload", json.dumps(asdict(workload))]
-        server = stack.enter_context(
-            subprocess.Popen(
-                box.server_command(command),
-                env=server_environment(directory),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        assert server.stdin
-        assert server.stdout
-        stack.callback(server.stdin.close)
-        endpoint = f"https://{box.address}:{json.loads(server.stdout.readline())['port']}"
+        server = start_server(stack, box, workload, directory)
+        endpoint = f"https://{box.address}:{_line(server)['port']}"
         event = directory / "event.json"
         event.write_text(json.dumps(event_of(workload, module, memory_mb)))
         function = subprocess.run(
@@ -95,13 +83,43 @@ def measure(
         )
         if function.returncode != 0:
             raise SystemExit(f"{module} in {memory_mb} MB ended with status {function.returncode}.")
+        assert server.stdin
         server.stdin.write("\n")
         server.stdin.flush()
-        seen = Seen(**json.loads(server.stdout.readline()))
+        seen = Seen(**_line(server))
     answer = json.loads(function.stdout.splitlines()[-1])
+    if answer["runs"][-1]["answer"].get("batchItemFailures") or not seen.stored:
+        raise SystemExit(f"{module} failed: {answer['runs'][-1]['answer']} {seen.messages}")
+    return _measured(workload, box, answer, seen)
+
+
+def start_server(stack: ExitStack, box: Box, workload: Workload, directory: Path) -> subprocess.Popen[str]:
+    """Start the S3 server on its side of the box; it ends with `stack`, and its first line of output has its port."""
+    make_certificate(directory, box.address)
+    command = [sys.executable, "-m", "benchmarks.s3_server", "--host", box.address]
+    command += ["--directory", str(directory), "--workload", json.dumps(asdict(workload))]
+    server = stack.enter_context(
+        subprocess.Popen(
+            box.server_command(command),
+            env=server_environment(directory),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert server.stdin
+    stack.callback(server.stdin.close)
+    return server
+
+
+def _line(server: subprocess.Popen[str]) -> dict[str, Any]:
+    assert server.stdout
+    document: dict[str, Any] = json.loads(server.stdout.readline())
+    return document
+
+
+def _measured(workload: Workload, box: Box, answer: dict[str, Any], seen: Seen) -> Measured:
     run = answer["runs"][-1]
-    if run["answer"].get("batchItemFailures") or not seen.stored:
-        raise SystemExit(f"{module} failed: {run['answer']} {seen.messages}")
     return Measured(
         wall_s=run["wall_s"],
         cpu_s=run["user_s"] + run["sys_s"],
@@ -124,8 +142,8 @@ def measure(
 
 
 def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:
-    """What Lambda would pass to the handler, and the memory size for its context."""
-    if module == "benchmarks.baseline":
+    """The event that Lambda would pass to the handler, and the memory size for its context."""
+    if module == PAPER_HANDLER:
         names = range(workload.clients)
         return {
             "memory_mb": memory_mb,
@@ -138,7 +156,7 @@ def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:
 
 
 def unpack(directory: Path) -> Path:
-    """The functions' own package as the zip has it, with its compiled loop; returns the directory that it is in."""
+    """Unpack this project's package from the function zip, with its compiled loop; returns the directory."""
     task = directory / "task"
     with zipfile.ZipFile(function_zip.build(function_zip.target_for("local"))) as archive:
         archive.extractall(task, [name for name in archive.namelist() if name.startswith("lambdas/")])
@@ -147,7 +165,7 @@ def unpack(directory: Path) -> Path:
 
 
 def function_environment(endpoint: str, directory: Path, task: Path) -> dict[str, str]:
-    """Environment variables of the function: like Lambda's, with the server in AWS's place."""
+    """Environment variables of the function: those of Lambda, with the server in place of AWS."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{task}{os.pathsep}{ROOT}",
@@ -166,10 +184,10 @@ def function_environment(endpoint: str, directory: Path, task: Path) -> dict[str
 
 
 def server_environment(directory: Path) -> dict[str, str]:
-    """The server's environment: OpenSSL takes the TLS 1.3 cipher that S3 takes, whatever the client would rather have.
+    """The server's environment, in which OpenSSL chooses the TLS 1.3 cipher that S3 chooses.
 
-    S3's access logs that people have published have TLS_AES_128_GCM_SHA256, also for aws-cli and Java; OpenSSL's own
-    first choice has 256 bits. Python has no setting for it before 3.15.
+    Published access logs of S3 show TLS_AES_128_GCM_SHA256, also for aws-cli and Java. OpenSSL's own first choice has
+    256 bits, and Python has no setting for it before 3.15.
     """
     config = directory / "openssl.cnf"
     config.write_text(
@@ -180,7 +198,7 @@ def server_environment(directory: Path) -> dict[str, str]:
 
 
 def make_certificate(directory: Path, address: str) -> None:
-    """A certificate for `address` that signs itself: server.pem with its key, ca.pem without."""
+    """A self-signed certificate for `address`: server.pem with its key, ca.pem without."""
     key, certificate = directory / "key.pem", directory / "ca.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=s3.bench"]
     command += ["-addext", f"subjectAltName=IP:{address}", "-keyout", str(key), "-out", str(certificate)]

@@ -1,12 +1,12 @@
-"""As much of S3 and SQS as one averaging function sees, over TLS and at several times a function's network speed.
+"""A server of the S3 and SQS requests of one averaging function, over TLS, several times faster than its network.
 
     python -m benchmarks.s3_server --host 10.77.0.1 --directory /tmp/x --workload '{"clients": 20, ...}'
 
-Serves the updates of a `Workload` and the paper's layout of it (`paper/<client>/<shard>.npy`, one object per client
-and shard), takes parts and objects (keeping their SHA-256 and length, not their bytes) and result messages. Prints one
-JSON line when it listens; each line on its standard input is answered by one line with what has happened since the
-last one. GET with Range and If-Match, 206 / 412 / 416 / 404, ListParts, UploadPart, PutObject, SendMessage; bodies may
-come as aws-chunked.
+It serves the updates of a `Workload`, and the same updates in the paper's layout (`paper/<client>/<shard>.npy`, one
+object per client and shard). It takes parts and objects, of which it keeps SHA-256 and length, and result messages. It
+prints one JSON line when it listens, and after each line on its standard input one line with what has happened since
+the last one. It knows GET with Range and If-Match (206, 412, 416, 404), ListParts, UploadPart, PutObject and
+SendMessage; bodies may be aws-chunked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lambdas.protocol.keys import manifest_key, update_key
 
 @dataclass
 class Seen:
-    """What has happened since the last question."""
+    """The requests since the last report."""
 
     gets: int = 0
     puts: int = 0
@@ -66,7 +66,7 @@ class Objects:
             self._clients[key] = (client, npy.getvalue(), start * 4, stop * 4)
 
     def find(self, key: str) -> tuple[str, int] | None:
-        """ETag and length, None where there is no such object."""
+        """ETag and length; None if there is no such object."""
         if key in self._fixed:
             return '"fixed"', len(self._fixed[key])
         if key not in self._clients:
@@ -100,7 +100,7 @@ class Server:
         self._seen = Seen()
 
     def report(self) -> Seen:
-        """What has happened since the last call."""
+        """The requests since the last call."""
         with self._lock:
             seen, self._seen, self._first_byte = self._seen, Seen(most_open=self._open), 0.0
             return seen
@@ -224,7 +224,7 @@ def _answer(connection: socket.socket, status: str, headers: dict[str, str], bod
 
 
 def _body(reader: Any, headers: dict[str, str]) -> Iterator[bytes]:
-    """The body of a PUT, without HTTP's chunks and without S3's own (boto3 sends the one inside the other)."""
+    """The body of a PUT, without HTTP's chunks and S3's own; boto3 sends the latter inside the former."""
     outer: Iterator[bytes] = iter(())
     if headers.get("transfer-encoding") == "chunked":
         outer = _chunks(reader)

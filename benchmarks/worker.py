@@ -1,19 +1,19 @@
-"""What the averaging worker takes, beside the paper's function, in a box of Lambda's size.
+"""Measures this project's averaging worker, and the paper's handler, in a box with the limits of a Lambda function.
 
     python -m benchmarks.worker                  the paper's VGG-16 shard: 20 clients, shard 1 of 16, 256 MB
-    python -m benchmarks.worker --sweep          and: 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
-    python -m benchmarks.worker --readers        and: the streaming idea alone (`benchmarks.plain_stream`), and the
-                                                 same worker with other ways to read, which were not kept
-    python -m benchmarks.worker --paper          and: functions of the rounds that the paper measured
+    python -m benchmarks.worker --sweep          adds 128 MB; 4 to 1,000 clients; shards of 8 to 512 MB
+    python -m benchmarks.worker --readers        adds a minimal streaming handler (`benchmarks.plain_stream`), and this
+                                                 worker with other readers (`benchmarks.other_readers`)
+    python -m benchmarks.worker --paper          adds functions of the rounds that the paper measured
     python -m benchmarks.worker --sleepy         on a machine whose cores sleep while the function is stopped
     python -m benchmarks.worker --clients 64 --shard-mb 32 --memory 128 --repeats 5
 
-Every case runs `--repeats` times (the sweep's once), each time in a new process and a new box; the table has the
-medians, peak memory excepted, and of the CPU time per GB the least too: other machines on the same host can only add
-to it. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's INIT) stands apart. The
-averaged bytes are compared with a reference that is computed apart. Exit status 1 where they differ. As root on Linux
-the box limits CPU, memory and network; otherwise the narration on standard error says what it could not limit. While
-they run, something of the lowest priority keeps the cores awake, for all cases alike (`benchmarks.box.awake`).
+Every case runs `--repeats` times (those of --sweep and --paper once), each time in a new process and a new box. The
+table has medians, the largest peak memory, and also the least CPU time per GB, because other machines on the same host
+can only add to it. Wall and CPU time are those of the invocation; start-up (imports and clients, Lambda's INIT) has its
+own column. The averaged bytes are compared with a reference that is computed separately; the exit status is 1 if they
+differ. As root on Linux the box limits CPU, memory and network; otherwise messages on standard error name what is not
+limited. A process of the lowest priority keeps the cores awake in all cases (`benchmarks.box.awake`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.box import NIC_MBIT, awake
-from benchmarks.run import Measured, measure
+from benchmarks.run import PAPER_HANDLER, Measured, measure
 from benchmarks.workload import RESNET18_PARAMETERS, Workload
 
-WORKER, BASELINE = "lambdas.shard_average", "benchmarks.baseline"
-PLAIN_STREAM, OTHER_READER = "benchmarks.plain_stream", "benchmarks.readers"
+WORKER = "lambdas.shard_average"
+PLAIN_STREAM, OTHER_READER = "benchmarks.plain_stream", "benchmarks.other_readers"
 READERS = ("boto3", "urllib3", "http.client")
 
 
@@ -55,10 +55,10 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Of the handler, for the table."""
+        """The handler's name in the table."""
         return {
             WORKER: "this worker",
-            BASELINE: "paper's function",
+            PAPER_HANDLER: "paper's function",
             PLAIN_STREAM: "plain stream",
             OTHER_READER: f"reading by {self.reader}",
         }[self.module]
@@ -73,57 +73,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", type=int, default=NIC_MBIT, help=f"Mbit/s (default: {NIC_MBIT})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of every case (default: 3)")
     parser.add_argument("--sweep", action="store_true", help="the sizes and client counts of benchmarks/README.md")
-    parser.add_argument("--readers", action="store_true", help="a plain stream, and other ways to read the updates")
+    parser.add_argument("--readers", action="store_true", help="a minimal streaming handler, and other readers")
     parser.add_argument("--paper", action="store_true", help="functions of the paper's rounds")
     parser.add_argument("--sleepy", action="store_true", help="let the cores sleep while the function is stopped")
     parser.add_argument("--json", type=Path, help="also write what was measured to this file")
-    parser.add_argument("--skip-baseline", action="store_true", help="measure this worker only")
+    parser.add_argument("--skip-baseline", action="store_true", help="do not measure the paper's handler")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the box takes its namespaces and groups down with it
-    workload = Workload(clients=args.clients)
-    if args.shard_mb:
-        workload = Workload.of_shard_bytes(args.clients, int(args.shard_mb * 1e6))
-    cases = [Case(workload, args.memory)]
-    if not args.skip_baseline:
-        cases.append(Case(workload, args.memory, BASELINE))
-    if args.readers:
-        cases.append(Case(workload, args.memory, PLAIN_STREAM))
-        cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the box, which removes its namespaces and groups
+    cases = chosen_cases(args)
     cores = "left to sleep" if args.sleepy else "kept awake"
     measured: dict[Case, list[Measured]] = {}
     once = [*(sweep(args.memory) if args.sweep else []), *(paper_functions(args.memory) if args.paper else [])]
     with nullcontext() if args.sleepy else awake():
         for repeats, group in ((args.repeats, cases), (1, once)):
-            for _ in range(repeats):  # in turn, so that what else the machine does hits all alike
+            for _ in range(repeats):  # in turn, so that other work on the machine affects all cases alike
                 for case in group:
-                    run = measure(
-                        case.workload,
-                        case.module,
-                        memory_mb=case.memory_mb,
-                        nic_mbit=args.network,
-                        environ={"BENCH_READER": case.reader},
-                    )
+                    run = measure_case(case, args.network)
                     if not measured:
-                        rate = f"{run.network_mbit} Mbit/s" if run.network_mbit else "network not limited"
-                        print(f"{machine()}, cores {cores}; {rate}; medians\n\n{HEAD}")
-                        print(f"S3's side of TLS: {run.tls}.", file=sys.stderr)
-                        for gap in run.unlimited:
-                            print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
+                        print_head(run, cores)
                     measured.setdefault(case, []).append(run)
             for case in group:
                 print(row(case, measured[case]), flush=True)
-    for yardstick in (Case(workload, args.memory, BASELINE), Case(workload, args.memory, PLAIN_STREAM)):
-        if yardstick in measured:
-            print(f"\nThis worker / the {yardstick.name}: {ratios(measured[cases[0]], measured[yardstick])}")
+    for case in cases[1:]:
+        if case.module in (PAPER_HANDLER, PLAIN_STREAM):
+            print(f"\nThis worker / the {case.name}: {ratios(measured[cases[0]], measured[case])}")
     if args.json:
         args.json.write_text(json.dumps(document(measured, cores), indent=1) + "\n")
-    return (
-        0 if all(exact(case, run) for case, runs in measured.items() for run in runs if case.module != BASELINE) else 1
+    checked = [(case, run) for case, runs in measured.items() for run in runs if case.module != PAPER_HANDLER]
+    return 0 if all(exact(case, run) for case, run in checked) else 1
+
+
+def chosen_cases(args: argparse.Namespace) -> list[Case]:
+    """This worker, and the handlers that it is compared with."""
+    workload = Workload(clients=args.clients)
+    if args.shard_mb:
+        workload = Workload.of_shard_bytes(args.clients, int(args.shard_mb * 1e6))
+    cases = [Case(workload, args.memory)]
+    if not args.skip_baseline:
+        cases.append(Case(workload, args.memory, PAPER_HANDLER))
+    if args.readers:
+        cases.append(Case(workload, args.memory, PLAIN_STREAM))
+        cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
+    return cases
+
+
+def measure_case(case: Case, nic_mbit: int) -> Measured:
+    """Run a case once."""
+    return measure(
+        case.workload,
+        case.module,
+        memory_mb=case.memory_mb,
+        nic_mbit=nic_mbit,
+        environ={"BENCH_READER": case.reader},
     )
 
 
+def print_head(run: Measured, cores: str) -> None:
+    """Print the machine and the head of the table, and what is not limited."""
+    rate = f"{run.network_mbit} Mbit/s" if run.network_mbit else "network not limited"
+    print(f"{machine()}, cores {cores}; {rate}; medians\n\n{HEAD}")
+    print(f"S3's side of TLS: {run.tls}.", file=sys.stderr)
+    for gap in run.unlimited:
+        print(f"Not a Lambda-sized box: {gap}.", file=sys.stderr)
+
+
 def sweep(memory_mb: int) -> list[Case]:
-    """The cases behind "flat": clients at VGG-16's shard, shard sizes at 20 clients, and the smallest function."""
+    """Numbers of clients with VGG-16's shard, sizes of shards with 20 clients, and the smallest function."""
     return [
         Case(Workload(), 128),
         *(Case(Workload(clients=n), memory_mb) for n in (4, 64)),
@@ -134,14 +149,14 @@ def sweep(memory_mb: int) -> list[Case]:
 
 
 def paper_functions(memory_mb: int) -> list[Case]:
-    """First-level functions of the paper's rounds at its memory sizes, and the same shards for this worker."""
+    """First-level functions of the paper's rounds with the paper's memory, and the same shards for this worker."""
     resnet18, vgg16 = Workload(elements=RESNET18_PARAMETERS, shards=4), Workload(shards=4)
     return [
-        Case(resnet18, 472, BASELINE),
+        Case(resnet18, 472, PAPER_HANDLER),
         Case(resnet18, memory_mb),
-        Case(vgg16, 835, BASELINE),
+        Case(vgg16, 835, PAPER_HANDLER),
         Case(vgg16, memory_mb),
-        Case(Workload(), 3008, BASELINE),
+        Case(Workload(), 3008, PAPER_HANDLER),
     ]
 
 
@@ -183,12 +198,12 @@ def figures(case: Case, runs: Sequence[Measured]) -> dict[str, Any]:
         "gets": runs[0].gets,
         "puts": runs[0].puts,
         "connections": max(run.most_open for run in runs),
-        "bytes": same if case.module != BASELINE else "float32",
+        "bytes": same if case.module != PAPER_HANDLER else "float32",
     }
 
 
 def document(measured: Mapping[Case, Sequence[Measured]], cores: str) -> dict[str, Any]:
-    """Everything as JSON: what docs/reproduction.md is made of."""
+    """All figures as JSON. docs/reproduction.md is written from them."""
     rows = [figures(case, runs) for case, runs in measured.items()]
     unlimited = sorted({gap for runs in measured.values() for run in runs for gap in run.unlimited})
     tls = ", ".join(sorted({run.tls for runs in measured.values() for run in runs}))
@@ -202,7 +217,7 @@ def document(measured: Mapping[Case, Sequence[Measured]], cores: str) -> dict[st
 
 
 def ratios(ours: Sequence[Measured], other: Sequence[Measured]) -> str:
-    """This worker's share of what another handler takes."""
+    """The ratios of this worker's figures to another handler's."""
     shares = {
         "CPU seconds per GB": median(ours, "cpu_s_per_gb") / median(other, "cpu_s_per_gb"),
         "the least of them": min(run.cpu_s_per_gb for run in ours) / min(run.cpu_s_per_gb for run in other),
@@ -224,7 +239,7 @@ def network_alone_s(workload: Workload, nic_mbit: int) -> float:
 
 
 def exact(case: Case, run: Measured) -> bool:
-    """Whether the stored bytes are the reference's."""
+    """Whether the stored bytes are those of the reference."""
     return run.stored_sha256 == reference_sha256(case.workload)
 
 
@@ -238,7 +253,7 @@ def reference_sha256(workload: Workload) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The date and the machine."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""The updates that the benchmarks average: distinct for every client, reproducible, and never stored.
+"""The updates that the benchmarks average. They differ between clients, are reproducible, and are never stored.
 
 All clients' values come from one pool of random float32 values that is read in a circle. Client c starts STRIDE * c
-values into the pool, so no two clients have the same value at the same index, any byte range of any client is a view of
-the pool, and a server can serve hundreds of gigabytes from 32 MiB of memory.
+values into the pool, so no two clients have the same value at the same index. Any byte range of any client is a view
+of the pool, so a server can serve hundreds of gigabytes from 32 MiB of memory.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Workload:
         return ShardJob(ROUND, sha256_hex(self.manifest().to_bytes()), self.shard).to_json()
 
     def reference(self, block: int = 1 << 20) -> Iterator[bytes]:
-        """The averaged shard, computed in the plainest way: whole blocks, one client after the other."""
+        """The averaged shard, computed simply: whole blocks, one client after the other."""
         start, stop = self.range
         total = float(sum(self.examples(c) for c in range(self.clients)))
         for first in range(start, stop, block):

@@ -1,7 +1,7 @@
-"""Flower: its server samples and instructs the nodes, the weights go to S3, and functions average them.
+"""A Flower strategy: Flower samples and instructs the nodes, the weights go to S3, and functions average them.
 
-A node gets an invitation with each message: it needs no AWS credentials, and no weights pass through Flower. The server
-app needs the memory of one model at most (`keep_arrays=False`: of none), however many nodes take part.
+A node gets an invitation with each message. It needs no AWS credentials, and no weights pass through Flower. The server
+app needs the memory of at most one model (with `keep_arrays=False`, of none), whatever the number of nodes.
 
 Server app:
 
@@ -45,7 +45,7 @@ from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 
-# Where a message carries what a node needs.
+# The record of a message that has what a node needs.
 _RECORD = "fedagg"
 _INITIAL = "initial"
 _CHUNK = 1024**2
@@ -57,24 +57,24 @@ def client_name(node_id: int) -> str:
 
 
 class ShardedFedAvg(FedAvg):
-    """Federated averaging whose updates are averaged by the functions of an environment.
+    """Federated averaging in which the functions of an environment average the updates.
 
-    The rounds are called `<run>-0001`, `<run>-0002`, ... A model that has no global model yet starts from the initial
-    arrays, published as `<run>-0000`; one that has goes on from there.
+    The rounds are called `<run>-0001`, `<run>-0002`, ... A model without a global model starts from the initial arrays,
+    which are published as `<run>-0000`. Otherwise it continues from its newest global model.
 
     Args:
         model: name of the model whose global model the rounds publish.
-        run: a name of this run's own; it begins the round ids.
-        env: the environment, by its Terraform directory.
-        deployment: instead of `env`, a deployment that is already known.
-        shards: shard count; None lets the planner choose among the deployed lanes.
-        on_invalid: with an update that cannot be averaged, `fail` the round or `exclude` the node.
-        invitation_s: how long a node may take from its instruction to its update, seconds.
-        keep_arrays: hand each global model to Flower (for `evaluate_fn` and the result).
-        fedavg: what Flower's FedAvg takes.
+        run: a unique name of this run, with which the ids of its rounds begin.
+        env: the environment, a directory of environments/.
+        deployment: the deployment to use instead of that of `env`.
+        shards: shard count; None: the planner chooses a deployed lane.
+        on_invalid: `fail`: an update that cannot be averaged fails the round; `exclude`: its node is excluded.
+        invitation_s: the longest time from a node's instruction to its update, seconds.
+        keep_arrays: return each global model to Flower, for `evaluate_fn` and the result.
+        fedavg: arguments of Flower's FedAvg.
 
     Raises:
-        InvalidName: model or run cannot be part of a key.
+        InvalidName: `model` or `run` cannot be part of a key.
         NotDeployed: the environment is not deployed.
     """
 
@@ -102,13 +102,13 @@ class ShardedFedAvg(FedAvg):
         self._aws = connect(self._deployment.region, self._deployment.endpoint_url)
 
     def round_id(self, server_round: int) -> str:
-        """The round of a Flower server round."""
+        """The id of the round for a Flower server round."""
         return f"{self.run}-{server_round:04d}"
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Instruct the sampled nodes: an invitation each, instead of the weights."""
+        """Instruct the sampled nodes: each message has an invitation instead of the weights."""
         bucket = self._aws.bucket(self._deployment.bucket)
         if latest_model(bucket, self.model) is None:
             self._publish_initial(arrays)
@@ -131,8 +131,8 @@ class ShardedFedAvg(FedAvg):
         """Average the updates of the nodes that replied; the arrays are the new global model.
 
         Raises:
-            RoundFailed, QuorumMissed: see `orchestrator.rounds.start_round`.
-            BadInput: a reply without its example count.
+            RoundFailed, QuorumMissed: see `orchestrator.rounds.start.start_round`.
+            BadInput: a reply has no example count.
         """
         replied, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
         if not replied:
@@ -147,7 +147,7 @@ class ShardedFedAvg(FedAvg):
                 round_id=self.round_id(server_round),
                 shards=self.shards,
                 min_clients=len(replied) if self.on_invalid == "fail" else 1,
-                # A node that submitted and failed before it could reply has failed, for Flower and so for the round.
+                # A node that submitted an update and failed before its reply has failed for Flower, too.
                 expect_clients=tuple(client_name(message.metadata.src_node_id) for message in replied),
                 on_invalid=self.on_invalid,
             ),
@@ -172,8 +172,8 @@ class ShardedFedAvg(FedAvg):
 
     def _publish_initial(self, arrays: ArrayRecord) -> None:
         if not arrays:
-            raise BadInput(f"Model {self.model} has no global model yet. Pass initial_arrays to start from.")
-        # The average of one update is that update, bit for bit.
+            raise BadInput(f"Model {self.model} has no global model yet. Pass the initial_arrays to start from.")
+        # The average of one update is that update, bit by bit.
         round_id = self.round_id(0)
         Client(_INITIAL, model=self.model, deployment=self._deployment).push(
             {name: array.numpy() for name, array in arrays.items()}, 1, round_id=round_id
@@ -192,7 +192,7 @@ class ShardedFedAvg(FedAvg):
             )
 
     def _with_record(self, message: Message, round_id: str, **values: str) -> Message:
-        """The message with a record of ours, and a content of its own."""
+        """A copy of the message with the record that a node needs."""
         record = ConfigRecord({"model": self.model, "round": round_id, "client": _client_of(message), **values})
         return Message(
             RecordDict({**message.content, _RECORD: record}),
@@ -206,11 +206,11 @@ def _client_of(message: Message) -> str:
 
 
 class Participation:
-    """A node's part in a round, as the server app's message describes it.
+    """A node's part in a round, as described by the server app's message.
 
     Attributes:
         model: name of the model.
-        round_id: the round to train in, or the one whose global model is evaluated.
+        round_id: the round to train in, or the round whose global model is evaluated.
     """
 
     def __init__(self, record: ConfigRecord) -> None:
@@ -222,10 +222,10 @@ class Participation:
 
     @classmethod
     def of(cls, message: Message) -> Participation:
-        """What a message of `ShardedFedAvg` says.
+        """Parse a message of `ShardedFedAvg`.
 
         Raises:
-            BadInput: the message is of another strategy.
+            BadInput: the message is from another strategy.
         """
         record = message.content.config_records.get(_RECORD)
         if record is None:
@@ -236,7 +236,7 @@ class Participation:
         """The global model to train from, or to evaluate: name to torch.Tensor on the CPU.
 
         Raises:
-            UnusableInvitation, OrchestratorError: see `orchestrator.invited.fetch_invited`.
+            UnusableInvitation, OrchestratorError: see `orchestrator.client.redeem.fetch_invited`.
         """
         if self._invitation is not None:
             return self._client().pull(invite=self._invitation)
@@ -252,10 +252,10 @@ class Participation:
             return load_tensors(path, self.model)
 
     def push(self, state_dict: Mapping[str, Any], num_examples: int) -> Submitted:
-        """Submit what was trained, once.
+        """Submit the trained weights, once.
 
         Raises:
-            BadInput, RoundConflict, TensorTableMismatch: see `orchestrator.client.Client.push`.
+            BadInput, RoundConflict, TensorTableMismatch: see `orchestrator.client.api.Client.push`.
         """
         if self._invitation is None:
             raise BadInput("This message asks for an evaluation; only messages to train take an update.")

@@ -23,6 +23,7 @@ from orchestrator.deployment.terraform import environment_dir, run_terraform
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.paths import ROOT
 from orchestrator.planning.planner import predict
+from orchestrator.planning.question import Configuration, Question
 from tests.support.deployed import CLIENTS, MODEL_BYTES, SHARD_COUNTS
 
 # More rounds than the tests run, each taken for one of all clients, and an hour of everything that is billed by time.
@@ -37,8 +38,9 @@ _LOGS_AND_TERRAFORM_USD = 0.02
 
 def upper_bound_usd() -> float:
     """What a run costs at most, US dollars: `_ROUNDS` of the largest planned round, and an hour of the rest."""
-    rounds = [predict(MODEL_BYTES, CLIENTS, shards=shards) for shards in SHARD_COUNTS]
-    rounds += [predict(MODEL_BYTES, CLIENTS, topology=tree) for tree in TREES]
+    question = Question(MODEL_BYTES, CLIENTS)
+    rounds = [predict(question, Configuration(shards)) for shards in SHARD_COUNTS]
+    rounds += [predict(question, Configuration(topology=tree)) for tree in TREES]
     dearest = max(plan.predicted_cost_usd for plan in rounds)
     standing = 2 * len(rounds) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
     return _ROUNDS * dearest + standing + _LOGS_AND_TERRAFORM_USD
@@ -58,7 +60,7 @@ They create, in the Terraform workspace {prefix} of that environment's backend:
 terraform.tfvars and local.auto.tfvars of environments/{environment} apply, except for names and sizes.
 
 They run for about ten minutes, with up to {CLIENTS} clients a round, and cost less than ${upper_bound_usd():.2f} by the
-prices in orchestrator/pricing.py (us-east-1). What is deployed in {environment} already is not touched.
+prices in orchestrator/planning/prices.py (us-east-1). What is deployed in {environment} already is not touched.
 
 All of it is destroyed at the end, whatever the tests say. Should this be killed, destroy it yourself:
   TF_DATA_DIR={data_dir} orchestrator destroy --env {environment} --yes --var name_prefix={prefix}

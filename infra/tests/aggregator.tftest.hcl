@@ -116,7 +116,7 @@ run "the_deployment_output_has_the_documented_fields" {
       baselines              = {}
       baselines_refused      = {}
     })
-    error_message = "orchestrator/deployment.py expects other fields: ${jsonencode(output.deployment)}"
+    error_message = "orchestrator/aws/deployment.py expects other fields: ${jsonencode(output.deployment)}"
   }
 
   assert {
@@ -126,7 +126,7 @@ run "the_deployment_output_has_the_documented_fields" {
         "max_receive_count", "maximum_concurrency", "memory_mb", "queue_arn", "queue_url", "shards", "timeout_s",
       ]
     ])
-    error_message = "orchestrator/deployment.py expects other fields in a lane."
+    error_message = "orchestrator/aws/deployment.py expects other fields in a lane."
   }
 }
 

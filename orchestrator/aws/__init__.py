@@ -1,1 +1,1 @@
-"""What this project needs of AWS: boto3 clients, S3 calls, stored models, and what is deployed."""
+"""AWS as this project uses it: boto3 clients, S3 calls, stored models, and the parsed deployment."""

@@ -1,4 +1,4 @@
-"""boto3's clients for a deployment, and the errors that they raise as sentences."""
+"""boto3's clients for a deployment, and messages for the errors that boto3 raises."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from localstack_client.session import Session as LocalStackSession
 
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.logs import keep_secrets_out
+from orchestrator.aws.limits import REQUESTS_AT_ONCE
+from orchestrator.aws.s3 import error_code
 from orchestrator.errors import NotDeployed, OrchestratorError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
-from orchestrator.aws.limits import REQUESTS_AT_ONCE
-from orchestrator.aws.s3 import error_code
 
 
 @dataclass(frozen=True)
 class AwsClients:
-    """S3 and SQS of one deployment; boto3 clients may be shared between threads."""
+    """boto3's clients of one deployment, for S3 and SQS. Threads may share them."""
 
     s3: S3Client
     sqs: SQSClient
@@ -34,7 +34,7 @@ class AwsClients:
 
 
 def connect(region: str, endpoint_url: str | None) -> AwsClients:
-    """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
+    """Clients for AWS, or for the emulator at `endpoint_url`, which accepts LocalStack's well-known credentials."""
     return AwsClients(s3=make_client("s3", region, endpoint_url), sqs=make_client("sqs", region, endpoint_url))
 
 
@@ -46,27 +46,27 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
         retries={"mode": "standard", "max_attempts": 6},
         connect_timeout=5,
         read_timeout=60,
-        # Emulators answer on one host name: bucket.localhost does not resolve everywhere.
+        # An emulator has one host name: bucket.localhost does not resolve everywhere.
         s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
     if service == "s3":
-        # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
+        # boto3 does not presign with Signature V4 by default, and objects under KMS keys require it.
         config = config.merge(Config(signature_version="s3v4"))
     if endpoint_url is None:
         return boto3.session.Session(region_name=region).client(service, config=config)  # type: ignore[call-overload]
-    # Emulators check the signature of presigned URLs, and know these two.
+    # Emulators check the signatures of presigned URLs against these two.
     session = LocalStackSession(
         aws_access_key_id="test",
         aws_secret_access_key="test",  # an emulator's well-known word  # noqa: S106  # nosec B106
         region_name=region,
     )
-    # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
+    # The session takes a host only, and prefers AWS_ENDPOINT_URL; the deployment's own URL has to win.
     session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
     return session.client(service, config=config)
 
 
 def explain(error: ClientError | BotoCoreError) -> OrchestratorError:
-    """An error that boto3 raised, as a sentence with the next step."""
+    """The error of this project for one that boto3 raised, with the next step."""
     if isinstance(error, NoCredentialsError):
         return OrchestratorError(
             "No AWS credentials found. Log in (`aws sso login`) or set AWS_PROFILE, and try again."

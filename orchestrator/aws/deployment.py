@@ -1,9 +1,9 @@
-"""What Terraform deployed: the `deployment` output of an environment, parsed once, here and nowhere else."""
+"""The `deployment` output of an environment, parsed. Only this module knows the form of the output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lambdas.protocol.documents import Fields
 from lambdas.protocol.limits import MAX_SHARDS
@@ -16,9 +16,9 @@ class Lane:
     """A queue, its dead-letter queue and a function sized for one shard count.
 
     Attributes:
-        tree: the tree whose aggregators the function is sized for instead (it holds the whole model); None for shards.
-        ephemeral_storage_mb: size of the function's /tmp, MB; by default the least that Lambda gives.
-        maximum_concurrency: functions of the lane that run at once; by default the most of an event source mapping.
+        topology: what the function averages: shards, or the complete model as an aggregator of a tree.
+        ephemeral_storage_mb: size of the function's /tmp, MB; by default Lambda's minimum.
+        maximum_concurrency: functions of the lane that run at once; by default the maximum of an event source mapping.
     """
 
     shards: int
@@ -29,7 +29,7 @@ class Lane:
     timeout_s: int
     cpu_architecture: str
     max_receive_count: int
-    tree: str | None = None
+    topology: str = GRADS_SHARDING
     ephemeral_storage_mb: int = 512
     maximum_concurrency: int = 1000
 
@@ -40,9 +40,9 @@ class Deployment:
 
     Attributes:
         endpoint_url: the emulator's, None on AWS.
-        lanes: by shard count, ascending.
+        lanes: the lanes for shards, by shard count, ascending.
         baselines: the lanes of lambda-FL and LIFL, by topology.
-        baselines_refused: why a tree has no lane although baselines were asked for, by topology.
+        baselines_refused: by topology, why a tree has no lane in an environment with baselines.
     """
 
     environment: str
@@ -56,14 +56,14 @@ class Deployment:
 
     @property
     def all_lanes(self) -> list[Lane]:
-        """Those for shards and those for trees."""
+        """The lanes for shards and those for trees."""
         return [*self.lanes.values(), *self.baselines.values()]
 
     def lane(self, shards: int) -> Lane:
         """The lane for a shard count.
 
         Raises:
-            NotDeployed: there is none; names those that exist and what to change.
+            NotDeployed: there is none; names the deployed ones and what to change.
         """
         if shards not in self.lanes:
             deployed = ", ".join(str(m) for m in self.lanes) or "none"
@@ -78,10 +78,10 @@ class Deployment:
         return self.lanes.get(shards) if topology == GRADS_SHARDING else self.baselines.get(topology)
 
     def lane_for(self, topology: str, shards: int) -> Lane:
-        """The lane for rounds of a topology; `shards` matters to grads-sharding only.
+        """The lane for rounds of a topology; only grads-sharding uses `shards`.
 
         Raises:
-            NotDeployed: there is none; says why and what to change.
+            NotDeployed: there is none; names the reason and what to change.
         """
         if topology == GRADS_SHARDING:
             return self.lane(shards)
@@ -100,7 +100,7 @@ def parse_deployment(value: object) -> Deployment:
     """Parse the `deployment` output (infra/aggregator/outputs.tf).
 
     Raises:
-        InvalidContract: it has another form than this release writes.
+        InvalidContract: the output has another form than this release writes.
     """
     f = Fields("Terraform's output `deployment`", value)
     f.integer("schema", 1, 1)
@@ -113,12 +113,12 @@ def parse_deployment(value: object) -> Deployment:
         endpoint_url=f.optional_text("endpoint_url"),
         result_queue_url=f.text("result_queue_url"),
         lanes={lane.shards: lane for lane in sorted(lanes, key=lambda lane: lane.shards)},
-        baselines={name: _lane(baselines.object(name), name) for name in TREES if name in baselines},
+        baselines={name: replace(_lane(baselines.object(name)), topology=name) for name in TREES if name in baselines},
         baselines_refused={name: refused.text(name) for name in TREES if name in refused},
     )
 
 
-def _lane(f: Fields, tree: str | None = None) -> Lane:
+def _lane(f: Fields) -> Lane:
     return Lane(
         shards=f.integer("shards", 1, MAX_SHARDS),
         queue_url=f.text("queue_url"),
@@ -128,7 +128,6 @@ def _lane(f: Fields, tree: str | None = None) -> Lane:
         timeout_s=f.integer("timeout_s", 1, 900),
         cpu_architecture=f.choice("cpu_architecture", ("arm64", "x86_64")),
         max_receive_count=f.integer("max_receive_count", 1, 1000),
-        tree=tree,
         ephemeral_storage_mb=f.integer("ephemeral_storage_mb", 512, 10240),
         maximum_concurrency=f.integer("maximum_concurrency", 2, 1000),
     )

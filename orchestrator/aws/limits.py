@@ -1,16 +1,10 @@
-"""How requests to S3 are cut and how many are under way at once."""
+"""The size of uploads in parts, and the number of requests at the same time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
-# Objects above this go up in parts, two at a time: a broken connection costs a part, not the object. Every part is a
-# billed request, so they are not small.
+# Objects larger than MULTIPART_ABOVE are uploaded in parts, so that a broken connection repeats a part and not the
+# whole object. Each part is a billed request, so parts are large.
 PART_BYTES = 64 * 1024**2
 MULTIPART_ABOVE = 2 * PART_BYTES
-# How many small requests (headers of updates, batches of jobs) are under way at once.
+# Small requests (headers of updates, batches of jobs) that are sent at the same time.
 REQUESTS_AT_ONCE = 32

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from lambdas.protocol.errors import InvalidTensorFile
 from lambdas.protocol.keys import latest_key
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.safetensors import (
-    header_length,
-    parse_header,
-)
+from lambdas.protocol.safetensors import header_length, parse_header
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import error_code, get_bytes, read_object
 from orchestrator.errors import OrchestratorError
-
-if TYPE_CHECKING:
-    pass
 
 
 def latest_model(bucket: Bucket, model: str) -> LatestModel | None:
@@ -42,17 +36,17 @@ def latest_table(bucket: Bucket, model: str) -> tuple[str, TensorTable] | None:
             raise
         raise OrchestratorError(
             f"The newest global model of {model}, s3://{bucket.name}/{latest.key}, is not the one that round "
-            f"{latest.round_id} published ({error}). `orchestrator verify --round {latest.round_id}` says what was "
-            "changed."
+            f"{latest.round_id} published ({error}). Run `orchestrator verify --round {latest.round_id}` to see what "
+            "was changed."
         ) from error
 
 
 def read_header(bucket: Bucket, key: str, size: int, *, etag: str | None = None, guess: int = 64 * 1024) -> bytes:
-    """The safetensors header of an object (without its 8-byte length), with one GET where `guess` covers it.
+    """The safetensors header of an object (without its 8-byte length), with one GET if `guess` bytes contain it.
 
     Raises:
-        InvalidTensorFile: the object is no safetensors file.
-        ClientError: S3 refused; 412 where the object is not the one with that ETag.
+        InvalidTensorFile: the object is not a valid safetensors file.
+        ClientError: S3 refused the request; 412 if the object has another ETag.
     """
     match: Any = {"IfMatch": etag} if etag else {}
     if size < 8:

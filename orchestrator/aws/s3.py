@@ -1,4 +1,4 @@
-"""S3 calls that need more than one line."""
+"""S3 operations that take several calls, retries or conditions."""
 
 from __future__ import annotations
 
@@ -7,41 +7,38 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import ProtocolError
 
 from lambdas.protocol.limits import MAX_PARTS
 from lambdas.storage.bucket import Bucket
+from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
 from orchestrator.errors import OrchestratorError
 
-if TYPE_CHECKING:
-    pass
-from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
-
 _UPLOADS_AT_ONCE = 2
-# What boto3 raises when a body ends early or stalls; and how often in a row that is borne.
+# The errors that boto3 raises when a body ends early or stalls, and the maximum number of consecutive failures.
 _BROKEN_BODY = (HTTPClientError, IncompleteReadError)
 _BODY_ATTEMPTS = 5
 _CHUNK = 1024**2
-# S3's error codes for what one may not do; a HEAD has no body and thus only the status.
+# S3's error codes for missing permissions. The response of a HEAD has no body and therefore only the status.
 DENIED = ("403", "AccessDenied")
 
 
 def error_code(error: ClientError) -> str:
-    """The service's error code, `NoSuchKey` where a HEAD can only say 404."""
+    """The service's error code; `NoSuchKey` for the 404 of a HEAD, whose response has no code."""
     code = error.response.get("Error", {}).get("Code", "")
     return "NoSuchKey" if code in ("404", "NotFound") else code
 
 
 def get_bytes(bucket: Bucket, **request: Any) -> tuple[bytes, Any]:
-    """GetObject with its body read to the end, and the answer's head. boto3 repeats requests, but not broken bodies."""
+    """The complete body of a GetObject, and its response. boto3 retries failed requests, but not broken bodies."""
     for attempt in itertools.count(1):
         try:
             response = bucket.s3.get_object(Bucket=bucket.name, **request)
-        except ProtocolError as error:  # the words of a refusal were cut short: boto3 lets that through as it is
+        except ProtocolError as error:  # boto3 does not translate this one where an error's body ends early
             _wait_or_raise(attempt, HTTPClientError(error=error))
             continue
         try:
@@ -52,11 +49,11 @@ def get_bytes(bucket: Bucket, **request: Any) -> tuple[bytes, Any]:
 
 
 def read_chunks(bucket: Bucket, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
-    """The bytes start <= b < stop of an object, in pieces. A body that breaks is continued from the byte reached.
+    """The bytes start <= b < stop of an object, in pieces. A body that breaks is resumed at the first missing byte.
 
     Raises:
-        ClientError: S3 refused; 412 where the object is no longer the one with that ETag.
-        BotoCoreError: nothing arrived in several attempts.
+        ClientError: S3 refused the request; 412 if the object has another ETag.
+        BotoCoreError: consecutive attempts read nothing.
     """
     attempt = 0
     while start < stop:
@@ -73,7 +70,7 @@ def read_chunks(bucket: Bucket, key: str, start: int, stop: int, etag: str) -> I
 
 
 def _wait_or_raise(attempt: int, error: Exception) -> None:
-    """Sleep before the next attempt, or raise the error when there were enough."""
+    """Sleep before the next attempt, or raise the error after the last one."""
     if attempt >= _BODY_ATTEMPTS:
         raise error
     time.sleep(random.uniform(0, 0.2 * 2**attempt))
@@ -102,15 +99,15 @@ def exists(bucket: Bucket, key: str) -> bool:
 
 
 def create_object(bucket: Bucket, key: str, body: bytes) -> bool:
-    """Write a small JSON document unless the key is taken; whether it was written."""
+    """Write a small JSON document unless the object exists; returns whether it was written."""
     return swap_object(bucket, key, body, None) is not None
 
 
 def swap_object(bucket: Bucket, key: str, body: bytes, etag: str | None) -> str | None:
-    """Compare and swap: write a small JSON document if the object still has that ETag (None: if there is none).
+    """Compare and swap: write a small JSON document if the object still has this ETag (None: if there is no object).
 
     Returns:
-        The new ETag; None where somebody else was faster, or where the object is gone.
+        The new ETag; None if another process has written the object, or if it was deleted.
     """
     condition: Any = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
     try:
@@ -118,29 +115,29 @@ def swap_object(bucket: Bucket, key: str, body: bytes, etag: str | None) -> str 
             Bucket=bucket.name, Key=key, Body=body, ContentType="application/json", **condition
         )["ETag"]
     except ClientError as error:
-        # 409: another conditional write to the same key is under way.
+        # 409: another conditional write to the same key is in progress.
         if error_code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
             raise
-    # boto3 repeats a request whose answer was lost, and the repetition finds what the first one wrote.
+    # boto3 retries a request whose response was lost, and the retry finds what the first one wrote.
     found = read_object(bucket, key)
     return found[1] if found is not None and found[0] == body else None
 
 
 def list_objects(bucket: Bucket, prefix: str) -> Iterator[Any]:
-    """Every object under a prefix (Key, ETag, Size, LastModified), in the order of their keys."""
+    """Every object under a prefix (Key, ETag, Size, LastModified), in ascending order of keys."""
     for page in bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix):
         yield from page.get("Contents", [])
 
 
 def delete_objects(bucket: Bucket, keys: Sequence[str]) -> None:
-    """Delete objects, a thousand to a request; those that are not there are no error.
+    """Delete objects, a thousand in a request. A key without an object is not an error.
 
     Raises:
-        OrchestratorError: S3 refused some of them, twice.
+        OrchestratorError: S3 refused to delete some of them, twice.
     """
     for i in range(0, len(keys), 1000):
         left = list(keys[i : i + 1000])
-        for _ in range(2):  # S3 refuses single keys in an answer of status 200, which boto3 does not repeat
+        for _ in range(2):  # S3 reports single keys that failed with status 200, which boto3 does not retry
             answer = bucket.s3.delete_objects(
                 Bucket=bucket.name, Delete={"Objects": [{"Key": key} for key in left], "Quiet": True}
             )
@@ -151,7 +148,7 @@ def delete_objects(bucket: Bucket, keys: Sequence[str]) -> None:
         else:
             raise OrchestratorError(
                 f"S3 did not delete {len(left)} objects, s3://{bucket.name}/{left[0]} first "
-                f"({errors[0].get('Code', 'no reason given')}). Do it again, or look at the role's permissions."
+                f"({errors[0].get('Code', 'no reason given')}). Try again, or check the role's permissions."
             )
 
 
@@ -162,7 +159,7 @@ def list_parts(bucket: Bucket, key: str, upload_id: str) -> dict[int, Any]:
 
 
 def create_large_object(bucket: Bucket, key: str, file: IO[bytes], size: int) -> bool:
-    """Write a file of `size` bytes unless the key is taken; whether it was written. Large ones go up in parts."""
+    """Write a file of `size` bytes unless the object exists, a large one in parts; returns whether it was written."""
     try:
         if size <= MULTIPART_ABOVE:
             bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=file, ContentLength=size, IfNoneMatch="*")
@@ -175,8 +172,8 @@ def create_large_object(bucket: Bucket, key: str, file: IO[bytes], size: int) ->
 
 
 def completed_part(number: int, etag: str, **checksum: str | None) -> Any:
-    """A part as CompleteMultipartUpload takes it. AWS wants its checksum (`ChecksumCRC32` or `ChecksumSHA256`, base64)
-    where the upload was created with one.
+    """A part as CompleteMultipartUpload takes it. If the upload was created with a checksum algorithm, AWS requires the
+    part's checksum (`ChecksumCRC32` or `ChecksumSHA256`, base64).
     """
     return {"PartNumber": number, "ETag": etag} | {name: value for name, value in checksum.items() if value}
 
@@ -190,25 +187,27 @@ def _create_in_parts(bucket: Bucket, key: str, file: IO[bytes], size: int) -> bo
         return completed_part(number, part["ETag"], ChecksumCRC32=part.get("ChecksumCRC32"))
 
     try:
-        parts: list[Any] = []
-        with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-            under_way: list[concurrent.futures.Future[Any]] = []
-            for number in itertools.count(1):
-                body = file.read(part_size)
-                if not body:
-                    break
-                if len(under_way) == _UPLOADS_AT_ONCE:
-                    parts.append(under_way.pop(0).result())
-                under_way.append(pool.submit(upload, number, body))
-            parts += [future.result() for future in under_way]
+        parts = _uploaded(iter(lambda: file.read(part_size), b""), upload)
         bucket.s3.complete_multipart_upload(
             Bucket=bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
         )
     except BaseException as error:
         if isinstance(error, ClientError) and error_code(error) == "NoSuchUpload":
-            # The answer was lost, and boto3 asked again. The caller looks what is there.
+            # The response was lost and boto3 retried the request. The caller reads what is stored.
             return False
-        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket's lifecycle rule clears it away
+        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket's lifecycle rule deletes it later
             bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
         raise
     return True
+
+
+def _uploaded(bodies: Iterable[bytes], upload: Callable[[int, bytes], Any]) -> list[Any]:
+    """Upload parts, numbered from 1, two at a time; returns them as CompleteMultipartUpload takes them."""
+    parts: list[Any] = []
+    with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        under_way: list[concurrent.futures.Future[Any]] = []
+        for number, body in enumerate(bodies, 1):
+            if len(under_way) == _UPLOADS_AT_ONCE:
+                parts.append(under_way.pop(0).result())
+            under_way.append(pool.submit(upload, number, body))
+        return parts + [future.result() for future in under_way]

@@ -14,8 +14,9 @@ from lambdas.protocol.keys import check_name
 from orchestrator.cli.options import Answer, ClientList, Duration, connect_to, env_option, output_option
 from orchestrator.client.fetch import fetch
 from orchestrator.client.invitation import Invitation, check_matches, load_invitation
-from orchestrator.client.invite import early_end, invite, prepare, signing_credentials
+from orchestrator.client.invite import invite, prepare
 from orchestrator.client.redeem import fetch_invited, submit_invited
+from orchestrator.client.signing import early_end, signing_credentials
 from orchestrator.client.sources import from_file
 from orchestrator.client.submit import submit
 from orchestrator.client.update_file import WIRE_NAMES

@@ -11,7 +11,7 @@ from lambdas.protocol.errors import InvalidTensorFile
 from lambdas.protocol.safetensors import NUM_EXAMPLES, header_length, parse_header
 from orchestrator.cli.options import Answer, ShardCount, connect_to, env_option, output_option
 from orchestrator.client.sources import from_file
-from orchestrator.comparison.compare import ClientUpdate, compare, synthetic_updates
+from orchestrator.comparison.compare import ClientUpdate, Comparison, compare, synthetic_updates
 from orchestrator.comparison.report import to_markdown, write_chart
 from orchestrator.errors import BadInput
 from orchestrator.progress import StderrNarration
@@ -69,10 +69,8 @@ def compare_command(
         narration.say(
             "On an emulator: only counts, bytes, memory and dollars by formula carry over to AWS, no seconds."
         )
-    document = compare(
-        connected, deployment, given,
-        synthetic=updates is None, shards=shards, repeats=repeats, keep=keep, narration=narration,
-    )  # fmt: skip
+    comparison = Comparison(given, synthetic=updates is None, shards=shards, repeats=repeats, keep=keep)
+    document = compare(connected, deployment, comparison, narration)
     text = to_markdown(document)
     to.mkdir(parents=True, exist_ok=True)
     (to / "compare.json").write_text(json.dumps(document, indent=2) + "\n")

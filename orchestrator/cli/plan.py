@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 
+from lambdas.protocol.topologies import TOPOLOGIES
 from orchestrator.cli.options import Answer, Duration, output_option
 from orchestrator.errors import PlanningError
 from orchestrator.planning.chart import write_chart
-from orchestrator.planning.planner import CPUS, TOPOLOGIES, format_table, plan_round
+from orchestrator.planning.plan import format_table
+from orchestrator.planning.planner import plan_round
+from orchestrator.planning.question import CPU_ARCHITECTURES, PROFILES, Account, Choices, Question
 
 
 @click.command()
@@ -20,11 +23,11 @@ from orchestrator.planning.planner import CPUS, TOPOLOGIES, format_table, plan_r
 @click.option("--shards", type=int, multiple=True, help="Only these shard counts (repeatable). Default: powers of two.")
 @click.option("--memory", type=int, multiple=True, help="Only these function memories in MB (repeatable).")
 @click.option("--topology", type=click.Choice(TOPOLOGIES), multiple=True, help="Only these (repeatable).")
-@click.option("--cpu", type=click.Choice(CPUS), multiple=True, help="Only these processors (repeatable).")
+@click.option("--cpu", type=click.Choice(CPU_ARCHITECTURES), multiple=True, help="Only these processors (repeatable).")
 @click.option("--memory-cap", type=int, default=3008, show_default=True, help="Most memory the account allows, MB.")
 @click.option("--account-concurrency", type=int, help="Most functions at once. Default: the profile's.")
 @click.option(
-    "--profile", type=click.Choice(["streaming", "whole-object"]), default="streaming", show_default=True,
+    "--profile", type=click.Choice(PROFILES), default="streaming", show_default=True,
     help="streaming: this kit's worker. whole-object: the paper's handler and trees.",
 )  # fmt: skip
 @click.option("--all", "show_all", is_flag=True, help="Print every configuration, not the best of each shard count.")
@@ -54,18 +57,10 @@ def plan(
       orchestrator plan --model-bytes 537206056 --clients 20 --deadline 60s --output json
       orchestrator plan --model-bytes 537206056 --clients 20 --profile whole-object --chart plan.png
     """
+    account = Account(memory_cap, account_concurrency)
     plans = plan_round(
-        model_bytes,
-        clients,
-        profile=profile,
-        deadline_s=deadline,
-        budget_usd=budget,
-        shard_counts=shards or None,
-        memories_mb=memory or None,
-        cpus=cpu or CPUS,
-        topologies=topology or TOPOLOGIES,
-        memory_cap_mb=memory_cap,
-        account_concurrency=account_concurrency,
+        Question(model_bytes, clients, profile, deadline, budget, account),
+        Choices(shards or None, memory or None, cpu or CPU_ARCHITECTURES, topology or TOPOLOGIES),
     )
     if not any(p.feasible for p in plans):
         fastest = min(plans, key=lambda p: p.predicted_seconds)

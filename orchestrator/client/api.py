@@ -1,14 +1,16 @@
-"""The Python API of a federation's client: push a state_dict, pull the global model.
+"""The Python API of a client: submit a state_dict to a round, and get the global model.
 
-client = Client("hospital-7", model="digits", env="local")
-client.push(net.state_dict(), num_examples=1203, round_id="r-0001")
-net.load_state_dict(client.pull())
+    from orchestrator import Client
 
-With an invitation of `orchestrator invite` the same works without AWS credentials and without the environment:
+    client = Client("hospital-7", model="digits", env="local")
+    client.push(net.state_dict(), num_examples=1203, round_id="r-0001")
+    net.load_state_dict(client.pull())
 
-client = Client("hospital-7", model="digits")
-net.load_state_dict(client.pull(invite="r-0001-hospital-7.json"))
-client.push(net.state_dict(), num_examples=1203, invite="r-0001-hospital-7.json")
+With an invitation from `orchestrator invite`, a client needs neither AWS credentials nor the environment:
+
+    client = Client("hospital-7", model="digits")
+    net.load_state_dict(client.pull(invite="r-0001-hospital-7.json"))
+    client.push(net.state_dict(), num_examples=1203, invite="r-0001-hospital-7.json")
 """
 
 from __future__ import annotations
@@ -33,23 +35,23 @@ from orchestrator.client.update_file import WIRE_NAMES
 from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import BadInput, OrchestratorError
 
-# An invitation as it comes: a file, its text, or its JSON.
+# An invitation: its file, its text, or its parsed JSON.
 Invite = str | Path | Mapping[str, Any]
 
 
 class Client:
     """One participant of a federation.
 
-    Nothing is looked up before it is needed: a client that is invited needs no environment.
+    The deployment is loaded when it is first needed: a client with an invitation needs none.
 
     Args:
         client_id: 1 to 128 letters, digits, `-`, `_`.
         model: the model's name.
-        env: the environment, by its Terraform directory.
-        deployment: instead of `env`, a deployment that is already known.
+        env: the environment, a directory of environments/.
+        deployment: the deployment to use instead of that of `env`.
 
     Raises:
-        InvalidName: a name that cannot be part of a key.
+        InvalidName: `client_id` or `model` cannot be part of a key.
     """
 
     def __init__(self, client_id: str, *, model: str, env: str = "local", deployment: Deployment | None = None) -> None:
@@ -80,43 +82,37 @@ class Client:
 
         Args:
             state_dict: name to torch.Tensor or numpy array.
-            num_examples: how many examples the client trained on, its weight in the average.
-            round_id: the round; not needed with an invitation, which is for one.
-            wire: `bfloat16` or `float16` to send float32 tensors in that dtype; an invitation has it already.
+            num_examples: the number of examples that the client trained on, its weight in the average.
+            round_id: the round. An invitation is for one round and makes it unnecessary.
+            wire: `bfloat16` or `float16` to store float32 tensors in that dtype. An invitation determines it.
             invite: an invitation: its file, its text or the parsed JSON.
 
         Raises:
-            BadInput, InvalidName, RoundConflict, TensorTableMismatch: see `orchestrator.submit.submit` and
-                `orchestrator.invited.submit_invited`.
+            BadInput, InvalidName, RoundConflict, TensorTableMismatch: see `orchestrator.client.submit.submit` and
+                `orchestrator.client.redeem.submit_invited`.
             NotDeployed: the environment is not deployed.
         """
         if wire is not None and wire not in WIRE_NAMES:
             raise BadInput(f"Unknown wire dtype {wire!r}; expected one of {', '.join(WIRE_NAMES)}.")
+        dtype = WIRE_NAMES[wire] if wire else None
         if invite is not None:
             invitation = self._invitation(invite)
-            check_matches(invitation, round_id=round_id, wire=WIRE_NAMES[wire] if wire else None)
+            check_matches(invitation, round_id=round_id, wire=dtype)
             return submit_invited(invitation, from_state_dict(state_dict), num_examples)
         if round_id is None:
             raise BadInput("Name the round: push(..., round_id=...), or pass an invitation: push(..., invite=...).")
-        return submit(
-            self._bucket,
-            round_id,
-            self.client_id,
-            from_state_dict(state_dict),
-            num_examples,
-            wire=WIRE_NAMES[wire] if wire else None,
-        )
+        return submit(self._bucket, round_id, self.client_id, from_state_dict(state_dict), num_examples, wire=dtype)
 
     def pull(self, *, round_id: str | None = None, invite: Invite | None = None) -> dict[str, Any]:
         """The newest global model, or that of a round: name to torch.Tensor on the CPU.
 
         Args:
-            invite: an invitation gives its round's model where that is published, else the one to start from.
+            invite: an invitation. It gives the model of its round if that is published, else the one to start from.
 
         Raises:
-            BadInput: nothing is published yet.
+            BadInput: no such global model is published yet.
             NotDeployed: the environment is not deployed.
-            OrchestratorError: what is stored is no model.
+            OrchestratorError: the stored object is not a valid model.
         """
         with tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
             path = Path(directory) / "global.safetensors"
@@ -132,16 +128,16 @@ class Client:
         return invitation
 
     def latest_round(self) -> str | None:
-        """Id of the round that published the newest global model; None before the first."""
+        """Id of the round that published the newest global model; None if there is none yet."""
         latest = latest_model(self._bucket, self.model)
         return latest.round_id if latest else None
 
 
 def load_tensors(path: Path, model: str) -> dict[str, Any]:
-    """The tensors of a fetched global model, whose file may be deleted afterwards: name to torch.Tensor on the CPU.
+    """The tensors of a fetched global model: name to torch.Tensor on the CPU. The file may be deleted afterwards.
 
     Raises:
-        OrchestratorError: what is stored is no model.
+        OrchestratorError: the file is not a valid safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -150,7 +146,7 @@ def load_tensors(path: Path, model: str) -> dict[str, Any]:
         tensors: dict[str, Any] = load_file(path)
     except SafetensorError as error:
         raise OrchestratorError(
-            f"What is stored as the global model of {model} is no safetensors file ({error}). Somebody else wrote it: "
-            "`orchestrator verify` says what was changed."
+            f"The stored global model of {model} is not a valid safetensors file ({error}): it was not written by a "
+            "round. Run `orchestrator verify` to see what was changed."
         ) from error
     return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""A client's side, second half: a published global model becomes a file or a state_dict."""
+"""Downloads a published global model into a file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.keys import global_key
 from lambdas.storage.bucket import Bucket
+from orchestrator.aws.models import latest_model
 from orchestrator.aws.s3 import DENIED, error_code, read_chunks
 from orchestrator.errors import BadInput, OrchestratorError
 
-if TYPE_CHECKING:
-    pass
-from orchestrator.aws.models import latest_model
+# Called with the bytes downloaded so far and the bytes in total.
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `fetch` stored; SHA-256 of the file's bytes."""
+    """A downloaded global model.
+
+    Attributes:
+        sha256: of the file's bytes.
+    """
 
     path: str
     model: str
@@ -40,39 +44,46 @@ def fetch(
     to: Path,
     *,
     round_id: str | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Fetched:
-    """Store a global model at `to`: the newest, or that of a round. The file appears whole or not at all.
+    """Store a global model at `to`: the newest, or that of a round. The file appears complete or not at all.
 
     Raises:
-        BadInput: nothing is published under that name, or the file cannot be written.
+        BadInput: no such global model is published, or the file cannot be written.
         OrchestratorError: the download ended early.
     """
     if round_id is None:
-        try:
-            latest = latest_model(bucket, model)
-        except ClientError as error:
-            raise _not_for_us(error, f"Model {model} has no global model yet") from error
-        if latest is None:
-            raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
-        round_id = latest.round_id
+        round_id = _newest_round(bucket, model)
     key = global_key(model, round_id)
     try:
         head = bucket.s3.head_object(Bucket=bucket.name, Key=key)
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
             raise BadInput(
-                f"Round {round_id} has published no global model of {model}. `orchestrator status --round {round_id}` "
-                "says where it stands."
+                f"Round {round_id} has published no global model of {model}. Run `orchestrator status --round "
+                f"{round_id}` to see its state."
             ) from error
-        raise _not_for_us(error, f"Round {round_id} has published no global model of {model}") from error
+        raise _not_allowed(error, f"Round {round_id} has published no global model of {model}") from error
     size = head["ContentLength"]
     chunks = read_chunks(bucket, key, 0, size, head["ETag"])
     return store(to, model, round_id, chunks, size, progress=progress)
 
 
-def _not_for_us(error: ClientError, what: str) -> BadInput:
-    """To who may not list the bucket, S3 says the same of what is missing and of what is forbidden; raises the rest."""
+def _newest_round(bucket: Bucket, model: str) -> str:
+    try:
+        latest = latest_model(bucket, model)
+    except ClientError as error:
+        raise _not_allowed(error, f"Model {model} has no global model yet") from error
+    if latest is None:
+        raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
+    return latest.round_id
+
+
+def _not_allowed(error: ClientError, what: str) -> BadInput:
+    """The error for a refused read. Re-raises every other error.
+
+    Without permission to list the bucket, S3 gives the same response for a missing and a forbidden object.
+    """
     if error_code(error) not in DENIED:
         raise error
     return BadInput(f"{what}, or you may not read it.")
@@ -85,30 +96,22 @@ def store(
     chunks: Iterable[bytes],
     size: int,
     *,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Fetched:
-    """Write a download of `size` bytes to a file, which appears whole or not at all.
+    """Write a download of `size` bytes to a file, which appears complete or not at all.
 
     Raises:
         BadInput: the file cannot be written.
         OrchestratorError: the download ended early.
     """
-    done, digest = 0, hashlib.sha256()
+    what = f"The download of {model} of round {round_id}"
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{to.name}-", dir=to.parent)
     except OSError as error:
         raise BadInput(f"Cannot write to {to.parent}: {error.strerror}. Choose another --to.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                progress(done, size)
-        if done != size:
-            raise OrchestratorError(
-                f"The download of {model} of round {round_id} ended after {done} of {size} bytes. Try again."
-            )
+            digest = _copy(chunks, file, size, progress, what)
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
@@ -116,11 +119,27 @@ def store(
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
-        if isinstance(error, BotoCoreError):
-            raise OrchestratorError(
-                f"The download of {model} of round {round_id} ended after {done} of {size} bytes ({error}). Try again."
-            ) from error
         if isinstance(error, OSError):
             raise BadInput(f"Cannot write {to}: {error.strerror}. Choose another --to.") from error
         raise
-    return Fetched(str(to), model, round_id, size, digest.hexdigest())
+    return Fetched(str(to), model, round_id, size, digest)
+
+
+def _copy(chunks: Iterable[bytes], file: IO[bytes], size: int, progress: Progress, what: str) -> str:
+    """Write all chunks; returns their SHA-256.
+
+    Raises:
+        OrchestratorError: there are fewer than `size` bytes; begins with `what`.
+    """
+    done, digest = 0, hashlib.sha256()
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, size)
+    except BotoCoreError as error:
+        raise OrchestratorError(f"{what} ended after {done} of {size} bytes ({error}). Try again.") from error
+    if done != size:
+        raise OrchestratorError(f"{what} ended after {done} of {size} bytes. Try again.")
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""An invitation: one small JSON document with which a client submits one update and fetches the model, without AWS.
+"""The invitation document: a small JSON file with which a client submits one update and fetches the global model.
 
-It holds presigned URLs. Whoever has it may use it: treat it as a password until it expires. Making one is in invite.py,
-using one in invited.py; this module only knows the document.
+It contains presigned URLs, so that the client needs no AWS account. Anyone who has the file can use it: treat it like a
+password until it expires. invite.py makes invitations and redeem.py uses them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lambdas.protocol.tensor_table import WIRE_DTYPES
 from orchestrator.errors import BadInput
 
 SCHEMA = 1
-# A file that says it is an invitation is read no further than this: 10,000 parts with long session tokens fit.
+# The largest file that is read as an invitation: 10,000 parts with long session tokens fit.
 _MAX_BYTES = 32 * 1024**2
-# By how much a client's clock may be wrong before its own opinion of the time is believed; S3 has the last word.
+# The tolerated error of a client's clock. S3 checks the expiry by its own clock in any case.
 _CLOCK_SKEW_S = 15 * 60
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -35,7 +35,7 @@ class UnusableInvitation(BadInput):
 
 @dataclass(frozen=True)
 class Parts:
-    """Presigned requests of a multipart upload: part i + 1 is PUT to `urls[i]`; all but the last have `part_bytes`."""
+    """Presigned requests of a multipart upload. Part i + 1 is PUT to `urls[i]`; all but the last have `part_bytes`."""
 
     part_bytes: int
     urls: tuple[str, ...]
@@ -49,14 +49,14 @@ class Invitation:
 
     Attributes:
         issued_at, expires_at: seconds since the epoch.
-        size: bytes of the update's file, exactly; S3 accepts no other.
-        header_bytes: how many of them stand in front of the data section.
-        wire: dtype that float32 tensors are stored in (`BF16`, `F16`), None for their own.
-        tensors_sha256: digest of the model's tensor table; None in a model's first round.
-        put_url: presigned PUT of the whole update; None where it goes up in parts.
-        parts: the multipart upload; None where one PUT does.
-        stored_url: presigned GET of the header of the update that is there.
-        closed_url: presigned HEAD of the manifest, which a closed round has.
+        size: bytes of the update's file; S3 accepts no other size.
+        header_bytes: bytes in front of the data section.
+        wire: dtype in which float32 tensors are stored (`BF16`, `F16`); None: float32.
+        tensors_sha256: SHA-256 of the model's tensor table; None in a model's first round.
+        put_url: presigned PUT of the whole update; None if it is uploaded in parts.
+        parts: the multipart upload; None if the update is uploaded with one PUT.
+        stored_url: presigned GET of the header of the stored update.
+        closed_url: presigned HEAD of the manifest, which exists once the round is closed.
         result_url: presigned GET of the global model that the round will publish.
         base_round, base_url: the global model to start from; None in a model's first round.
     """
@@ -79,7 +79,7 @@ class Invitation:
     base_url: str | None = None
 
     def to_json(self) -> str:
-        """One line. Its digest tells damage on the way; that the URLs are the inviter's is S3's to check."""
+        """One line of JSON. Its SHA-256 detects damage; S3 checks the signatures of the URLs."""
         document = {"schema": SCHEMA, "kind": "invitation", **asdict(self)}
         return canonical_json(document | {"sha256": sha256_hex(canonical_json(document))}).decode()
 
@@ -89,27 +89,27 @@ class Invitation:
         return update_key(self.round_id, self.client)
 
     def urls(self) -> list[str]:
-        """Every URL in it."""
+        """All URLs of the invitation."""
         single = (self.put_url, self.stored_url, self.closed_url, self.result_url, self.base_url)
         parts = (*self.parts.urls, self.parts.complete_url, self.parts.abort_url) if self.parts else ()
         return [url for url in (*single, *parts) if url is not None]
 
     def check_time(self, now: float | None = None) -> None:
-        """Refuse an invitation that is over by this machine's clock, with some tolerance.
+        """Refuse an invitation that has expired by this machine's clock, with a tolerance of 15 minutes.
 
         Raises:
-            UnusableInvitation: it has expired.
+            UnusableInvitation: the invitation has expired.
         """
         if (time.time() if now is None else now) > self.expires_at + _CLOCK_SKEW_S:
             raise expired(self)
 
 
 def expired(invitation: Invitation) -> UnusableInvitation:
-    """The error for an invitation whose time is over."""
-    # An invitation may say anything: the year 9999 is the last that can be written.
+    """The error for an invitation that has expired."""
+    # `expires_at` can be any number; 9999 is the last year that can be formatted.
     until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(invitation.expires_at, 0.0), 253402300799.0)))
     return UnusableInvitation(
-        f"The invitation of client {invitation.client} to round {invitation.round_id} has expired: it was good until "
+        f"The invitation of client {invitation.client} to round {invitation.round_id} has expired: it was valid until "
         f"{until}. Ask for a new one."
     )
 
@@ -122,10 +122,10 @@ def check_matches(
     model: str | None = None,
     wire: str | None = None,
 ) -> None:
-    """Refuse an invitation that is for something else than what was asked for; None asks for nothing.
+    """Refuse an invitation for another round, client, model or wire dtype than these; None accepts any.
 
     Raises:
-        BadInput: names both.
+        BadInput: names the value of the invitation and the wanted one.
     """
     asked = (
         ("round", round_id, invitation.round_id),
@@ -142,7 +142,7 @@ def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
     """Read an invitation: a file's path, its text, or the parsed JSON.
 
     Raises:
-        UnusableInvitation: it is none, or it was changed since it was made.
+        UnusableInvitation: it is not an invitation, or it was changed after it was made.
         BadInput: the file cannot be read.
     """
     if isinstance(source, Mapping):
@@ -153,11 +153,11 @@ def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: not a valid file name
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"Cannot read the invitation {shown(str(path))}: {reason}.") from error
     if len(data) > _MAX_BYTES:
-        raise UnusableInvitation(f"{path} is no invitation: it is larger than {_MAX_BYTES:,} bytes.")
+        raise UnusableInvitation(f"{path} is not an invitation: it is larger than {_MAX_BYTES:,} bytes.")
     return parse_invitation(data.decode("utf-8", errors="replace"))
 
 
@@ -165,15 +165,15 @@ def parse_invitation(text: str) -> Invitation:
     """Parse an invitation's text.
 
     Raises:
-        UnusableInvitation: it is none, was changed since it was made, or its URLs are for something else.
+        UnusableInvitation: it is not an invitation, was changed after it was made, or its URLs are for other objects.
     """
     try:
         invitation = _parse(text)
         _check_urls(invitation)
     except InvalidContract as error:
         raise UnusableInvitation(
-            f"{error} It is no invitation of `orchestrator invite`, or it was damaged on the way: pass the file as you "
-            "got it, or ask for it again."
+            f"{error} It is not an invitation from `orchestrator invite`, or it was damaged. Pass the file as you "
+            "received it, or ask for it again."
         ) from error
     return invitation
 
@@ -188,7 +188,7 @@ def _parse(text: str) -> Invitation:
     except ValueError:  # NaN, or half a surrogate pair
         content = b""
     if digest != sha256_hex(content):
-        raise InvalidContract("Invitation: its content does not match its digest: it was changed since it was made.")
+        raise InvalidContract("Invitation: its content does not match its digest: it was changed after it was made.")
     size = f.integer("size", 1, 2**63 - 1)
     parts = _parts(f.object("parts"), size) if document.get("parts") is not None else None
     if (parts is None) == (f.optional_text("put_url") is None):
@@ -221,23 +221,15 @@ def _parts(f: Fields, size: int) -> Parts:
 
 
 def _check_urls(invitation: Invitation) -> None:
-    """Every URL is for this client's own object, the round's manifest or the model, at one host, over TLS."""
-    expected = {invitation.stored_url: invitation.key, invitation.put_url: invitation.key}
-    if invitation.parts:
-        own = (*invitation.parts.urls, invitation.parts.complete_url, invitation.parts.abort_url)
-        expected |= dict.fromkeys(own, invitation.key)
-    expected[invitation.result_url] = global_key(invitation.model, invitation.round_id)
-    if invitation.base_url is not None:
-        if invitation.base_round is None:
-            raise InvalidContract("Invitation: base_url without base_round.")
-        expected[invitation.base_url] = global_key(invitation.model, invitation.base_round)
+    """Check that every URL is for this client's update, the manifest or the model, on one host, with TLS."""
+    expected = _keys(invitation)
     hosts = set()
     for url in invitation.urls():
         try:
             parts = urllib.parse.urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise InvalidContract("Invitation: one of its URLs is none.") from error
+            raise InvalidContract("Invitation: one of its URLs is not a valid URL.") from error
         if host is None or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)):
             raise InvalidContract("Invitation: expected https URLs (http only to this machine, for emulators).")
         hosts.add((parts.scheme, host, port))
@@ -246,3 +238,17 @@ def _check_urls(invitation: Invitation) -> None:
             raise InvalidContract(f"Invitation: one of its URLs is for another object than {key}.")
     if len(hosts) > 1:
         raise InvalidContract("Invitation: its URLs lead to different hosts.")
+
+
+def _keys(invitation: Invitation) -> dict[str | None, str]:
+    """The key of the object that each URL has to be for."""
+    expected: dict[str | None, str] = {invitation.stored_url: invitation.key, invitation.put_url: invitation.key}
+    if invitation.parts:
+        own = (*invitation.parts.urls, invitation.parts.complete_url, invitation.parts.abort_url)
+        expected |= dict.fromkeys(own, invitation.key)
+    expected[invitation.result_url] = global_key(invitation.model, invitation.round_id)
+    if invitation.base_url is not None:
+        if invitation.base_round is None:
+            raise InvalidContract("Invitation: base_url without base_round.")
+        expected[invitation.base_url] = global_key(invitation.model, invitation.base_round)
+    return expected

@@ -1,4 +1,4 @@
-"""Presigned requests over plain HTTPS, without boto3. A presigned URL is as good as a password: no error names it."""
+"""Sends presigned requests over HTTPS, without boto3. A presigned URL is a secret: no error contains one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestratorError
 _RETRIES = urllib3.Retry(
     total=5,
     status_forcelist=(500, 502, 503, 504),
-    allowed_methods=None,  # all of them: updates are written once, parts any number of times with equal bytes
+    allowed_methods=None,  # all: an update is written once, and a part is always written with the same bytes
     backoff_factor=0.5,
     raise_on_status=False,
     redirect=False,
@@ -32,7 +32,7 @@ _MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
 
 @dataclass(frozen=True)
 class Answer:
-    """S3's answer: `code` and `message` are those of its error document, empty where there is none."""
+    """S3's response. `code` and `message` are those of its error document, empty if it has none."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,12 +41,12 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether S3 did what was asked; CompleteMultipartUpload may say 200 and mean an error."""
+        """Whether the request succeeded. An error of CompleteMultipartUpload can have status 200."""
         return self.status < 300 and not self.code
 
 
 class FilePart(io.RawIOBase):
-    """`length` bytes of a file from `start`, as a body that can be sent again."""
+    """`length` bytes of a file from `start`, as a body that can be sent more than once."""
 
     def __init__(self, file: IO[bytes], start: int, length: int) -> None:
         self.length = length
@@ -71,10 +71,10 @@ class FilePart(io.RawIOBase):
 def ask(
     method: str, url: str, body: bytes | FilePart | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Send a request whose answer has no body that matters, but for an error.
+    """Send a request of whose response only the status, the headers and an error document matter.
 
     Raises:
-        OrchestratorError: nobody answers.
+        OrchestratorError: the host cannot be reached.
     """
     with stream(method, url, body, headers) as response:
         text = response.read(_ERROR_BYTES).decode("utf-8", errors="replace")
@@ -85,10 +85,10 @@ def ask(
 def stream(
     method: str, url: str, body: bytes | FilePart | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """Send a request; its answer's body is the caller's to read.
+    """Send a request; the caller reads the body of its response.
 
     Raises:
-        OrchestratorError: nobody answers, or no longer.
+        OrchestratorError: the host cannot be reached, or the connection broke.
     """
     length = {"Content-Length": str(body.length)} if isinstance(body, FilePart) else {}
     try:
@@ -102,12 +102,12 @@ def stream(
             response.release_conn()
     except urllib3.exceptions.HTTPError as error:
         host = urllib3.util.parse_url(url).host
-        # Not chained: the error's own text has the URL.
+        # Not chained, because the text of the error contains the URL.
         raise OrchestratorError(f"{host} cannot be reached ({type(error).__name__}). Try again later.") from None
 
 
 def refusal(response: urllib3.BaseHTTPResponse) -> Answer:
-    """A streamed answer that is none to be read: what S3 says in it."""
+    """The error document of a streamed response."""
     return _answer(response, response.read(_ERROR_BYTES).decode("utf-8", errors="replace"))
 
 

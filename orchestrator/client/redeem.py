@@ -1,12 +1,11 @@
-"""Using an invitation: submit an update and fetch the model over plain HTTPS, without AWS credentials.
+"""Uses an invitation: submits an update and fetches the global model over HTTPS, without AWS credentials.
 
-S3 has the last word on every request; its answers are told here in the words of somebody who was invited.
+S3's error responses become errors that say what an invited client can do.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -16,7 +15,7 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import TensorTableMismatch
 from lambdas.protocol.safetensors import canonical_order
 from lambdas.protocol.tensor_table import TensorTable
-from orchestrator.client.fetch import Fetched, store
+from orchestrator.client.fetch import Fetched, Progress, store
 from orchestrator.client.invitation import Invitation, Parts, UnusableInvitation, expired
 from orchestrator.client.presigned import Answer, FilePart, ask, refusal, stream
 from orchestrator.client.sources import Tensors
@@ -24,7 +23,7 @@ from orchestrator.client.submit import Submitted
 from orchestrator.client.update_file import WrittenUpdate, write_update
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 
-# An update is there already, or the multipart upload has been completed or aborted.
+# S3's error codes if an update is stored already, or if the multipart upload was completed or aborted.
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload")
 _ENDED_CREDENTIALS = ("ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "InvalidClientTokenId")
 _BAD_SIGNATURE = ("SignatureDoesNotMatch", "AuthorizationQueryParametersError")
@@ -32,12 +31,12 @@ _CHUNK = 1024**2
 
 
 def submit_invited(invitation: Invitation, tensors: Tensors, num_examples: int) -> Submitted:
-    """Submit the update that an invitation is for, once. Submitting the very same update again changes nothing.
+    """Submit the update that an invitation is for, once. Submitting the identical update again changes nothing.
 
     Raises:
-        UnusableInvitation: expired, altered, or not accepted by S3.
-        RoundConflict: another update of this client is there, or the round is closed.
-        TensorTableMismatch, BadInput: the update is not one of the model's.
+        UnusableInvitation: the invitation is expired or altered, or S3 does not accept it.
+        RoundConflict: another update of this client is stored, or the round is closed.
+        TensorTableMismatch, BadInput: the update does not have the model's tensors, or cannot be averaged.
         OrchestratorError: S3 cannot be reached.
     """
     invitation.check_time()
@@ -51,21 +50,27 @@ def submit_invited(invitation: Invitation, tensors: Tensors, num_examples: int) 
             if _is_stored(invitation, update):
                 return submitted
             raise RoundConflict(
-                f"Round {invitation.round_id} is closed: its updates are pinned. Ask for an invitation to the next."
+                f"Round {invitation.round_id} is closed: its updates are pinned. Ask for an invitation to the next "
+                "round."
             )
         answer = _put(invitation, file)
     if answer.ok:
         return replace(submitted, created=True)
-    if answer.code not in _TAKEN:
-        raise _explained(answer, invitation)
-    if _is_stored(invitation, update):
+    if answer.code in _TAKEN and _is_stored(invitation, update):
         return submitted
+    raise _not_taken(invitation, answer)
+
+
+def _not_taken(invitation: Invitation, answer: Answer) -> OrchestratorError:
+    """Why S3 did not take an update."""
+    if answer.code not in _TAKEN:
+        return _explained(answer, invitation)
     if answer.code == "NoSuchUpload" and not ask("GET", invitation.stored_url, headers=_range(invitation)).ok:
-        raise UnusableInvitation(
-            f"The multipart upload of the {_called(invitation)} was cleared away, and no update is there. Ask for a "
-            "new invitation."
+        return UnusableInvitation(
+            f"The multipart upload of the {_called(invitation)} was deleted, and no update is stored. Ask for a new "
+            "invitation."
         )
-    raise RoundConflict(
+    return RoundConflict(
         f"Client {invitation.client} has already submitted another update to round {invitation.round_id}. Updates are "
         "written once: an invitation cannot be used for a second one."
     )
@@ -76,14 +81,15 @@ def fetch_invited(
     to: Path,
     *,
     round_id: str | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Fetched:
-    """Store at `to` the newest global model that an invitation gives: the round's own where it is published, else the
-    one to start from. With `round_id`, that round's.
+    """Store at `to` the newest global model that an invitation gives.
+
+    That is the model of its round if it is published, else the one to start from; with `round_id`, that round's.
 
     Raises:
-        UnusableInvitation: expired, altered, or not accepted by S3.
-        BadInput: the invitation gives no such model, or the file cannot be written.
+        UnusableInvitation: the invitation is expired or altered, or S3 does not accept it.
+        BadInput: the invitation does not give that model, or the file cannot be written.
         OrchestratorError: S3 cannot be reached, or the download ended early.
     """
     invitation.check_time()
@@ -103,8 +109,8 @@ def fetch_invited(
             raise _explained(answer, invitation)
     if invitation.base_round is None:
         raise BadInput(
-            f"Model {invitation.model} has no global model yet: round {invitation.round_id} is its first, and not "
-            "published. Start from the model that the federation agreed on."
+            f"Model {invitation.model} has no global model yet: round {invitation.round_id} is its first, and has not "
+            "published yet. Start from the model that the federation agreed on."
         )
     raise BadInput(
         f"Round {round_id or invitation.round_id} has published no global model of {invitation.model}; the invitation "
@@ -121,7 +127,7 @@ def _check_table(invitation: Invitation, table: TensorTable) -> None:
     if invitation.tensors_sha256 not in (None, ordered.sha256):
         raise TensorTableMismatch(
             f"client {invitation.client}: the update's tensors are not those of model {invitation.model}: other names, "
-            f"shapes or dtypes. Submit the state_dict of the model that round {invitation.round_id} is about.",
+            f"shapes or dtypes. Submit the state_dict of the model that round {invitation.round_id} averages.",
             client=invitation.client,
         )
 
@@ -130,7 +136,7 @@ def _check_table(invitation: Invitation, table: TensorTable) -> None:
 
 
 def _put(invitation: Invitation, file: IO[bytes]) -> Answer:
-    """Upload the update; the answer that decides."""
+    """Upload the update; returns the first error response, or the last response."""
     if invitation.parts is not None:
         return _put_parts(invitation.parts, file, invitation.size)
     assert invitation.put_url is not None
@@ -155,7 +161,7 @@ def _put_parts(parts: Parts, file: IO[bytes], size: int) -> Answer:
     )
     answer = ask("POST", parts.complete_url, body.encode(), {"If-None-Match": "*"})
     if answer.code == "PreconditionFailed":
-        # Nobody can complete it any more. After any other failure the same invitation is used again.
+        # The upload can no longer be completed. After any other failure the invitation can be used again.
         ask("DELETE", parts.abort_url)
     return answer
 
@@ -165,7 +171,7 @@ def _range(invitation: Invitation) -> dict[str, str]:
 
 
 def _is_stored(invitation: Invitation, update: WrittenUpdate) -> bool:
-    """Whether this very update is there: its header is, and that has the digest of the values."""
+    """Whether this update is stored: its header is compared, which contains the SHA-256 of the values."""
     with stream("GET", invitation.stored_url, headers=_range(invitation)) as response:
         return response.status == 206 and response.read(invitation.header_bytes) == update.header
 
@@ -174,7 +180,7 @@ def _is_stored(invitation: Invitation, update: WrittenUpdate) -> bool:
 
 
 def _explained(answer: Answer, invitation: Invitation) -> OrchestratorError:
-    """What a refusal means for the one who was invited."""
+    """The error that tells the invited client what an error response means."""
     the = f"The {_called(invitation)}"
     said = f"S3 answered {answer.status} {answer.code}" + (f": {answer.message}" if answer.message else "")
     message = answer.message.lower()
@@ -182,18 +188,21 @@ def _explained(answer: Answer, invitation: Invitation) -> OrchestratorError:
         return expired(invitation)
     if answer.code in _ENDED_CREDENTIALS:
         return UnusableInvitation(
-            f"{the} is over: the credentials that signed it have ended or were withdrawn. Ask for a new one. ({said})"
+            f"{the} has ended: the credentials that signed it have expired or were revoked. Ask for a new one. ({said})"
         )
     if answer.code == "AccessDenied" and "not yet valid" in message:
-        return UnusableInvitation(f"{the} begins in the future: the clock of whoever made it is wrong. ({said})")
+        return UnusableInvitation(
+            f"{the} is not valid yet: it was made on a machine whose clock is wrong. Ask for a new one. ({said})"
+        )
     if answer.code in _BAD_SIGNATURE:
         return UnusableInvitation(
-            f"{the} was altered since it was signed. Use the file as you got it, or ask for a new one. ({said})"
+            f"{the} was altered after it was signed. Use the file as you received it, or ask for a new one. ({said})"
         )
     if answer.status == 403:
         return UnusableInvitation(
-            f"{the} is not accepted: whoever made it may not, or no longer, do this. Ask for a new one. ({said})"
+            f"{the} is not accepted: its signer does not have the permission, or no longer has it. Ask for a new one. "
+            f"({said})"
         )
     if answer.code == "NoSuchBucket":
-        return UnusableInvitation(f"{the} is for an environment that is gone. ({said})")
+        return UnusableInvitation(f"{the} is for an environment that was destroyed. ({said})")
     return OrchestratorError(f"The {_called(invitation)} could not be used: {said}. Try again.")

@@ -1,4 +1,4 @@
-"""What a client submits: the tensors of a state_dict or of a file."""
+"""Reads the tensors that a client submits, from a state_dict or from a file."""
 
 from __future__ import annotations
 
@@ -7,70 +7,66 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lambdas.protocol.documents import is_text
 from lambdas.protocol.errors import InvalidTensorFile, shown
 from lambdas.protocol.limits import MAX_TENSOR_NAME
-from lambdas.protocol.safetensors import (
-    MAX_HEADER_BYTES,
-    header_length,
-    parse_header,
-)
+from lambdas.protocol.safetensors import MAX_HEADER_BYTES, Header, header_length, parse_header
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
 from orchestrator.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
-
 
 _COPY_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors to submit: their table, and how to read the bytes of one (by index), in pieces."""
+    """Tensors to submit: their table, and a function that reads the bytes of one, by its index, in pieces."""
 
     table: TensorTable
     read: Callable[[int], Iterator[memoryview]]
 
 
 def from_state_dict(state_dict: Mapping[str, Any]) -> Tensors:
-    """Tensors of a state_dict: name to torch.Tensor or numpy array, of any averaged dtype.
+    """Tensors of a state_dict: name to torch.Tensor or numpy array, of any dtype that is averaged.
 
     Raises:
-        BadInput: not a mapping of names to tensors, or a dtype that is not averaged.
+        BadInput: it is not a mapping of names to tensors, or a tensor has a dtype that is not averaged.
     """
     if not isinstance(state_dict, Mapping) or not state_dict:
         raise BadInput("Expected a state_dict: a mapping of tensor names to tensors. Pass model.state_dict().")
     specs, values = [], []
     for name, value in state_dict.items():
-        if not isinstance(name, str) or name == "__metadata__" or not is_text(name) or len(name) > MAX_TENSOR_NAME:
-            raise BadInput(
-                f"Entry {shown(name)} of the state_dict: a tensor's name is a text of up to {MAX_TENSOR_NAME} "
-                "characters other than '__metadata__', which safetensors keeps for itself. Rename it."
-            )
-        if not _is_tensor(value):
-            raise BadInput(
-                f"Entry {name!r} of the state_dict is a {type(value).__name__}, expected a torch.Tensor or numpy array."
-            )
-        dtype = _dtype_name(value)
-        if dtype is None:
-            raise BadInput(
-                f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {_supported()}."
-            )
-        try:
-            array = _as_array(value)
-        except (RuntimeError, NotImplementedError) as error:
-            # torch's sparse, meta and other layouts without a plain array of values
-            raise BadInput(
-                f"Tensor {name!r} has no dense values on this machine ({str(error).splitlines()[0]}). Pass a dense one."
-            ) from error
-        specs.append(TensorSpec(name, dtype, tuple(int(d) for d in value.shape)))
+        spec, array = _entry(name, value)
+        specs.append(spec)
         values.append(array)
     return Tensors(TensorTable(tuple(specs)), lambda index: iter((values[index].data.cast("B"),)))
+
+
+def _entry(name: object, value: Any) -> tuple[TensorSpec, np.ndarray[Any, Any]]:
+    """One entry of a state_dict: its specification and its bytes, uint8."""
+    if not isinstance(name, str) or name == "__metadata__" or not is_text(name) or len(name) > MAX_TENSOR_NAME:
+        raise BadInput(
+            f"Entry {shown(name)} of the state_dict: a tensor's name is a text of up to {MAX_TENSOR_NAME} "
+            "characters other than '__metadata__', which safetensors keeps for itself. Rename it."
+        )
+    if not _is_tensor(value):
+        raise BadInput(
+            f"Entry {name!r} of the state_dict is a {type(value).__name__}, expected a torch.Tensor or numpy array."
+        )
+    dtype = _dtype_name(value)
+    if dtype is None:
+        raise BadInput(f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {_supported()}.")
+    try:
+        array = _as_array(value)
+    except (RuntimeError, NotImplementedError) as error:
+        # a sparse, meta or other layout of torch that is not a plain array
+        raise BadInput(
+            f"Tensor {name!r} has no dense values on this machine ({str(error).splitlines()[0]}). Pass a dense one."
+        ) from error
+    return TensorSpec(name, dtype, tuple(int(d) for d in value.shape)), array
 
 
 def _supported() -> str:
@@ -78,7 +74,7 @@ def _supported() -> str:
 
 
 def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # where it is not imported, nothing can be its tensor
+    torch = sys.modules.get("torch")  # if torch is not imported, no value is one of its tensors
     return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
 
 
@@ -109,7 +105,7 @@ def from_file(path: Path) -> Tensors:
     """Tensors of a safetensors file (read piece by piece) or of a PyTorch state_dict file (weights only, no code).
 
     Raises:
-        BadInput: neither of the two.
+        BadInput: the file cannot be read, or is neither of the two.
     """
     try:
         size = path.stat().st_size
@@ -129,7 +125,10 @@ def from_file(path: Path) -> Tensors:
         ) from error
     if not header.table.tensors:
         raise BadInput(f"{path}: the file has no tensors. Expected a model's state_dict.")
+    return _from_safetensors(path, header)
 
+
+def _from_safetensors(path: Path, header: Header) -> Tensors:
     def read(index: int) -> Iterator[memoryview]:
         with path.open("rb") as file:
             file.seek(header.data_offset + header.table.first_byte[index])
@@ -162,15 +161,15 @@ def _from_torch_file(path: Path) -> Tensors:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch raises whatever its unpickler meets; weights_only refuses everything but tensors.
+        # torch raises many kinds of errors here; weights_only refuses everything but tensors.
         raise BadInput(
-            f"{path}: no PyTorch state_dict of tensors only ({_torch_reason(error)}). Save model.state_dict()."
+            f"{path} is not a PyTorch state_dict of tensors only ({_torch_reason(error)}). Save model.state_dict()."
         ) from error
     return from_state_dict(state_dict)
 
 
 def _torch_reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file with weights_only=False, which would run its code."""
+    """Torch's reason, without its advice to load the file with weights_only=False, which would run code from it."""
     found = re.search(r"WeightsUnpickler error: ([^\n]*?)(?: was not an allowed|\. Please|\n|$)", str(error))
     text = found.group(1) if found else (str(error).splitlines() or [type(error).__name__])[0]
     return "".join(c if c.isprintable() else "?" for c in text)[:200]

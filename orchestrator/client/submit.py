@@ -1,14 +1,12 @@
-"""A client's side, first half: a state_dict or a file becomes one update object, written once.
+"""Submits an update to a round: writes one object, once, with AWS credentials.
 
-The update is a safetensors file in safetensors' own order of tensors, with the example count in its metadata. It does
-not depend on the number of shards.
+The object does not depend on the number of shards.
 """
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -16,29 +14,25 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import TensorTableMismatch
 from lambdas.protocol.keys import check_name, manifest_key, update_key
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.safetensors import (
-    canonical_order,
-    check_same_table,
-)
+from lambdas.protocol.safetensors import canonical_order, check_same_table
 from lambdas.protocol.tensor_table import WIRE_DTYPES, TensorTable
 from lambdas.storage.bucket import Bucket
-from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
-from orchestrator.errors import BadInput, RoundConflict
-from orchestrator.rounds.request import read_record
-
-if TYPE_CHECKING:
-    pass
 from orchestrator.aws.models import latest_table
+from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
 from orchestrator.client.sources import Tensors
 from orchestrator.client.update_file import WIRE_NAMES, WrittenUpdate, write_update
+from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.rounds.request import read_record
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What `submit` stored; `created` is False when the very same update was there already.
+    """A stored update.
 
-    `header_sha256` is the client's receipt: it covers the tensor table, the example count and `data_sha256`; the
-    round's manifest and report repeat it, and `orchestrator verify` follows it down to the bytes.
+    Attributes:
+        header_sha256: the client's receipt. It covers the tensor table, the example count and `data_sha256`. The
+            round's manifest and report repeat it, and `orchestrator verify` checks it.
+        created: False if the identical update was stored already.
     """
 
     key: str
@@ -58,10 +52,13 @@ def submit(
     *,
     wire: str | None = None,
 ) -> Submitted:
-    """Store a client's update for a round, once. Submitting the very same update again changes nothing.
+    """Store a client's update for a round, once. Submitting the identical update again changes nothing.
+
+    Args:
+        wire: `BF16` or `F16` to store float32 tensors in that dtype.
 
     Raises:
-        BadInput, InvalidName: an argument that cannot be used.
+        BadInput, InvalidName: an argument cannot be used.
         RoundConflict: the client has submitted another update, or the round is closed.
         TensorTableMismatch: the model that the round continues has other tensors.
     """
@@ -90,18 +87,22 @@ def submit(
             f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
             "submit to another round, or under another client id."
         )
-    # The round may have been closed while the update was on its way.
-    pinned = _pinned_clients(bucket, round_id)
-    if pinned is not None and client not in pinned:
-        raise RoundConflict(
-            f"Round {round_id} was closed while client {client}'s update was on its way, and goes on without it. "
-            "Submit it to the next round."
-        )
+    _check_not_late(bucket, round_id, client)
     return replace(submitted, created=created)
 
 
+def _check_not_late(bucket: Bucket, round_id: str, client: str) -> None:
+    """Raise RoundConflict if the round was closed while the update was uploaded."""
+    pinned = _pinned_clients(bucket, round_id)
+    if pinned is not None and client not in pinned:
+        raise RoundConflict(
+            f"Round {round_id} was closed while client {client}'s update was uploaded, and continues without it. "
+            "Submit it to the next round."
+        )
+
+
 def _pinned_clients(bucket: Bucket, round_id: str) -> set[str] | None:
-    """Whose updates are in a closed round; None while it is open, or where this client may not know."""
+    """The clients whose updates a closed round has; None if it is open, or if reading that is not allowed."""
     try:
         found = read_object(bucket, manifest_key(round_id))
     except ClientError as error:
@@ -112,7 +113,7 @@ def _pinned_clients(bucket: Bucket, round_id: str) -> set[str] | None:
 
 
 def _is_stored(bucket: Bucket, key: str, update: WrittenUpdate) -> bool:
-    """Whether this very update is there: its header is, and that has the digest of the values."""
+    """Whether this update is stored: its header is compared, which contains the SHA-256 of the values."""
     try:
         stored, _ = get_bytes(bucket, Key=key, Range=f"bytes=0-{len(update.header) - 1}")
     except ClientError as error:
@@ -123,18 +124,18 @@ def _is_stored(bucket: Bucket, key: str, update: WrittenUpdate) -> bool:
 
 
 def _check_against_latest(bucket: Bucket, round_id: str, client: str, table: TensorTable) -> None:
-    """An early word to the client; `start-round` checks every update again."""
+    """Check the tensors before the upload, so that the client learns early; `start-round` checks every update."""
     try:
         record = read_record(bucket, round_id)
         expected = latest_table(bucket, record.model) if record else None
     except ClientError as error:
-        # To who may not list the bucket, S3 says the same of what is missing and of what is forbidden.
+        # Without permission to list the bucket, S3 gives the same response for a missing and a forbidden object.
         if error_code(error) in DENIED:
             return
         raise
     if expected is not None:
         ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
         try:
-            check_same_table(ordered, expected[1], source=f"the model's last global model, of round {expected[0]}")
+            check_same_table(ordered, expected[1], source=f"the newest global model, of round {expected[0]}")
         except TensorTableMismatch as error:
             raise TensorTableMismatch(f"client {client}: {error}.", client=client) from error

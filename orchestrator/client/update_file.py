@@ -1,13 +1,13 @@
-"""The update file: tensors as one safetensors file, with the example count in its metadata."""
+"""Writes an update: a safetensors file, in safetensors' own order of tensors, whose metadata has the example count."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 
@@ -23,18 +23,21 @@ from lambdas.protocol.safetensors import (
     serialize_header,
 )
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
-from orchestrator.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
 from orchestrator.client.sources import Tensors
+from orchestrator.errors import BadInput
 
 WIRE_NAMES = {"bfloat16": "BF16", "float16": "F16"}
 
 
 @dataclass(frozen=True)
 class WrittenUpdate:
-    """An update file: its length in bytes, all that stands in front of its data section, and that section's SHA-256."""
+    """An update file.
+
+    Attributes:
+        nbytes: length of the file, bytes.
+        header: all bytes in front of the data section.
+        data_sha256: SHA-256 of the data section.
+    """
 
     nbytes: int
     header: bytes
@@ -44,18 +47,18 @@ class WrittenUpdate:
 def write_update(
     tensors: Tensors, num_examples: int, out: IO[bytes], *, wire: str | None = None, size: int | None = None
 ) -> WrittenUpdate:
-    """Write an update file. The values are hashed as they pass, and their digest goes into the header in front of them.
+    """Write an update file, with the SHA-256 of the values in its header.
 
     Args:
         num_examples: the client's weight, 1 to 10**9.
-        out: an empty file that can be written and sought.
+        out: an empty file, open for writing and seeking.
         wire: `BF16` or `F16` to store float32 tensors in that dtype (rounded to nearest, ties to even).
-        size: the file's length in bytes; spaces at the end of the header, which safetensors allows, make up for what is
-            missing. None for as long as it takes.
+        size: the file's length in bytes, to which the header is padded with spaces, as safetensors allows; None: no
+            padding.
 
     Raises:
-        BadInput: an example count that makes no weight, a value that the wire dtype cannot hold, NaN and Inf among
-            them, or an update that is larger than `size`.
+        BadInput: the example count is not a valid weight, the wire dtype cannot hold a value (NaN and Inf included), or
+            the update is larger than `size`.
     """
     try:
         check_num_examples(num_examples)
@@ -64,46 +67,47 @@ def write_update(
     order = canonical_order(tensors.table)
     specs = TensorTable(tuple(tensors.table.tensors[i] for i in order))
     stored = stored_table(specs, wire)
-    digest = hashlib.sha256()
-
-    def put(piece: memoryview) -> None:
-        out.write(piece)
-        digest.update(piece)
 
     def header(data_sha256: str) -> bytes:
         return update_header(specs, stored, num_examples, data_sha256, padded_to=(size or 0) - stored.nbytes)
 
-    placeholder = header("0" * 64)  # of the length that the real one will have
+    placeholder = header("0" * 64)  # has the length of the final header
     nbytes = len(placeholder) + stored.nbytes
     if size is not None and (nbytes != size or len(placeholder) - 8 > MAX_HEADER_BYTES):
         raise BadInput(
-            f"The update takes {nbytes:,} bytes, its place has {size:,}: it has other tensors than the model, or "
+            f"The update has {nbytes:,} bytes, the invitation is for {size:,}: it has other tensors than the model, or "
             "another dtype was agreed on."
         )
     out.write(placeholder)
-    for index, spec, to in zip(order, specs.tensors, stored.tensors, strict=True):
-        for piece in tensors.read(index):
-            if to.dtype == spec.dtype:
-                put(piece)
-            else:
-                for block in _converted(piece, spec, to.dtype):
-                    put(block)
-    final = header(digest.hexdigest())
+    data_sha256 = _write_values(tensors, order, stored, out)
+    final = header(data_sha256)
     out.seek(0)
     out.write(final)
     out.seek(0, io.SEEK_END)
-    return WrittenUpdate(nbytes, final, digest.hexdigest())
+    return WrittenUpdate(nbytes, final, data_sha256)
+
+
+def _write_values(tensors: Tensors, order: Sequence[int], stored: TensorTable, out: IO[bytes]) -> str:
+    """Write the tensors in this order, in the stored dtypes; returns the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    for index, to in zip(order, stored.tensors, strict=True):
+        spec = tensors.table.tensors[index]
+        for piece in tensors.read(index):
+            for block in (piece,) if to.dtype == spec.dtype else _converted(piece, spec, to.dtype):
+                out.write(block)
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def stored_table(table: TensorTable, wire: str | None) -> TensorTable:
-    """A table as an update stores it: float32 tensors in the wire dtype, if any."""
+    """A tensor table with the dtypes in which an update stores it: the wire dtype, if any, in place of float32."""
     return table.with_dtypes([wire if wire and t.dtype == "F32" else t.dtype for t in table.tensors])
 
 
 def update_header(
     table: TensorTable, stored: TensorTable, num_examples: int, data_sha256: str, *, padded_to: int = 0
 ) -> bytes:
-    """All that stands in front of an update's data section."""
+    """All bytes in front of an update's data section."""
     metadata = {"format": "pt", NUM_EXAMPLES: str(num_examples), DATA_SHA256: data_sha256}
     converted = {t.name: t.dtype for t, to in zip(table.tensors, stored.tensors, strict=True) if t.dtype != to.dtype}
     if converted:
@@ -119,8 +123,10 @@ def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memo
         with np.errstate(invalid="ignore"):
             to_float64(block, spec.dtype, values)
         if not np.isfinite(values).all():
-            # Narrowing may turn a NaN with a full payload, as GPUs make them, into a number.
-            raise BadInput(f"Tensor {spec.name!r} has NaN or infinite values, which nobody can average. Submit others.")
+            # Narrowing can turn a NaN whose payload bits are all set, as GPUs make them, into a number.
+            raise BadInput(
+                f"Tensor {spec.name!r} has NaN or infinite values, which cannot be averaged. Check the training."
+            )
         with np.errstate(over="ignore"):
             narrow = from_float64(values, dtype).data
         back = np.empty_like(values)
@@ -128,6 +134,6 @@ def _converted(piece: memoryview, spec: TensorSpec, dtype: str) -> Iterator[memo
         if np.isinf(back).any():
             raise BadInput(
                 f"Tensor {spec.name!r} has values beyond the range of {dtype} (largest {np.abs(values).max():.3g}). "
-                "Use --wire bfloat16, which has float32's range, or none."
+                "Use --wire bfloat16, which has the range of float32, or leave --wire out."
             )
         yield narrow

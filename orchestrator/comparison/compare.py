@@ -1,8 +1,7 @@
-"""The three topologies side by side, for real: the same updates, bucket, queues and round protocol, one table."""
+"""Runs rounds of the same updates in several topologies, and compares time, cost and global models."""
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,10 @@ from orchestrator.aws.s3 import delete_objects, list_objects
 from orchestrator.client.fetch import fetch
 from orchestrator.client.sources import Tensors
 from orchestrator.client.submit import submit
+from orchestrator.comparison.figures import RoundSize, figures, row
 from orchestrator.comparison.ulps import compare_models
 from orchestrator.errors import BadInput, NotDeployed
-from orchestrator.planning.planner import choose_lane, predict
-from orchestrator.planning.prices import LAMBDA_USD_PER_REQUEST, S3_GET_USD, S3_PUT_USD, compute_usd
+from orchestrator.planning.planner import choose_lane
 from orchestrator.progress import Narration
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
@@ -35,7 +34,7 @@ _BLOCK = 4 * 1024**2
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One client's update: what every topology averages."""
+    """One client's update, which every topology averages."""
 
     client: str
     tensors: Tensors
@@ -59,161 +58,143 @@ def synthetic_updates(model_bytes: int, clients: int) -> list[ClientUpdate]:
     ]
 
 
-def compare(
-    aws: AwsClients,
-    deployment: Deployment,
-    updates: Sequence[ClientUpdate],
-    *,
-    synthetic: bool,
-    shards: int | None = None,
-    repeats: int = 1,
-    topologies: Sequence[str] = TOPOLOGIES,
-    keep: bool = False,
-    narration: Narration | None = None,
-) -> dict[str, Any]:
-    """Run a round of the same updates by each topology, `repeats` times in turn, and compare.
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare.
 
-    Args:
-        synthetic: the updates are made up; the document says so.
-        shards: M of grads-sharding; None: the planner's choice among the lanes.
+    Attributes:
+        synthetic: whether the updates are synthetic; the result says so.
+        shards: M of grads-sharding; None: the planner chooses a lane.
+        repeats: rounds of each topology.
         keep: leave rounds and global models in the bucket.
+    """
+
+    updates: Sequence[ClientUpdate]
+    synthetic: bool
+    shards: int | None = None
+    repeats: int = 1
+    topologies: Sequence[str] = TOPOLOGIES
+    keep: bool = False
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of one update's tensors."""
+        return self.updates[0].tensors.table.nbytes
+
+
+def compare(
+    aws: AwsClients, deployment: Deployment, comparison: Comparison, narration: Narration | None = None
+) -> dict[str, Any]:
+    """Run rounds of the same updates in each topology in turn, and compare them.
 
     Returns:
-        A JSON document: `rows`, one per topology with medians over the repeats beside the planner's prediction;
-        `differences` of the global models from the first one's; `infeasible`, what has no lane, with reasons.
+        A JSON document: `rows`, one per topology, with medians over the repeats and the planner's prediction;
+        `differences` of the global models from the first one's; `infeasible`, the topologies without a lane, with
+        reasons.
 
     Raises:
-        What `start_round` raises.
+        The errors of `orchestrator.rounds.start.start_round`.
     """
     narration = narration or Narration()
-    nbytes = updates[0].tensors.table.nbytes
+    shards = comparison.shards
     if shards is None:
-        shards = choose_lane(nbytes, len(updates), list(deployment.lanes.values())).shards
-    infeasible, runs = {}, dict[str, list[dict[str, Any]]]()
-    for topology in topologies:
-        try:
-            deployment.lane_for(topology, shards)
-            runs[topology] = []
-        except NotDeployed as error:
-            infeasible[topology] = str(error)
-            narration.say(str(error))
-    name = f"compare-{time.time_ns() // 1_000_000}"
-    bucket = aws.bucket(deployment.bucket)
-    rounds: list[str] = []
-    first: dict[str, str] = {}
+        lanes = list(deployment.lanes.values())
+        shards = choose_lane(comparison.model_bytes, len(comparison.updates), lanes).shards
+    feasible, infeasible = _feasible(deployment, comparison.topologies, shards)
+    for reason in infeasible.values():
+        narration.say(reason)
+    series = _Series(aws, deployment, comparison, shards)
     try:
-        for repeat in range(repeats):
-            for topology in runs:
-                round_id = f"{name}-{topology}-{repeat}"
-                narration.say(f"{topology}, run {repeat + 1} of {repeats}: {len(updates)} updates ...")
-                for update in updates:
-                    if rounds:
-                        source: Any = {"Bucket": bucket.name, "Key": update_key(rounds[0], update.client)}
-                        bucket.s3.copy(source, bucket.name, update_key(round_id, update.client))
-                    else:
-                        submit(bucket, round_id, update.client, update.tensors, update.examples)
-                rounds.append(round_id)
-                first.setdefault(topology, round_id)
-                request = RoundRequest(
-                    model=name, round_id=round_id, min_clients=len(updates), topology=topology,
-                    shards=shards if topology == GRADS_SHARDING else None,
-                )  # fmt: skip
-                report = start_round(aws, deployment, request, narration).document
-                runs[topology].append(_figures(dict(report), deployment.endpoint_url is None))
-        differences = _differences(bucket, name, first)
+        for repeat in range(comparison.repeats):
+            for topology in feasible:
+                narration.say(
+                    f"{topology}, run {repeat + 1} of {comparison.repeats}: {len(comparison.updates)} updates ..."
+                )
+                series.run(topology, repeat, narration)
+        differences = _differences(series.bucket, series.name, series.first_round)
     finally:
-        if not keep:
-            for prefix in (f"rounds/{name}-", f"models/{name}/"):
-                delete_objects(bucket, [item["Key"] for item in list_objects(bucket, prefix)])
+        if not comparison.keep:
+            series.delete()
+    size = RoundSize(comparison.model_bytes, len(comparison.updates))
     return {
         "environment": deployment.environment,
         "emulator": deployment.endpoint_url,
-        "synthetic_updates": synthetic,
-        "model_bytes": nbytes,
-        "clients": len(updates),
-        "repeats": repeats,
-        "rows": [_row(a, found, nbytes, len(updates)) for a, found in runs.items()],
+        "synthetic_updates": comparison.synthetic,
+        "model_bytes": size.model_bytes,
+        "clients": size.clients,
+        "repeats": comparison.repeats,
+        "rows": [row(topology, found, size) for topology, found in series.runs.items()],
         "differences": differences,
         "infeasible": infeasible,
     }
 
 
-def _figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
-    """What one round took."""
-    results, lane, total = report["shard_results"], report["lane"], report["totals"]
-    levels = report.get("levels") or [{"level": 0, "seconds": report["seconds"].get("averaging", 0.0)}]
-    invocations = len(results) + len(report["redelivered"])
-    requests_usd = invocations * LAMBDA_USD_PER_REQUEST + total["gets"] * S3_GET_USD + total["puts"] * S3_PUT_USD
-    return {
-        "shards": report["shards"],
-        "lane": lane,
-        "seconds": report["seconds"]["total"],
-        "level_seconds": [level["seconds"] for level in levels],
-        "function_seconds": total["wall_s"],
-        "peak_memory_mb": total["peak_rss_mb"],
-        "invocations": invocations,
-        "gets": total["gets"],
-        "puts": total["puts"],
-        "bytes_read": total["bytes_read"],
-        "bytes_written": total["bytes_written"],
-        "requests_usd": requests_usd,
-        "measured_usd": (
-            compute_usd(total["wall_s"], lane["memory_mb"], lane["cpu_architecture"]) + requests_usd if on_aws else None
-        ),
-    }
+def _feasible(deployment: Deployment, topologies: Sequence[str], shards: int) -> tuple[list[str], dict[str, str]]:
+    """The topologies that have a lane, and the others with reasons."""
+    feasible: list[str] = []
+    infeasible: dict[str, str] = {}
+    for topology in topologies:
+        try:
+            deployment.lane_for(topology, shards)
+            feasible.append(topology)
+        except NotDeployed as error:
+            infeasible[topology] = str(error)
+    return feasible, infeasible
 
 
-def _row(topology: str, found: Sequence[dict[str, Any]], nbytes: int, clients: int) -> dict[str, Any]:
-    lane = found[0]["lane"]
-    plan = predict(
-        nbytes, clients, topology=topology, shards=found[0]["shards"],
-        memory_mb=lane["memory_mb"], cpu=lane["cpu_architecture"], memory_cap_mb=10_240,
-        account_concurrency=lane["maximum_concurrency"],
-    )  # fmt: skip
+class _Series:
+    """Rounds of the same updates.
 
-    def median(name: str) -> float:
-        return round(float(statistics.median(run[name] for run in found)), 9)
+    Attributes:
+        name: the model's name, with which the ids of the rounds begin.
+        runs: the figures of each round, by topology.
+        first_round: id of the first round of each topology.
+    """
 
-    return {
-        "topology": topology,
-        "shards": found[0]["shards"] if topology == GRADS_SHARDING else None,
-        "function_memory_mb": lane["memory_mb"],
-        "seconds": median("seconds"),
-        "seconds_range": [min(run["seconds"] for run in found), max(run["seconds"] for run in found)],
-        "level_seconds": [
-            round(statistics.median(level), 3) for level in zip(*(run["level_seconds"] for run in found), strict=True)
-        ],
-        **{
-            name: median(name)
-            for name in (
-                "function_seconds",
-                "peak_memory_mb",
-                "invocations",
-                "gets",
-                "puts",
-                "bytes_read",
-                "bytes_written",
-            )
-        },
-        # GB-seconds by the planner's formula, requests as counted: what carries over from an emulator to AWS.
-        "formula_usd": round(plan.cost_breakdown.compute_usd + median("requests_usd"), 9),
-        "measured_usd": median("measured_usd") if found[0]["measured_usd"] is not None else None,
-        "predicted": {
-            "seconds": round(plan.predicted_seconds, 3),
-            "peak_memory_mb": plan.peak_memory_mb,
-            "invocations": plan.invocations,
-            "gets": plan.s3_gets,
-            "puts": plan.s3_puts,
-            "usd_all_in": round(plan.predicted_cost_usd, 9),
-        },
-        "runs": list(found),
-    }
+    def __init__(self, aws: AwsClients, deployment: Deployment, comparison: Comparison, shards: int) -> None:
+        self._aws, self._deployment, self._comparison, self._shards = aws, deployment, comparison, shards
+        self.bucket = aws.bucket(deployment.bucket)
+        self.name = f"compare-{time.time_ns() // 1_000_000}"
+        self.runs: dict[str, list[dict[str, Any]]] = {}
+        self.first_round: dict[str, str] = {}
+
+    def run(self, topology: str, repeat: int, narration: Narration) -> None:
+        """Submit the updates and run a round."""
+        round_id = f"{self.name}-{topology}-{repeat}"
+        self._submit(round_id)
+        self.first_round.setdefault(topology, round_id)
+        request = RoundRequest(
+            model=self.name,
+            round_id=round_id,
+            min_clients=len(self._comparison.updates),
+            topology=topology,
+            shards=self._shards if topology == GRADS_SHARDING else None,
+        )
+        report = start_round(self._aws, self._deployment, request, narration).document
+        on_aws = self._deployment.endpoint_url is None
+        self.runs.setdefault(topology, []).append(figures(dict(report), on_aws))
+
+    def _submit(self, round_id: str) -> None:
+        """Upload the updates for the first round, and copy them in S3 for the others."""
+        source_round = next(iter(self.first_round.values()), None)
+        for update in self._comparison.updates:
+            if source_round is None:
+                submit(self.bucket, round_id, update.client, update.tensors, update.examples)
+                continue
+            source: Any = {"Bucket": self.bucket.name, "Key": update_key(source_round, update.client)}
+            self.bucket.s3.copy(source, self.bucket.name, update_key(round_id, update.client))
+
+    def delete(self) -> None:
+        """Delete the rounds and the global models."""
+        for prefix in (f"rounds/{self.name}-", f"models/{self.name}/"):
+            delete_objects(self.bucket, [item["Key"] for item in list_objects(self.bucket, prefix)])
 
 
 def _differences(bucket: Bucket, model: str, rounds: dict[str, str]) -> list[dict[str, Any]]:
+    """How the global models of the other topologies differ from the first one's."""
     found = []
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:
-        paths = {a: Path(directory) / f"{a}.safetensors" for a in rounds}
+        paths = {topology: Path(directory) / f"{topology}.safetensors" for topology in rounds}
         for topology, round_id in rounds.items():
             fetch(bucket, model, paths[topology], round_id=round_id)
         base = next(iter(paths), None)

@@ -1,4 +1,4 @@
-"""A comparison for people: a table as text and Markdown, and a chart."""
+"""Writes a comparison as a Markdown table and as a chart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
 
 
 def to_markdown(document: Row) -> str:
-    """What was compared, the table, and how far the global models are apart."""
+    """What was compared, the table, and the differences of the global models."""
     d = document
     source = "synthetic updates (random float32 values)" if d["synthetic_updates"] else "given updates"
     lines = [
@@ -39,8 +39,8 @@ def to_markdown(document: Row) -> str:
     ]
     if d["emulator"]:
         lines += [
-            f"**Seconds are those of the emulator at {d['emulator']}.** Only counts, bytes, memory and dollars by "
-            "formula carry over to AWS.",
+            f"**Seconds are those of the emulator at {d['emulator']}.** Counts, bytes, memory and dollars by formula "
+            "are those of AWS.",
             "",
         ]
     names = [name for name, _ in _COLUMNS]
@@ -51,8 +51,8 @@ def to_markdown(document: Row) -> str:
     ]
     lines += [
         "",
-        "Requests, bytes and dollars are the functions'; the all-in prediction has clients, orchestrator and SQS too. "
-        "By formula: the planner's GB-seconds and the requests that were counted.",
+        "Requests, bytes and dollars are those of the functions; the all-in prediction includes clients, coordinator "
+        "and SQS. Dollars by formula are those of the planner's GB-seconds and of the counted requests.",
     ]
     for difference in d["differences"]:
         lines.append(
@@ -64,13 +64,13 @@ def to_markdown(document: Row) -> str:
 
 
 def write_chart(document: Row, path: Path) -> None:
-    """Bars per topology: seconds by level, peak memory, dollars by formula; predictions as outlines.
+    """Draw bars per topology: seconds by level, peak memory, dollars by formula, with predictions as outlines.
 
     Raises:
         BadInput: matplotlib is not installed.
     """
     try:
-        # Needed for charts alone, and slow to import.
+        # Only charts need it, and its import is slow.
         import matplotlib
     except ImportError as error:
         raise BadInput("Charts need matplotlib. Install it: pip install 'fedagg[plot]'.") from error

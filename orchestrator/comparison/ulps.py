@@ -1,4 +1,4 @@
-"""How far two global models are apart: elements that differ, and by how many units in the last place."""
+"""Differences of two global models: the number of values that differ, and by how many units in the last place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _VALUES = 4 * 1024**2
 
 @dataclass(frozen=True)
 class Difference:
-    """`differing` of `elements` values differ, by at most `max_ulps` units in the last place (integers: by so much)."""
+    """The differences of two models.
+
+    Attributes:
+        differing: values, of `elements`, that differ.
+        max_ulps: the largest difference in units in the last place; of integers, the difference itself.
+    """
 
     elements: int
     differing: int
@@ -28,7 +33,7 @@ def compare_models(first: Path, second: Path) -> Difference:
     """Compare two safetensors files with the same tensor table, value by value, piece by piece.
 
     Raises:
-        BadInput: their tables differ.
+        BadInput: their tensor tables differ.
     """
     one, other = _header(first), _header(second)
     if one.table != other.table:
@@ -48,7 +53,7 @@ def compare_models(first: Path, second: Path) -> Difference:
 
 
 def ulps(first: bytes, second: bytes, dtype: str) -> np.ndarray[Any, Any]:
-    """Representable values between each two values of a safetensors dtype, uint64, shape (n,)."""
+    """The distance of each two values of a safetensors dtype, in representable values: uint64, shape (n,)."""
     size = ITEMSIZE[dtype]
     kind = "u" if dtype[0] in "UBF" else "i"
     x, y = (np.frombuffer(raw, dtype=f"<{kind}{size}") for raw in (first, second))
@@ -60,7 +65,7 @@ def ulps(first: bytes, second: bytes, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def _ordered(bits: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    """Floating-point numbers as unsigned integers in the same order, both zeros at the same place."""
+    """The bits of floating-point numbers as unsigned integers of the same order; both zeros are equal."""
     top = np.uint64(1) << np.uint64(8 * size - 1)
     wide = bits.astype(np.uint64)
     negative = (wide & top) != 0

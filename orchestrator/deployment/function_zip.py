@@ -1,6 +1,6 @@
-"""The function zip: this project's `lambdas` package and numpy, for one Python and one cpu_architecture, reproducibly.
+"""Builds the function zip: the package `lambdas` and numpy, for one Python and one CPU architecture, reproducibly.
 
-`lambdas/averaging/fold.c` is compiled into it by Zig's C compiler, which pip gets and which compiles for any processor.
+Zig's C compiler, which pip downloads and which compiles for any processor, compiles `lambdas/averaging/fold.c`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError
 from orchestrator.paths import ROOT
 
-# AWS Lambda, "Lambda quotas": a zip that is uploaded directly may have 50 MB.
+# AWS Lambda, "Lambda quotas": the largest zip that is uploaded directly.
 MAX_ZIP_BYTES = 50 * 1000**2
-# Zip's earliest time stamp: the same inputs give the same bytes.
+# The earliest time stamp of the zip format, so that the same inputs give the same bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# The functions' Python on AWS, and the wheels that fit Amazon Linux 2023 (glibc 2.34), best first.
+# The functions' Python on AWS, and the platform tags of wheels for Amazon Linux 2023 (glibc 2.34), best first.
 _LAMBDA_PYTHON = (3, 13)
 _MANYLINUX = {
     cpu_architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     for cpu_architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
-# Nothing is linked: the library runs beside any C library. For each cpu_architecture's oldest processor: wider registers
-# were not faster, since memory is the limit. Why nothing is contracted: fold.c.
+# Nothing is linked, so that the library runs beside any C library. The code is for the oldest processor of each CPU
+# architecture: wider registers were not faster, since memory is the limit. fold.c says why contraction is off.
 _COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
 # Parts of numpy that a function never imports.
 _LEFT_OUT_DIRS = {"tests", "include", "pkgconfig", "__pycache__"}
@@ -45,7 +45,7 @@ class Target:
     Attributes:
         name: part of the file name: `aws`, `local` or `localstack`.
         python: major and minor version of the function's runtime.
-        cpu_architecture: Lambda's word for it, `arm64` or `x86_64`.
+        cpu_architecture: `arm64` or `x86_64`.
         platforms: wheel platform tags, best first; empty for the machine's own.
     """
 
@@ -71,13 +71,13 @@ class Target:
 
 
 def target_for(environment: str, emulator: str = "ministack") -> Target:
-    """What an environment's functions run on.
+    """The Python and the machine on which an environment's functions run.
 
-    On AWS that is Lambda's Python on arm64. MiniStack runs functions with its own Python, which is this one; LocalStack
-    does as AWS does, on the machine's own cpu_architecture.
+    On AWS, functions run with Lambda's Python on arm64. MiniStack runs them with its own Python, which is this one, and
+    LocalStack with Lambda's Python on this machine's CPU architecture.
 
     Args:
-        emulator: the kind of emulator, for the local environment (`orchestrator.emulator.KINDS`).
+        emulator: the kind of emulator, for the local environment (`orchestrator.emulators.emulator.KINDS`).
     """
     machine = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
     if environment != "local":
@@ -97,10 +97,10 @@ def variables(target: Target) -> dict[str, str]:
 
 
 def build(target: Target) -> Path:
-    """Build the zip, unless the one that is there was built from the same inputs; returns its path.
+    """Build the zip, unless the existing one was built from the same inputs; returns its path.
 
     Raises:
-        OrchestratorError: wheels or compiler cannot be had, or the zip would be too large for Lambda.
+        OrchestratorError: wheels or the compiler cannot be downloaded, or the zip is too large for Lambda.
     """
     inputs = _inputs(target)
     record = target.path.with_suffix(".json")
@@ -133,20 +133,20 @@ def compile_fold(target: Target, directory: Path) -> Path:
         directory: where the compiler and the shared library go.
 
     Raises:
-        OrchestratorError: the compiler cannot be had, or fails.
+        OrchestratorError: the compiler cannot be downloaded, or fails.
     """
     compiler = _fetch_compiler(directory)
     machine = {"arm64": "aarch64"}.get(target.cpu_architecture, target.cpu_architecture)
     path = directory / "libfold.so"
     command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_fold_source())]
-    # Nothing of the user's own environment changes what is compiled, and no cache stays in their home.
+    # The user's environment variables do not change what is compiled, and no cache is left in the home directory.
     environ = {"PATH": os.defpath, "ZIG_GLOBAL_CACHE_DIR": str(directory), "ZIG_LOCAL_CACHE_DIR": str(directory)}
     _run(command, f"{_fold_source()} could not be compiled", environ)
     return path
 
 
 def _fetch_compiler(directory: Path) -> Path:
-    """Zig, which has a C compiler for all processors, from its wheel (https://pypi.org/project/ziglang)."""
+    """Download Zig, whose C compiler compiles for any processor, as a wheel (https://pypi.org/project/ziglang)."""
     failure = "pip could not get the compiler of lambdas/averaging/fold.c; PIP_INDEX_URL names an index that has it"
     _pip_download(directory / "compiler", _build_requirements(), [], failure)
     (wheel,) = (directory / "compiler").glob("*.whl")

@@ -1,4 +1,4 @@
-"""Reads what Terraform deployed from the outputs of an environment."""
+"""Loads the deployment of an environment from Terraform's outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def load_deployment(environment: str) -> Deployment:
     """The deployment of an environment, from its Terraform state.
 
     Raises:
-        NotDeployed: there is no such environment, or nothing is deployed in it.
+        NotDeployed: the environment is not deployed, or by another release.
+        BadInput: there is no such environment.
     """
     outputs: dict[str, Any] = terraform.outputs(environment)
     if "deployment" not in outputs:

@@ -1,4 +1,4 @@
-"""Processes that outlive the command that starts them: how to start an emulator, and how to end it."""
+"""Processes that continue to run after the command that started them has ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _STOP_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start an emulator: a command that runs until it gets SIGTERM, and one that tidies up after it."""
+    """How to start an emulator.
+
+    Attributes:
+        command: runs until it gets SIGTERM.
+        cleanup: runs after it has ended; None where nothing is left to clean up.
+    """
 
     command: list[str]
     environ: dict[str, str]
@@ -30,7 +35,7 @@ def without_aws(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process, empty where there is none: process ids are used again."""
+    """The command line of a process, empty if there is no such process. Tells whether a process id was reused."""
     try:
         return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     except OSError:
@@ -38,7 +43,7 @@ def command_of(pid: int) -> str:
 
 
 def end(pid: int) -> None:
-    """End a process that leads a group, and the group."""
+    """End a process group, given the process that leads it: SIGTERM, and SIGKILL after 30 seconds."""
     for signum, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 2)):
         try:
             os.killpg(pid, signum)
@@ -47,7 +52,7 @@ def end(pid: int) -> None:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)  # reaps it where it is our child
+                os.waitpid(pid, os.WNOHANG)  # reaps the process if it is a child of this one
             try:
                 os.killpg(pid, 0)
             except ProcessLookupError:
@@ -56,7 +61,7 @@ def end(pid: int) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback interface."""
+    """Whether no process listens on a port of the loopback interface."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -67,7 +72,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that is free now."""
+    """A free port of the loopback interface."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
@@ -75,5 +80,5 @@ def free_port() -> int:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log."""
+    """The last 20 lines of a log file."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-20:])

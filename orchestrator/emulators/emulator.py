@@ -1,10 +1,11 @@
-"""The AWS of this machine: one switch, one interface, whichever emulator it is.
+"""Starts, finds and stops the emulator of AWS on this machine.
 
-`EMULATOR=ministack` (default) starts MiniStack, `EMULATOR=localstack` starts LocalStack 4.14.0, and `AWS_ENDPOINT_URL`
-names one that is already running, which is used as it is and never stopped.
+`EMULATOR=ministack` (default) starts MiniStack, and `EMULATOR=localstack` starts LocalStack 4.14.0. `AWS_ENDPOINT_URL`
+names an emulator that is already running; it is used as it is and never stopped.
 
-An emulator that was started here belongs to one home directory (`terraform.state_home()`), which holds its process id,
-its log and the Terraform state of what is deployed in it: it keeps everything in memory, so they live and die together.
+An emulator that is started here belongs to one home directory (`orchestrator.paths.state_home()`), which holds its
+process id, its log and the Terraform state of what is deployed in it. The emulator keeps everything in memory, so all
+of this is deleted when it stops.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.emulators import localstack, ministack
-from orchestrator.emulators.daemon import command_of, end, free_port, is_free, tail
+from orchestrator.emulators.daemon import Launch, command_of, end, free_port, is_free, tail
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.paths import state_home
 from orchestrator.progress import Narration
@@ -29,7 +30,10 @@ from orchestrator.progress import Narration
 KINDS = ("ministack", "localstack")
 DEFAULT_PORT = 4566
 _START_TIMEOUT_S = 120
-_HEALTH = "/_localstack/health"  # MiniStack answers there, too
+_HEALTH = "/_localstack/health"  # MiniStack has this path, too
+# What an emulator leaves in its home directory: its record, and the Terraform state of what was deployed in it.
+_LEFT_FILES = ("emulator.json", "terraform.tfstate", "terraform.tfstate.backup", ".terraform.tfstate.lock.info")
+_LEFT_DIRECTORIES = ("terraform", "localstack")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Emulator:
 
     Attributes:
         kind: `ministack` or `localstack`.
-        pid, log: None where it was not started here.
+        pid, log: process id and log file; None if it was not started here.
     """
 
     kind: str
@@ -51,7 +55,7 @@ def chosen(environ: Mapping[str, str] = os.environ) -> str:
     """The kind that `EMULATOR` names.
 
     Raises:
-        BadInput: it names none.
+        BadInput: `EMULATOR` has another value.
     """
     kind = environ.get("EMULATOR") or KINDS[0]
     if kind not in KINDS:
@@ -60,7 +64,7 @@ def chosen(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def running() -> Emulator | None:
-    """The emulator that `AWS_ENDPOINT_URL` names, else this home's; None where it does not answer."""
+    """The emulator that `AWS_ENDPOINT_URL` names, else that of this home; None if it does not answer."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     if url:
         return _elsewhere(url.rstrip("/"))
@@ -72,7 +76,7 @@ def require() -> Emulator:
     """The emulator that `running` finds.
 
     Raises:
-        BadInput: there is none.
+        BadInput: no emulator is running.
     """
     found, url = running(), os.environ.get("AWS_ENDPOINT_URL")
     if found is None and url:
@@ -86,11 +90,14 @@ def require() -> Emulator:
 
 
 def start(port: int | None = None, narration: Narration | None = None) -> Emulator:
-    """Start an emulator, on `port` or 4566, or a free port where that is taken. A running one is returned as it is.
+    """Start an emulator and wait until it is healthy. An emulator that is already running is returned.
+
+    Args:
+        port: None: 4566, or another free port if that is taken.
 
     Raises:
-        BadInput: the port that was asked for is taken, another kind runs here, or what it needs is not installed.
-        OrchestratorError: it does not come up; names its log.
+        BadInput: `port` is taken, an emulator of the other kind is running, or a required package is not installed.
+        OrchestratorError: the emulator did not start; the message ends with its log.
     """
     kind = chosen()
     if os.environ.get("AWS_ENDPOINT_URL"):
@@ -98,40 +105,24 @@ def start(port: int | None = None, narration: Narration | None = None) -> Emulat
     existing = running()
     if existing is not None:
         if existing.kind != kind:
-            raise BadInput(f"Here runs {existing.kind}. Stop it (`orchestrator emulator stop`) before starting {kind}.")
+            raise BadInput(
+                f"{existing.kind} is running here. Stop it (`orchestrator emulator stop`) before you start {kind}."
+            )
         return existing
     if port is not None and not is_free(port):
-        raise BadInput(f"Port {port} is taken. Choose another one, or none to let the system choose.")
+        raise BadInput(f"Port {port} is taken. Choose another port, or leave it out to use a free one.")
     port = port or (DEFAULT_PORT if is_free(DEFAULT_PORT) else free_port())
     stop()
     home = state_home()
-    _forget(home)  # what is left of one that died, even of its record
+    _forget(home)  # also deletes what is left of an emulator that was killed
     home.mkdir(parents=True, exist_ok=True)
     if kind == "localstack":
         launch = localstack.prepare(port, home, narration or Narration())
     else:
         launch = ministack.prepare(port)
-    log = home / "emulator.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            launch.command,
-            env={**launch.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in a terminal is for the command, which stops the emulator in order
-        )
-    emulator = Emulator(kind, f"http://127.0.0.1:{port}", process.pid, str(log))
-    _record().write_text(json.dumps({**asdict(emulator), "cleanup": launch.cleanup}))
-    deadline = time.monotonic() + _START_TIMEOUT_S
+    process, emulator = _launched(launch, kind, port, home / "emulator.log")
     try:
-        # Healthy twice, with a pause: where somebody else took the port first, that one answers while ours gives up.
-        healthy = 0
-        while healthy < 2:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise OrchestratorError(f"The emulator did not come up; its log {log} ends with:\n{tail(log)}")
-            time.sleep(0.2)
-            healthy = healthy + 1 if _answers(emulator.url + _HEALTH) else 0
+        _wait_until_healthy(process, emulator)
     except BaseException:
         end(process.pid)
         stop()
@@ -139,8 +130,35 @@ def start(port: int | None = None, narration: Narration | None = None) -> Emulat
     return emulator
 
 
+def _launched(launch: Launch, kind: str, port: int, log: Path) -> tuple[subprocess.Popen[bytes], Emulator]:
+    """Start the emulator's process and record it."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            launch.command,
+            env={**launch.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in a terminal reaches only the command, which stops the emulator
+        )
+    emulator = Emulator(kind, f"http://127.0.0.1:{port}", process.pid, str(log))
+    _record().write_text(json.dumps({**asdict(emulator), "cleanup": launch.cleanup}))
+    return process, emulator
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], emulator: Emulator) -> None:
+    # Two answers are required: if another process took the port first, that one answers while this emulator exits.
+    healthy, deadline = 0, time.monotonic() + _START_TIMEOUT_S
+    while healthy < 2:
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = Path(emulator.log or "")
+            raise OrchestratorError(f"The emulator did not start; its log {log} ends with:\n{tail(log)}")
+        time.sleep(0.2)
+        healthy = healthy + 1 if _answers(emulator.url + _HEALTH) else 0
+
+
 def stop() -> bool:
-    """Stop the emulator that was started in this home and forget what was deployed in it; whether one was running."""
+    """Stop this home's emulator and delete its record and Terraform state; returns whether one was running."""
     record = _read_record()
     if record is None:
         return False
@@ -169,9 +187,9 @@ def _read_record() -> tuple[Emulator, list[str] | None] | None:
 
 
 def _forget(home: Path) -> None:
-    for name in ("emulator.json", "terraform.tfstate", "terraform.tfstate.backup", ".terraform.tfstate.lock.info"):
+    for name in _LEFT_FILES:
         (home / name).unlink(missing_ok=True)
-    for name in ("terraform", "localstack"):
+    for name in _LEFT_DIRECTORIES:
         shutil.rmtree(home / name, ignore_errors=True)
 
 
@@ -180,7 +198,7 @@ def _is_ours(emulator: Emulator) -> bool:
 
 
 def _elsewhere(url: str) -> Emulator | None:
-    """An emulator that somebody else runs. Only MiniStack answers at its own address."""
+    """An emulator that was not started here. Only MiniStack has a health path of its own."""
     if not _answers(url + _HEALTH):
         return None
     return Emulator("ministack" if _answers(f"{url}/_ministack/health") else "localstack", url)

@@ -1,7 +1,7 @@
-"""LocalStack 4.14.0, as a container where there is a Docker engine, else from PyPI as a process of this machine.
+"""LocalStack 4.14.0: a container if a Docker engine answers, else a process from PyPI packages.
 
-What it needs is in localstack_runtime: the compose file that pins the image; the pins of the PyPI packages; and the
-plug-in that runs functions without Docker. The packages get a virtual environment of their own, `.venv-localstack`.
+localstack_runtime has the compose file that pins the image, the versions of the PyPI packages, and the plug-in that
+runs functions without Docker. The packages are installed in a virtual environment of their own, `.venv-localstack`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.paths import ROOT
 from orchestrator.progress import Narration
 
 VERSION = "4.14.0"
-# The functions' Python, here as on AWS. (LocalStack 4.14.0's package admits 3.10, its syntax needs 3.12.)
+# The Python release of the functions, here and on AWS. LocalStack's package allows 3.10, but its syntax needs 3.12.
 PYTHON = (3, 13)
 FILES = Path(__file__).with_name("localstack_runtime")
 VENV = ROOT / ".venv-localstack"
@@ -30,11 +30,11 @@ _PULL_S = 1800
 
 
 def prepare(port: int, home: Path, narration: Narration) -> Launch:
-    """Get LocalStack (pull its image, or install it) and say how to start it on `port`.
+    """Pull LocalStack's image, or install its packages; returns how to start it on `port`.
 
     Raises:
-        BadInput: there is neither a Docker engine nor a Python that can run it.
-        OrchestratorError: it could not be pulled or installed.
+        BadInput: neither a Docker engine nor the required Python was found.
+        OrchestratorError: pulling or installing failed.
     """
     if has_docker():
         return _container(port, home, narration)
@@ -46,7 +46,7 @@ def prepare(port: int, home: Path, narration: Narration) -> Launch:
 
 
 def has_docker() -> bool:
-    """Whether a Docker engine answers and `docker compose` is there."""
+    """Whether a Docker engine answers and `docker compose` is installed."""
     try:
         for command in (["docker", "info"], ["docker", "compose", "version"]):
             if subprocess.run(command, capture_output=True, check=False, timeout=30).returncode != 0:
@@ -64,12 +64,12 @@ def _compose(home: Path) -> list[str]:
 def _container(port: int, home: Path, narration: Narration) -> Launch:
     compose = _compose(home)
     environ = {**os.environ, "LOCALSTACK_PORT": str(port)}
-    narration.say(f"Pulling the image of LocalStack {VERSION} where it is not there yet ...")
+    narration.say(f"Pulling the image of LocalStack {VERSION} if it is not here yet ...")
     pulled = subprocess.run(
         [*compose, "pull", "--quiet"], env=environ, capture_output=True, text=True, check=False, timeout=_PULL_S
     )
     if pulled.returncode != 0:
-        raise OrchestratorError(f"Docker could not get LocalStack {VERSION}:\n{pulled.stderr.strip()}")
+        raise OrchestratorError(f"Docker could not pull LocalStack {VERSION}:\n{pulled.stderr.strip()}")
     return Launch([*compose, "up", "--force-recreate"], environ, cleanup=[*compose, "down", "--volumes"])
 
 
@@ -77,10 +77,10 @@ def _container(port: int, home: Path, narration: Narration) -> Launch:
 
 
 def install(narration: Narration) -> None:
-    """LocalStack and the plug-in in their own virtual environment, unless what is there is what the pins say.
+    """Install LocalStack and the plug-in in their virtual environment, unless it has the pinned versions already.
 
     Raises:
-        BadInput: there is no Python of the right release, or this is not Linux.
+        BadInput: no Python of the required release was found, or this machine does not run Linux.
         OrchestratorError: pip failed.
     """
     stamp = VENV / "installed"
@@ -90,17 +90,17 @@ def install(narration: Narration) -> None:
     python = find_python()
     if python is None or not sys.platform.startswith("linux"):
         raise BadInput(
-            f"LocalStack {VERSION} runs in a container, and no Docker engine answers here; or without Docker on Linux "
-            f"under Python {PYTHON[0]}.{PYTHON[1]}, "
-            + ("which this is not. " if python else "which was not found (LOCALSTACK_PYTHON names one). ")
+            f"LocalStack {VERSION} runs in a container, or without Docker on Linux under Python "
+            f"{PYTHON[0]}.{PYTHON[1]}. No Docker engine answers here, and "
+            + ("this is not Linux. " if python else "that Python was not found (LOCALSTACK_PYTHON names one). ")
             + "Start Docker or install that Python, set AWS_ENDPOINT_URL to a LocalStack that is running, or leave "
-            "EMULATOR unset for the emulator that needs neither."
+            "EMULATOR unset to use the emulator that needs neither."
         )
-    narration.say(f"Installing LocalStack {VERSION} into {VENV.name}, once: it takes a minute or two ...")
+    narration.say(f"Installing LocalStack {VERSION} into {VENV.name}. This happens once and takes a minute or two ...")
     with tempfile.TemporaryDirectory(prefix="localstack-") as directory:
-        # A copy, because building leaves files beside the sources.
+        # A build leaves files beside the sources: build a copy.
         plugin = shutil.copytree(FILES, Path(directory) / "plugin")
-        # Compiling what is never imported would take most of the time.
+        # Without --no-compile, most of the time would be spent on modules that are never imported.
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         for command in (
             [str(python), "-m", "venv", "--clear", str(VENV)],
@@ -113,7 +113,7 @@ def install(narration: Narration) -> None:
 
 
 def find_python() -> Path | None:
-    """A Python of the release that LocalStack runs under: LOCALSTACK_PYTHON, on PATH, or one that pyenv keeps."""
+    """A Python of the required release: LOCALSTACK_PYTHON, else this one, one on PATH, or one of pyenv."""
     for candidate in _pythons():
         try:
             version = subprocess.run(
@@ -160,18 +160,18 @@ def _process(port: int, home: Path) -> Launch:
         {
             **environ,
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
-            # Its own server listens on every interface, whatever GATEWAY_LISTEN says.
+            # LocalStack's default server ignores the address in GATEWAY_LISTEN and listens on every interface.
             "GATEWAY_SERVER": "fedagg-loopback",
-            # Its own names for this machine, *.localhost.localstack.cloud, need a name server on the Internet.
+            # The default host name, *.localhost.localstack.cloud, needs a name server on the Internet.
             "LOCALSTACK_HOST": f"127.0.0.1:{port}",
-            # http://host:port/account/name: Terraform's provider refuses the form `path`.
+            # http://host:port/account/name: Terraform's provider does not accept the form `path`.
             "SQS_ENDPOINT_STRATEGY": "off",
             "DNS_ADDRESS": "0",
-            # Nothing is asked of the Internet, and nobody is told.
+            # No requests to the Internet, and no usage statistics.
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DISABLE_EVENTS": "1",
             "LAMBDA_RUNTIME_EXECUTOR": "fedagg-process",
-            # An idle queue is looked at less and less often otherwise, up to every 10 s.
+            # By default, an idle queue is polled less and less often, down to every 10 s.
             "LAMBDA_EVENT_SOURCE_MAPPING_POLL_INTERVAL_SEC": "0.1",
             "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
             "TMPDIR": str(own / "tmp"),

@@ -1,4 +1,4 @@
-"""MiniStack, the default emulator: a PyPI package in this project's own environment. It needs nothing else."""
+"""MiniStack, the default emulator: a PyPI package in this project's own virtual environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.errors import BadInput
 
 
 def prepare(port: int) -> Launch:
-    """How to start it on `port`.
+    """How to start MiniStack on `port`.
 
     Raises:
         BadInput: the package is not installed.

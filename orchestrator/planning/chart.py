@@ -1,25 +1,30 @@
-"""A chart of a plan: seconds and dollars over the number of shards, with the trees for comparison."""
+"""Draws a plan: seconds and US dollars over the number of shards, with the trees for comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import PlanningError
 from orchestrator.planning.plan import RECOMMENDED, Plan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SUFFIXES = (".png", ".svg")
 
 
 def write_chart(plans: Sequence[Plan], path: Path) -> None:
-    """Draw feasible plans: above, the seconds of each shard count's fastest and cheapest configuration; below, dollars.
+    """Draw feasible plans: seconds above, US dollars below, of the fastest and cheapest plan of each shard count.
 
     Args:
         plans: from `plan_round`.
-        path: where to write it; the suffix, .png or .svg, decides the format.
+        path: the file to write; its suffix, .png or .svg, decides the format.
 
     Raises:
-        PlanningError: nothing is feasible, another suffix, no such directory, or matplotlib is not installed.
+        PlanningError: no plan is feasible, the suffix is another one, the directory does not exist, or matplotlib is
+            not installed.
     """
     feasible = [plan for plan in plans if plan.feasible]
     if not feasible:
@@ -28,40 +33,11 @@ def write_chart(plans: Sequence[Plan], path: Path) -> None:
         raise PlanningError(f"{path} ends in {path.suffix or 'nothing'!r}: expected .png or .svg. Choose another name.")
     if not path.parent.is_dir():
         raise PlanningError(f"There is no directory {path.parent} to write {path.name} to. Create it first.")
-    try:
-        # Needed for charts alone, and slow to import.
-        import matplotlib
-    except ImportError as error:
-        raise PlanningError("Charts need matplotlib. Install it: pip install 'fedagg[plot]'.") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.axes import Axes
-
-    def draw(axes: Axes, value: Callable[[Plan], float], label: str) -> None:
-        groups: dict[int, list[Plan]] = {}
-        for plan in feasible:
-            if plan.shards is not None:
-                groups.setdefault(plan.shards, []).append(plan)
-        shards = sorted(groups)
-        for name, key, style in (("fastest", _seconds, "C0o-"), ("cheapest", _usd, "C1s-")):
-            chosen = [min(groups[m], key=key) for m in shards]
-            if chosen:
-                axes.plot(shards, [value(plan) for plan in chosen], style, label=f"{name} of each shard count", ms=4)
-        for index, tree in enumerate(sorted({plan.topology for plan in feasible if plan.shards is None})):
-            cheapest = min((plan for plan in feasible if plan.topology == tree), key=_usd)
-            style = ("--", ":")[index % 2]
-            axes.axhline(value(cheapest), color=f"C{index + 2}", linestyle=style, label=f"{tree}, cheapest")
-        for plan in feasible:
-            if RECOMMENDED in plan.marks and plan.shards is not None:
-                axes.plot([plan.shards], [value(plan)], "k*", markersize=13, label="recommended")
-        axes.set_ylabel(label)
-        axes.set_yscale("log")
-        axes.grid(visible=True, which="both", alpha=0.3)
-
+    pyplot = _pyplot()
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 7), layout="constrained")
     try:
-        draw(above, _seconds, "seconds")
-        draw(below, _usd, "US dollars per round")
+        _draw(above, feasible, _seconds, "seconds")
+        _draw(below, feasible, _usd, "US dollars per round")
         below.set_xscale("log", base=2)
         below.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         below.set_xlabel("shards")
@@ -70,6 +46,40 @@ def write_chart(plans: Sequence[Plan], path: Path) -> None:
         figure.savefig(path, dpi=150)
     finally:
         pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        # Only charts need it, and its import is slow.
+        import matplotlib
+    except ImportError as error:
+        raise PlanningError("Charts need matplotlib. Install it: pip install 'fedagg[plot]'.") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _draw(axes: Axes, feasible: Sequence[Plan], value: Callable[[Plan], float], label: str) -> None:
+    groups: dict[int, list[Plan]] = {}
+    for plan in feasible:
+        if plan.shards is not None:
+            groups.setdefault(plan.shards, []).append(plan)
+    shards = sorted(groups)
+    for name, key, style in (("fastest", _seconds, "C0o-"), ("cheapest", _usd, "C1s-")):
+        chosen = [min(groups[m], key=key) for m in shards]
+        if chosen:
+            axes.plot(shards, [value(plan) for plan in chosen], style, label=f"{name} of each shard count", ms=4)
+    for index, tree in enumerate(sorted({plan.topology for plan in feasible if plan.shards is None})):
+        cheapest = min((plan for plan in feasible if plan.topology == tree), key=_usd)
+        style = ("--", ":")[index % 2]
+        axes.axhline(value(cheapest), color=f"C{index + 2}", linestyle=style, label=f"{tree}, cheapest")
+    for plan in feasible:
+        if RECOMMENDED in plan.marks and plan.shards is not None:
+            axes.plot([plan.shards], [value(plan)], "k*", markersize=13, label="recommended")
+    axes.set_ylabel(label)
+    axes.set_yscale("log")
+    axes.grid(visible=True, which="both", alpha=0.3)
 
 
 def _seconds(plan: Plan) -> float:

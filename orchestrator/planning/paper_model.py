@@ -1,8 +1,8 @@
 """The handler that GradsSharding (arXiv:2604.22072) measured: profile "whole-object".
 
-One whole object after the other through boto3 and np.load, a float32 running sum, the result put at the end; functions
-invoked directly and warm, as many at once as the account lets run. It is what the paper's numbers can be compared with,
-and what the streaming worker is compared with.
+It reads one whole object after the other through boto3 and np.load, keeps a float32 running sum, and stores the result
+at the end. Its functions are invoked directly and warm, as many at once as the account allows. This profile can be
+compared with the figures that the paper measured, and the streaming worker with this profile.
 """
 
 from __future__ import annotations
@@ -10,79 +10,83 @@ from __future__ import annotations
 import math
 
 from orchestrator.planning import prices as p
-from orchestrator.planning.streaming import (
-    Prediction,
-    Question,
-    count_functions,
-    cpu_share,
-    levels,
-    spread_s,
-    too_slow,
-    transfer_s,
-)
+from orchestrator.planning.prediction import Prediction, Setup, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.shapes import Shape
+from orchestrator.planning.sizing import cpu_share
 
 _MIB = 1024**2
 
 
-def whole_object(question: Question) -> Prediction:
+def whole_object(setup: Setup) -> Prediction:
     """Predict a round of the paper's handlers.
 
-    Function memory by the paper's rule: 3 times the shard (or gradient) and 450 MB, capped.
+    Function memory is by the paper's rule: 3 times the shard (or gradient) plus 450 MB, at most the cap.
     """
-    q = question
-    sharded = q.topology == "grads-sharding"
-    piece = -(-q.model_bytes // q.shards) if sharded else q.model_bytes
-    copies_mb = p.PAPER_COPIES * piece / _MIB
-    by_rule = max(p.LAMBDA_MIN_MEMORY_MB, math.ceil(copies_mb + p.PAPER_BASE_MB))
-    memory_mb = min(by_rule, q.memory_cap_mb) if q.memory_mb is None else q.memory_mb
-    peak_mb = math.ceil(copies_mb) + p.RUNTIME_MB
+    shape = setup.shape
+    memory_mb = _rule_memory_mb(setup) if setup.memory_mb is None else setup.memory_mb
     seconds = billed = longest = 0.0
-    gets = functions = 0
-    for level in levels(q.topology, q.clients, q.shards):
-        work = {inputs: _handler_s(piece, inputs, memory_mb) for _, inputs in level}
+    for level in shape.levels:
+        work = {inputs: _handler_s(shape.piece_bytes, inputs, memory_mb) for _, inputs in level}
         slowest, count = max(work.values()), count_functions(level)
-        # No ramp-up: the coordinator invokes all of a level at once, and the account lets so many run.
-        turns = -(-count // q.concurrency)
-        seconds += p.INVOKE_S + turns * slowest + spread_s(min(count, q.concurrency), slowest)
-        billed += sum(n * work[inputs] for n, inputs in level)
-        gets += sum(n * inputs for n, inputs in level)
-        functions += count
+        # No ramp-up: the paper's coordinator invokes all functions of a level at once, as far as the account allows.
+        turns = -(-count // setup.concurrency)
+        seconds += p.INVOKE_S + turns * slowest + spread_s(min(count, setup.concurrency), slowest)
+        billed += sum(functions * work[inputs] for functions, inputs in level)
         longest = max(longest, slowest)
-    obstacles = []
-    if memory_mb > q.memory_cap_mb:
-        obstacles.append(f"{memory_mb:,} MB of memory are more than the cap of {q.memory_cap_mb:,} MB.")
-    if peak_mb > memory_mb:
-        step = "use more shards" if sharded else "use grads-sharding"
-        obstacles.append(
-            f"The handler holds 3 copies of {piece:,} bytes, about {peak_mb:,} MB; the function has {memory_mb:,} MB "
-            f"(cap {q.memory_cap_mb:,} MB): {step}."
-        )
-    if longest > p.LAMBDA_MAX_S:
-        obstacles.append(too_slow(longest, sharded=sharded))
+    functions = sum(count_functions(level) for level in shape.levels)
     return Prediction(
         memory_mb=memory_mb,
         ephemeral_storage_mb=p.LAMBDA_STORAGE_FREE_MB,
         seconds=seconds,
         function_s=longest,
         billed_s=billed,
-        peak_memory_mb=peak_mb,
+        peak_memory_mb=_peak_mb(shape),
         invocations=functions,
-        s3_gets=gets,
+        s3_gets=sum(count * inputs for level in shape.levels for count, inputs in level),
         s3_puts=functions,
-        client_puts=q.clients * (q.shards if sharded else 1),
+        client_puts=shape.clients * shape.parts,
         sqs_requests=0,
-        obstacles=tuple(obstacles),
+        obstacles=_obstacles(setup, memory_mb, longest),
     )
 
 
-def _handler_s(piece: int, inputs: int, memory_mb: int) -> float:
+def _copies_mb(shape: Shape) -> float:
+    return p.PAPER_COPIES * shape.piece_bytes / _MIB
+
+
+def _rule_memory_mb(setup: Setup) -> int:
+    by_rule = math.ceil(_copies_mb(setup.shape) + p.PAPER_BASE_MB)
+    return min(max(p.LAMBDA_MIN_MEMORY_MB, by_rule), setup.memory_cap_mb)
+
+
+def _peak_mb(shape: Shape) -> int:
+    return math.ceil(_copies_mb(shape)) + p.RUNTIME_MB
+
+
+def _handler_s(piece_bytes: int, inputs: int, memory_mb: int) -> float:
     share = cpu_share(memory_mb)
 
-    def moving(nbytes: int) -> float:
+    def moving_s(nbytes: int) -> float:
         return max(
             transfer_s(nbytes, p.CONNECTION_BYTES_PER_S, p.SEQUENTIAL_BYTES_PER_S),
             nbytes / 1e9 * p.TRANSFER_CPU_S_PER_GB / share,
         )
 
+    read_bytes = inputs * piece_bytes
     calls = (inputs + 1) * (p.FIRST_BYTE_S + p.CALL_CPU_S / share)
-    return calls + moving(inputs * piece) + moving(piece) + inputs * piece / 1e9 * p.SUM_CPU_S_PER_GB / share
+    return calls + moving_s(read_bytes) + moving_s(piece_bytes) + read_bytes / 1e9 * p.SUM_CPU_S_PER_GB / share
+
+
+def _obstacles(setup: Setup, memory_mb: int, function_s: float) -> tuple[str, ...]:
+    shape, cap_mb, peak_mb = setup.shape, setup.memory_cap_mb, _peak_mb(setup.shape)
+    found = []
+    if memory_mb > cap_mb:
+        found.append(f"{memory_mb:,} MB of memory are more than the cap of {cap_mb:,} MB.")
+    if peak_mb > memory_mb:
+        found.append(
+            f"The handler holds 3 copies of {shape.piece_bytes:,} bytes, about {peak_mb:,} MB; the function has "
+            f"{memory_mb:,} MB (cap {cap_mb:,} MB): {shape.next_step}."
+        )
+    if function_s > p.LAMBDA_MAX_S:
+        found.append(too_slow(function_s, shape))
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""A plan: one configuration and its prediction. Which of them to choose, and a table of them."""
+"""A plan is one configuration and its prediction. This module marks the best of several and prints them as a table."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from dataclasses import asdict, dataclass
 from orchestrator.planning.prices import CostBreakdown
 
 CHEAPEST, FASTEST, RECOMMENDED = "cheapest", "fastest", "recommended"
-# Without a deadline: the fastest configuration that costs at most this many times the cheapest. Latency falls steeply
-# with the first shards and then hardly, while every further shard costs requests and start-ups.
+# Without a deadline, the fastest configuration that costs at most this many times the cheapest is recommended. The
+# first shards reduce latency most, and every further shard costs requests and start-ups.
 KNEE = 1.25
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One configuration and what it is predicted to take.
+    """One configuration and its prediction.
 
     Attributes:
         topology: "grads-sharding", "lambda-fl" or "lifl".
         shards: M; None for the trees.
         memory_mb: function memory, MB.
-        cpu: "arm64" or "x86_64".
+        cpu_architecture: "arm64" or "x86_64".
         predicted_seconds: from closing the round to the published model (the clients' uploads come before).
         predicted_cost_usd: one round, US dollars: `cost_breakdown.total`, or `.paper_total` for whole-object.
         peak_memory_mb: resident memory of the largest function, MB.
-        s3_gets, s3_puts, sqs_requests: of functions and orchestrator; client_puts: of the clients' uploads.
-        feasible, reason: False and sentences where it cannot work or misses deadline or budget.
-        marks: of "cheapest", "fastest", "recommended".
+        s3_gets, s3_puts, sqs_requests: requests of functions and coordinator; client_puts: of the clients' uploads.
+        feasible, reason: False and sentences where it cannot work or exceeds deadline or budget.
+        marks: any of "cheapest", "fastest", "recommended".
     """
 
     topology: str
     shards: int | None
     memory_mb: int
-    cpu: str
+    cpu_architecture: str
     predicted_seconds: float
     predicted_cost_usd: float
     cost_breakdown: CostBreakdown
@@ -49,7 +49,7 @@ class Plan:
     marks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """A JSON object: the fields, rounded (milliseconds, 1e-9 dollars), with the breakdown as an object."""
+        """The fields as a JSON object, rounded to milliseconds and 1e-9 dollars."""
         document = asdict(self)
         document["predicted_seconds"] = round(self.predicted_seconds, 3)
         document["predicted_cost_usd"] = round(self.predicted_cost_usd, 9)
@@ -62,7 +62,7 @@ class Plan:
 
 
 def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
-    """The same plans with the cheapest, the fastest and the recommended of the feasible ones marked."""
+    """The same plans; of the feasible ones, the cheapest, the fastest and the recommended are marked."""
     feasible = [plan for plan in plans if plan.feasible]
     if not feasible:
         return list(plans)
@@ -85,7 +85,7 @@ def _by_time(plan: Plan) -> tuple[float, float]:
 
 
 def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Plan:
-    """Of feasible plans: with a deadline, the cheapest; else the fastest that costs at most KNEE times the cheapest."""
+    """The cheapest of feasible plans if there is a deadline, else the fastest that costs at most KNEE times that."""
     cheapest = min(feasible, key=_by_cost)
     if deadline_s is not None:
         return cheapest
@@ -99,7 +99,7 @@ _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
     ("TOPOLOGY", lambda plan: plan.topology),
     ("SHARDS", lambda plan: "-" if plan.shards is None else f"{plan.shards}"),
     ("MEMORY MB", lambda plan: f"{plan.memory_mb}"),
-    ("CPU", lambda plan: plan.cpu),
+    ("CPU ARCHITECTURE", lambda plan: plan.cpu_architecture),
     ("SECONDS", lambda plan: f"{plan.predicted_seconds:.1f}"),
     ("USD", lambda plan: f"{plan.predicted_cost_usd:.6f}"),
     ("PEAK MB", lambda plan: f"{plan.peak_memory_mb}"),
@@ -107,14 +107,16 @@ _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
     ("PUTS", lambda plan: f"{plan.s3_puts + plan.client_puts}"),
     ("", lambda plan: ", ".join(plan.marks) if plan.feasible else f"infeasible: {plan.reason}"),
 )
-_TEXT = {"TOPOLOGY", "CPU", ""}
+_TEXT = {"TOPOLOGY", "CPU ARCHITECTURE", ""}
 
 
 def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
-    """An aligned table, one line per plan, with marks and the reasons of infeasible ones. PUTS includes the clients'.
+    """An aligned table: one line per plan, with its marks, or the reason why it is infeasible.
+
+    The column PUTS includes the clients' uploads.
 
     Args:
-        best_only: one line per topology and shard count, its recommended configuration, besides marked plans.
+        best_only: print only the recommended configuration of each topology and shard count, and marked plans.
     """
     rows = best_of_each(plans) if best_only else plans
     cells = [[name for name, _ in _COLUMNS], *([show(plan) for _, show in _COLUMNS] for plan in rows)]
@@ -130,7 +132,7 @@ def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
-    """Of each topology and shard count the recommended plan (where none works, the cheapest), and marked plans."""
+    """The recommended plan of each topology and shard count (the cheapest where none is feasible), and marked plans."""
     groups: dict[tuple[str, int | None], list[Plan]] = {}
     for plan in plans:
         groups.setdefault((plan.topology, plan.shards), []).append(plan)

@@ -16,6 +16,7 @@ from lambdas.protocol.messages import Result
 from orchestrator.aws.deployment import Lane
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.planner import predict
+from orchestrator.planning.question import Account, Configuration, Question
 from orchestrator.rounds.norms import Norms
 from orchestrator.rounds.pin import Update
 from orchestrator.rounds.publish import Published
@@ -79,14 +80,10 @@ def published(
     """The report of a round that has published its global model; `levels` of a tree, as `TreeRun.levels` tells them."""
     results = [collection.results[shard] for shard in sorted(collection.results)]
     stats = [result.stats for result in results]
+    account = Account(concurrency=lane.maximum_concurrency)
     plan = predict(
-        manifest.table.nbytes,
-        len(manifest.participants),
-        topology=manifest.topology,
-        shards=manifest.shards,
-        memory_mb=lane.memory_mb,
-        cpu=lane.cpu_architecture,
-        account_concurrency=lane.maximum_concurrency,
+        Question(manifest.table.nbytes, len(manifest.participants), account=account),
+        Configuration(manifest.shards, manifest.topology, lane.memory_mb, lane.cpu_architecture),
     )
     return Report(
         {

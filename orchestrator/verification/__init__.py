@@ -1,1 +1,1 @@
-"""Verifies a published round: follows its digests and recomputes its shards."""
+"""Verifies a published round: follows its SHA-256 chain and recomputes its shards."""

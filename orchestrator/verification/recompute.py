@@ -1,4 +1,4 @@
-"""Shards averaged once more, on this machine, beside what a round has published. Streaming: memory stays flat."""
+"""Recomputes shards on this machine and compares them with the published bytes, piece by piece."""
 
 from __future__ import annotations
 
@@ -24,26 +24,30 @@ _READ_BYTES = 1024**2
 
 @dataclass(frozen=True)
 class Published:
-    """The global model's object, as it is now."""
+    """The stored global model.
+
+    Attributes:
+        size: bytes of the object.
+    """
 
     key: str
     etag: str
     size: int
 
     def open(self, reader: UpdateReader, start: int, stop: int) -> Stream:
-        """Its bytes start <= b < stop."""
+        """A stream of its bytes start <= b < stop."""
         whole = Participant("global-model", self.key, self.etag, self.size, 0, 1, "")
         return reader.open(whole, start, stop)
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard, looked at from both sides.
+    """One shard, recomputed and published.
 
     Attributes:
-        recomputed: SHA-256 of the shard as averaged here; None where it was not averaged.
-        published: SHA-256 of its bytes in the global model; None where there is no such object to read.
-        first_difference: index of the first value that differs between the two, None where none does.
+        recomputed: SHA-256 of the recomputed shard; None if it was not recomputed.
+        published: SHA-256 of its bytes in the global model; None if there is no global model to read.
+        first_difference: index of the first value that differs between the two; None if they are equal.
     """
 
     shard: int
@@ -53,9 +57,9 @@ class ShardCheck:
 
 
 class HashedData:
-    """Opens streams of updates and hashes each client's data section as it passes.
+    """Opens streams of updates and hashes each client's data section while it is read.
 
-    Shards that are read in ascending order, all of them, read every data section once, from its first byte to its last.
+    Reading all shards in ascending order reads every data section once, from its first byte to its last.
     """
 
     def __init__(self, open_stream: OpenStream) -> None:
@@ -63,12 +67,12 @@ class HashedData:
         self._digests: dict[str, hashlib._Hash] = {}
 
     def open(self, participant: Participant, start: int, stop: int) -> Stream:
-        """The same range, read through the hash."""
+        """A stream of a range, whose bytes are hashed when they are read."""
         digest = self._digests.setdefault(participant.client, hashlib.sha256())
         return _HashedStream(self._open(participant, start, stop), digest)
 
     def sha256(self, client: str) -> str:
-        """SHA-256 of what was read of a client's data section so far."""
+        """SHA-256 of the bytes of a client's data section that were read so far."""
         return self._digests.get(client, hashlib.sha256()).hexdigest()
 
 
@@ -93,13 +97,15 @@ def check_shard(
     published: Published | None,
     whole: hashlib._Hash,
 ) -> ShardCheck:
-    """Average one shard again (where `open_update` is given) and hash it beside its region of the global model.
+    """Recompute one shard and hash it together with its region of the global model.
 
     Args:
-        whole: also takes the bytes of that region.
+        open_update: None: do not recompute, hash the region only.
+        published: None: there is no global model to compare with.
+        whole: a hash that gets the bytes of the region, too.
 
     Raises:
-        Whatever the streams raise, and NonFiniteUpdate.
+        NonFiniteUpdate: an update has NaN or Inf. Errors of the streams are passed on.
     """
     start, stop = shard_region(manifest, shard)
     region = published.open(reader, start, stop) if published else None
@@ -109,10 +115,7 @@ def check_shard(
             beside.read_on()
             return ShardCheck(shard, None, beside.published)
         beside.write(memoryview(head_of_shard(manifest, shard)))
-        if manifest.topology == GRADS_SHARDING:
-            average_shard(manifest, shard, open_update, beside.write, Pacing())
-        else:
-            average_by_tree(manifest, open_update, beside.write)
+        _average(manifest, shard, open_update, beside.write)
         differs = None
         if beside.differs_at is not None:
             differs = _element_at(manifest, start + beside.differs_at)
@@ -122,7 +125,17 @@ def check_shard(
             region.close()
 
 
-# Values of a tree's sums that are held at a time, on each of its levels.
+def _average(
+    manifest: RoundManifest, shard: int, open_update: OpenStream, write: Callable[[memoryview], object]
+) -> None:
+    """Average a shard in the order of additions of the round's topology."""
+    if manifest.topology == GRADS_SHARDING:
+        average_shard(manifest, shard, open_update, write, Pacing())
+    else:
+        average_by_tree(manifest, open_update, write)
+
+
+# Values of the tree's sums that each level holds at a time.
 _TREE_VALUES = 512 * 1024
 
 
@@ -132,9 +145,9 @@ def average_by_tree(
     write: Callable[[memoryview], object],
     values: int = _TREE_VALUES,
 ) -> None:
-    """Average a whole model in the order in which the round's tree added up: float64 sums of sums, rounded once.
+    """Average a model in the order of additions of the round's tree: float64 sums of sums, rounded once.
 
-    The tree's aggregators hold whole models; here, a stretch of `values` of it is taken up all levels at a time.
+    The tree's aggregators hold complete models. Here, `values` values at a time pass through all levels.
     """
     tree = tree_of(manifest)
     for run in runs(manifest, 0, manifest.table.elements):
@@ -175,7 +188,7 @@ def _tree_sums(
 
 
 def _element_at(manifest: RoundManifest, file_byte: int) -> int:
-    """Flat index of the value that a byte of the global model's file belongs to (the first one for the header)."""
+    """Flat index of the value to which a byte of the global model's file belongs; 0 for a byte of the header."""
     first = shard_region(manifest, 0)[1] - manifest.table.byte_at(manifest.bounds[1])
     table, byte = manifest.table, max(0, file_byte - first)
     index = max(i for i, begin in enumerate(table.first_byte[:-1]) if begin <= byte and table.tensors[i].elements)
@@ -184,7 +197,7 @@ def _element_at(manifest: RoundManifest, file_byte: int) -> int:
 
 
 class _Beside:
-    """Takes the recomputed bytes in order and reads as many of the published ones beside them."""
+    """Takes recomputed bytes in order, reads as many published bytes, and compares the two."""
 
     def __init__(self, region: Stream | None, nbytes: int, whole: hashlib._Hash) -> None:
         self._region = region

@@ -1,1 +1,1 @@
-"""Does the functions' work on any machine, from the same queues."""
+"""Runs the functions' handlers on any machine, on jobs from the same queues."""

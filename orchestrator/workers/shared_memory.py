@@ -1,9 +1,9 @@
-"""LIFL on one machine: worker processes that hand each other partial sums in shared memory instead of through S3.
+"""LIFL on one machine: worker processes pass partial sums to each other in shared memory instead of through S3.
 
-A pool is one parent and its worker processes. Blocks carry the pool's name, so that two pools on a machine never take
-each other's; a sum that a job's worker cannot reach is reported, and the round has it made again in S3. Blocks go when
-their round has ended and when the pool ends; should the whole pool be killed, multiprocessing's resource tracker, a
-process of its own, removes them.
+A pool is one parent and its worker processes. The names of its blocks begin with the pool's name, so that two pools on
+one machine do not share blocks. A worker that cannot reach a sum reports it, and the round has that sum computed again
+and stored in S3. Blocks are removed when their round has ended and when the pool ends. If the whole pool is killed,
+multiprocessing's resource tracker, which is a separate process, removes them.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from orchestrator.aws.s3 import exists
 from orchestrator.workers import poll
 
 _TIDY_EVERY_S = 2.0
-# No issue: not a temporary file of ours, but where Linux keeps POSIX shared memory.
+# Linux keeps POSIX shared memory here; these are not temporary files.
 _SHM = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 
 class Blocks:
-    """The blocks of one pool, as one of its processes sees them; a lambdas.partials.SharedBlocks.
+    """The blocks of one pool, as one of its processes sees them; implements lambdas.storage.partials.SharedBlocks.
 
     Args:
-        announce: takes (round id, block name) before a block is made: whoever dies, the parent knows what to remove.
+        announce: a queue that gets (round id, block name) before a block is made, so that the parent can remove the
+            block even if this process is killed.
     """
 
     def __init__(self, pool: str, announce: Any) -> None:
         self._pool = pool
         self._announce = announce
         self._mapped: dict[str, SharedMemory] = {}
-        self._dropped: list[SharedMemory] = []  # to be closed when no array is left over them
+        self._dropped: list[SharedMemory] = []  # closed when no array refers to them any more
 
     def full_name(self, name: str) -> str:
         """The block's name on this machine."""
         return f"{self._pool}-{name}"
 
     def find(self, name: str) -> memoryview | None:
-        """A block's bytes, None where there is none."""
+        """A block's bytes; None if it does not exist."""
         full = self.full_name(name)
         try:
             block = self._mapped.get(full) or SharedMemory(full)
@@ -59,21 +60,21 @@ class Blocks:
         return block.buf
 
     def create(self, name: str, nbytes: int, round_id: str) -> memoryview | None:
-        """A new block of zeros, None where this machine has no room for it (the sum then goes through S3).
+        """A new block of zeros; None if this machine has no memory for it, and the sum then goes through S3.
 
         Raises:
-            StorageUnavailable: it exists: another process is at work on it.
+            StorageUnavailable: the block exists, because another process is working on it.
         """
         full = self.full_name(name)
         self._announce.put((round_id, full))
         try:
             block = SharedMemory(full, create=True, size=nbytes)
         except FileExistsError as error:
-            raise StorageUnavailable(f"Another process of this machine is at work on {full}.") from error
+            raise StorageUnavailable(f"Another process of this machine is working on {full}.") from error
         except OSError:
             return None
         if (_SHM / full).exists():
-            # Linux hands out pages on first use and kills the process when there are none left: take them now.
+            # Linux allocates pages on first use and kills the process when none are left: allocate them now.
             try:
                 with (_SHM / full).open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, nbytes)
@@ -85,14 +86,14 @@ class Blocks:
         return block.buf
 
     def drop(self, name: str) -> None:
-        """Give up a block."""
+        """Remove a block."""
         full = self.full_name(name)
         if full in self._mapped:
             self._dropped.append(self._mapped.pop(full))
         remove(full)
 
     def unmap(self) -> None:
-        """Forget mappings that no one uses; the blocks stay."""
+        """Close the mappings that no array uses; the blocks stay."""
         for full, block in list(self._mapped.items()):
             if _close(block):
                 del self._mapped[full]
@@ -102,13 +103,13 @@ class Blocks:
 def _close(block: SharedMemory) -> bool:
     try:
         block.close()
-    except BufferError:  # an array over it is still alive
+    except BufferError:  # an array still refers to it
         return False
     return True
 
 
 def remove(name: str) -> None:
-    """Remove a block, if it is there."""
+    """Remove a block, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         block = SharedMemory(name)
         _close(block)
@@ -137,7 +138,7 @@ def work_together(
     processes: int,
     idle_exit_s: float | None = None,
 ) -> None:
-    """Work on the lanes with several processes that share memory, until they are idle or interrupted."""
+    """Run several worker processes that share memory on the lanes, until they are idle or interrupted."""
     context = multiprocessing.get_context("spawn")
     pool = f"fedagg-{secrets.token_hex(4)}"
     announced: Any = context.Queue()

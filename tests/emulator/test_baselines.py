@@ -9,7 +9,7 @@ from lambdas.protocol.topologies import TREES
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
-from orchestrator.planning.planner import size_lane
+from orchestrator.planning.lane_size import size_lane
 from tests.support.deployed import CLIENTS, MODEL_BYTES, Terminal
 from tests.support.models import reference_average, state_dict
 

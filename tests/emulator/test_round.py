@@ -17,7 +17,7 @@ from lambdas.protocol.tensor_table import ITEMSIZE
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
-from orchestrator.planning.planner import size_lane
+from orchestrator.planning.lane_size import size_lane
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 from orchestrator.workers import poll

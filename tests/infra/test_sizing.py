@@ -19,7 +19,8 @@ from lambdas.protocol.tree import Tree
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.errors import PlanningError
 from orchestrator.paths import ROOT
-from orchestrator.planning.sizing import LaneSize, load_sizing, size_lane
+from orchestrator.planning.lane_size import LaneSize, size_lane
+from orchestrator.planning.sizing import load_sizing
 
 MIB = 2**20
 SIZED = ("memory_mb", "timeout_s", "ephemeral_storage_mb", "expected_s", "parallel_jobs", "refused")

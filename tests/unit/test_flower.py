@@ -134,7 +134,7 @@ def test_without_arrays_the_server_holds_no_model(worked_lanes: Deployment) -> N
 
 
 def test_a_first_round_needs_something_to_start_from(worked_lanes: Deployment) -> None:
-    with pytest.raises(BadInput, match="Pass initial_arrays"):
+    with pytest.raises(BadInput, match="Pass the initial_arrays"):
         strategy(worked_lanes, "empty").start(
             grid=LocalGrid(client_app(), EXAMPLES), initial_arrays=ArrayRecord(), num_rounds=1
         )

@@ -59,8 +59,8 @@ def test_baseline_lanes_are_parsed_with_the_reasons_for_those_that_are_not_there
     lane = {**LANE, "shards": 1, "function_name": "f-lifl"}
     found = parse_deployment({**OUTPUT, "baselines": {"lifl": lane}, "baselines_refused": {"lambda-fl": "too large."}})
     assert found.lane_for("lifl", 1).function_name == "f-lifl"
-    assert found.lane_for("lifl", 1).tree == "lifl"
-    assert found.lane_for("grads-sharding", 4).tree is None
+    assert found.lane_for("lifl", 1).topology == "lifl"
+    assert found.lane_for("grads-sharding", 4).topology == "grads-sharding"
     with pytest.raises(NotDeployed, match=r"No lane for lambda-fl: too large\."):
         found.lane_for("lambda-fl", 1)
 

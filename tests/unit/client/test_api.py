@@ -135,5 +135,7 @@ def test_what_is_no_model_is_not_pulled(aws: AwsClients, lanes_without_functions
     key = global_key("digits", "r-1")
     aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"\xff" * 99)
     member = Client("a", model="digits", deployment=lanes_without_functions)
-    with pytest.raises(OrchestratorError, match=r"global model of digits is no safetensors file.*orchestrator verify"):
+    with pytest.raises(
+        OrchestratorError, match=r"model of digits is not a valid safetensors file.*orchestrator verify"
+    ):
         member.pull(round_id="r-1")

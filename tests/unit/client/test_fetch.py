@@ -80,7 +80,7 @@ def test_a_model_without_a_global_model_is_an_error_with_the_next_step(
         fetch(aws.bucket(published.bucket), "vgg", tmp_path / "m")
     assert latest_model(aws.bucket(published.bucket), "vgg") is None
     with pytest.raises(
-        BadInput, match=r"Round r-9 has published no global model of digits. `orchestrator status --round r-9`"
+        BadInput, match=r"Round r-9 has published no global model of digits. Run `orchestrator status --round r-9`"
     ):
         fetch(aws.bucket(published.bucket), "digits", tmp_path / "m", round_id="r-9")
     assert list(tmp_path.iterdir()) == []

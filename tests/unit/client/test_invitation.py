@@ -33,9 +33,10 @@ from orchestrator.cli import options
 from orchestrator.client import api, invitation, invite, redeem
 from orchestrator.client.api import Client
 from orchestrator.client.invitation import Invitation, UnusableInvitation, load_invitation, parse_invitation
-from orchestrator.client.invite import early_end, prepare, signing_credentials, size_of_bytes, update_size
+from orchestrator.client.invite import prepare, size_of_bytes, update_size
 from orchestrator.client.presigned import Answer, ask
 from orchestrator.client.redeem import fetch_invited, submit_invited
+from orchestrator.client.signing import early_end, signing_credentials
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.update_file import write_update
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
@@ -112,7 +113,7 @@ def test_every_update_of_a_model_meets_the_size_and_both_parsers_read_it(
 def test_an_update_of_another_size_is_refused_before_anything_is_sent(make: Callable[..., Invitation]) -> None:
     invitation = make(table=None, model_bytes=sum(v.nbytes for v in weights(1).values()))
     larger = {**weights(1), "more": np.zeros(100_000, np.float32)}
-    with pytest.raises(BadInput, match=r"The update takes [\d,]+ bytes, its place has [\d,]+: it has other tensors"):
+    with pytest.raises(BadInput, match=r"The update has [\d,]+ bytes, the invitation is for [\d,]+: it has"):
         submit_invited(invitation, from_state_dict(larger), 1)
 
 
@@ -185,7 +186,7 @@ def test_parts_that_were_cleared_away_are_not_taken_for_a_replay(
         aws.s3.abort_multipart_upload(
             Bucket=lanes_without_functions.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
         )
-    with pytest.raises(UnusableInvitation, match="was cleared away, and no update is there"):
+    with pytest.raises(UnusableInvitation, match="was deleted, and no update is stored"):
         submit_invited(invitation, tensors(), 1)
 
 
@@ -243,7 +244,7 @@ def refused(invitation: Invitation, method: str, url: str, **request: Any) -> An
 def test_an_expired_invitation_says_so_by_the_clients_clock_and_by_s3s(make: Callable[..., Invitation]) -> None:
     invitation = make(expires_s=1)
     time.sleep(1.2)
-    with pytest.raises(UnusableInvitation, match=r"of client a to round r-1 has expired: it was good until .* UTC"):
+    with pytest.raises(UnusableInvitation, match=r"of client a to round r-1 has expired: it was valid until .* UTC"):
         submit_invited(invitation, tensors(), 1)  # within the tolerated skew, so S3 says it
     with pytest.raises(UnusableInvitation, match="has expired"):
         fetch_invited(invitation, Path("never"))
@@ -264,14 +265,14 @@ def test_an_altered_invitation_says_so(make: Callable[..., Invitation]) -> None:
         '{"schema": 9}',
         text.replace('"kind":"invitation"', '"kind":"manifest"'),
     ):
-        with pytest.raises(UnusableInvitation, match="It is no invitation of `orchestrator invite`, or it was damaged"):
+        with pytest.raises(UnusableInvitation, match="It is not an invitation from `orchestrator invite`, or it"):
             parse_invitation(changed)
     # Whoever alters it with care can make the digest right, and gets past neither the keys nor S3.
     assert other.put_url is not None
     with pytest.raises(UnusableInvitation, match="for another object than"):
         parse_invitation(replace(invitation, put_url=other.put_url).to_json())
     larger = replace(invitation, size=invitation.size + 8, header_bytes=invitation.header_bytes + 8)
-    with pytest.raises(UnusableInvitation, match=r"was altered since it was signed.*SignatureDoesNotMatch"):
+    with pytest.raises(UnusableInvitation, match=r"was altered after it was signed.*SignatureDoesNotMatch"):
         submit_invited(parse_invitation(larger.to_json()), tensors(), 1)
 
 
@@ -282,8 +283,8 @@ def test_an_invitation_that_has_no_digest_at_all_is_refused(make: Callable[..., 
 
 
 def test_an_invitation_until_the_end_of_time_expires_in_a_sentence(make: Callable[..., Invitation]) -> None:
-    assert "good until 9999-12-31" in str(invitation.expired(replace(make(), expires_at=1e300)))
-    assert "good until 1970-01-01" in str(invitation.expired(replace(make(), expires_at=-1e300)))
+    assert "valid until 9999-12-31" in str(invitation.expired(replace(make(), expires_at=1e300)))
+    assert "valid until 1970-01-01" in str(invitation.expired(replace(make(), expires_at=-1e300)))
 
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:
@@ -336,11 +337,11 @@ def s3_says() -> Iterator[RangeServer]:
     [
         ("403 Forbidden", "AccessDenied", "Request has expired", UnusableInvitation, "has expired"),
         ("400 Bad Request", "ExpiredToken", "The provided token has expired.", UnusableInvitation, "credentials that"),
-        ("403 Forbidden", "InvalidAccessKeyId", "", UnusableInvitation, "credentials that signed it have ended or"),
-        ("403 Forbidden", "SignatureDoesNotMatch", "", UnusableInvitation, "was altered since it was signed"),
-        ("403 Forbidden", "AccessDenied", "Request is not yet valid", UnusableInvitation, "begins in the future"),
-        ("403 Forbidden", "AccessDenied", "Access Denied", UnusableInvitation, "may not, or no longer, do this"),
-        ("404 Not Found", "NoSuchBucket", "", UnusableInvitation, "an environment that is gone"),
+        ("403 Forbidden", "InvalidAccessKeyId", "", UnusableInvitation, "credentials that signed it have expired or"),
+        ("403 Forbidden", "SignatureDoesNotMatch", "", UnusableInvitation, "was altered after it was signed"),
+        ("403 Forbidden", "AccessDenied", "Request is not yet valid", UnusableInvitation, "is not valid yet"),
+        ("403 Forbidden", "AccessDenied", "Access Denied", UnusableInvitation, "does not have the permission"),
+        ("404 Not Found", "NoSuchBucket", "", UnusableInvitation, "an environment that was destroyed"),
         ("412 Precondition Failed", "PreconditionFailed", "", RoundConflict, "already submitted another update"),
         ("409 Conflict", "ConditionalRequestConflict", "", RoundConflict, "already submitted another update"),
         (
@@ -410,10 +411,10 @@ def test_credentials_that_end_early_are_told(aws: AwsClients, monkeypatch: pytes
     assert early_end(signed_by(aws, monkeypatch, _Credentials("token", 30)), 600) is None
     early = early_end(signed_by(aws, monkeypatch, _Credentials("token", 5.1)), 3600)
     assert early is not None
-    assert "These invitations end in 5 minutes, with the temporary credentials that sign them, not in 60" in early
+    assert "These invitations end in 5 minutes, with the temporary credentials that sign them, and not in 60" in early
     unknown = early_end(signed_by(aws, monkeypatch, _Credentials("token", None)), 600)
     assert unknown is not None
-    assert "temporary credentials whose end is not known here" in unknown
+    assert "temporary credentials that expire at an unknown time" in unknown
 
 
 # --- making them ---------------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ def test_credentials_that_end_early_are_told(aws: AwsClients, monkeypatch: pytes
 
 def test_an_invitation_needs_to_know_model_and_size(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
-    with pytest.raises(BadInput, match=r"Round r-1 is not open yet, so nobody knows its model. Add --model"):
+    with pytest.raises(BadInput, match=r"Round r-1 is not open yet, so its model is not known. Add --model"):
         prepare(aws.bucket(bucket), "r-1")
     with pytest.raises(BadInput, match=r"Model digits has no global model yet.*Add --like FILE.*or --model-bytes"):
         prepare(aws.bucket(bucket), "r-1", model="digits")

@@ -316,7 +316,7 @@ def test_code_in_a_pytorch_file_is_refused_and_never_run(tmp_path: Path, legacy:
         tmp_path / "m.pt",
         _use_new_zipfile_serialization=not legacy,
     )
-    with pytest.raises(BadInput, match=r"no PyTorch state_dict of tensors only.*Save model.state_dict\(\)") as caught:
+    with pytest.raises(BadInput, match=r"not a PyTorch state_dict of tensors.*Save model.state_dict\(\)") as caught:
         from_file(tmp_path / "m.pt")
     assert "m.pt" in str(caught.value)
     assert not (tmp_path / "owned").exists()
@@ -326,7 +326,7 @@ def test_a_plain_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = tmp_path / f"{protocol}.pkl"
         path.write_bytes(pickle.dumps(Evil(tmp_path / "owned"), protocol))
-        with pytest.raises(BadInput, match=r"Expected a safetensors file|no PyTorch state_dict"):
+        with pytest.raises(BadInput, match=r"Expected a safetensors file|not a PyTorch state_dict"):
             from_file(path)
     assert not (tmp_path / "owned").exists()
 
@@ -366,7 +366,7 @@ def test_a_damaged_pytorch_file_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, tmp_path / "m.pt")
     body = (tmp_path / "m.pt").read_bytes()
     (tmp_path / "m.pt").write_bytes(body[: len(body) // 2])
-    with pytest.raises(BadInput, match="no PyTorch state_dict"):
+    with pytest.raises(BadInput, match="not a PyTorch state_dict"):
         from_file(tmp_path / "m.pt")
 
 
@@ -447,7 +447,7 @@ def test_an_update_that_is_overtaken_by_the_pinning_is_not_told_to_be_in_the_rou
         return store(*arguments)
 
     monkeypatch.setattr(submitting, "create_large_object", overtaken)
-    with pytest.raises(RoundConflict, match=r"was closed while client b's update was on its way, and goes on without"):
+    with pytest.raises(RoundConflict, match=r"was closed while client b's update was uploaded, and continues without"):
         put(aws, lanes_without_functions, "b", weights(2))
     # Neither is it told so when it comes again.
     with pytest.raises(RoundConflict, match=r"Round r-1 is closed"):

@@ -16,7 +16,7 @@ from lambdas.protocol.topologies import TOPOLOGIES, TREES
 from lambdas.protocol.tree import Tree
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
-from orchestrator.comparison.compare import compare, synthetic_updates
+from orchestrator.comparison.compare import Comparison, compare, synthetic_updates
 from orchestrator.comparison.report import to_markdown, write_chart
 from orchestrator.comparison.ulps import Difference, compare_models, ulps
 from orchestrator.errors import BadInput
@@ -109,7 +109,7 @@ def test_compare_runs_all_three_and_finds_no_element_that_differs(
             target=poll.work, args=(aws, deployment, [lane]), kwargs={"idle_exit_s": 15}, daemon=True
         ).start()
     updates = synthetic_updates(40_000, 5)
-    document = compare(aws, deployment, updates, synthetic=True, shards=4)
+    document = compare(aws, deployment, Comparison(updates, synthetic=True, shards=4))
     assert [row["topology"] for row in document["rows"]] == list(TOPOLOGIES)
     assert [row["invocations"] for row in document["rows"]] == [4, 3, 6]
     assert [len(row["level_seconds"]) for row in document["rows"]] == [1, 2, 3]
@@ -132,7 +132,7 @@ def test_an_topology_without_a_lane_is_a_row_with_its_reason(
         deployment.environment, deployment.region, deployment.bucket, deployment.endpoint_url,
         deployment.result_queue_url, deployment.lanes, {}, {"lifl": "Needs 9,000 MB."},
     )  # fmt: skip
-    document = compare(aws, bare, synthetic_updates(4000, 2), synthetic=True, shards=2, topologies=TREES)
+    document = compare(aws, bare, Comparison(synthetic_updates(4000, 2), synthetic=True, shards=2, topologies=TREES))
     assert document["rows"] == []
     assert "infeasible: No lane for lifl: Needs 9,000 MB." in to_markdown(document)
 

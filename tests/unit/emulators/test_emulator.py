@@ -87,7 +87,7 @@ def test_where_the_usual_port_is_taken_another_one_is_used(
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(home: Path, taken_port: int) -> None:
-    with pytest.raises(BadInput, match=f"Port {taken_port} is taken. Choose another one, or none"):
+    with pytest.raises(BadInput, match=f"Port {taken_port} is taken. Choose another port"):
         emulator.start(taken_port)
     assert emulator.running() is None
 
@@ -158,7 +158,7 @@ def test_an_emulator_that_does_not_come_up_is_an_error_with_the_end_of_its_log(
     broken.write_text("#!/bin/sh\necho it is broken\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(ministack.sys, "executable", str(broken))
-    with pytest.raises(OrchestratorError, match=r"did not come up; its log .*emulator.log ends with:\nit is broken"):
+    with pytest.raises(OrchestratorError, match=r"did not start; its log .*emulator.log ends with:\nit is broken"):
         emulator.start()
     assert emulator.running() is None
 
@@ -193,7 +193,7 @@ def test_another_kind_than_the_one_that_runs_is_an_error_and_that_one_lives_on(
 ) -> None:
     first = emulator.start()
     monkeypatch.setenv("EMULATOR", "localstack")
-    with pytest.raises(BadInput, match=r"Here runs ministack. Stop it .* before starting localstack"):
+    with pytest.raises(BadInput, match=r"ministack is running here. Stop it .* before you start localstack"):
         emulator.start()
     assert emulator.running() == first
 
@@ -254,7 +254,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_with_a_docker_engine_localstack_is_the_image_that_the_compose_file_pins(home: Path, docker: Path) -> None:
     port = free_port()
-    with pytest.raises(OrchestratorError, match=r"did not come up; its log .* ends with:\nup"):
+    with pytest.raises(OrchestratorError, match=r"did not start; its log .* ends with:\nup"):
         emulator.start(port)
     calls = docker.read_text().splitlines()
     compose = f"{port} compose --project-name fedagg-localstack-"
@@ -281,7 +281,7 @@ def test_without_docker_and_without_its_python_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(localstack, "VENV", tmp_path / "venv")
     monkeypatch.setenv("LOCALSTACK_PYTHON", "/nowhere/python")
-    with pytest.raises(BadInput, match=r"no Docker engine answers.*Python 3.13, which was not found.*AWS_ENDPOINT_URL"):
+    with pytest.raises(BadInput, match=r"under Python 3.13. No Docker engine answers.*was not found.*AWS_ENDPOINT_URL"):
         emulator.start()
     assert not (tmp_path / "venv").exists()
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambdas.averaging.mean import Pacing
+from lambdas.protocol.topologies import TOPOLOGIES
 from lambdas.storage.bucket import Bucket
+from orchestrator.aws.deployment import Lane
 from orchestrator.aws.limits import MULTIPART_ABOVE
 from orchestrator.aws.s3 import create_large_object
 from orchestrator.errors import PlanningError
-from orchestrator.planning import prices
+from orchestrator.planning import planner, prices
 from orchestrator.planning.chart import write_chart
-from orchestrator.planning.plan import KNEE
-from orchestrator.planning.planner import TOPOLOGIES, Plan, choose_lane, format_table, plan_round, predict, size_lane
-from orchestrator.planning.streaming import levels, ramp_up
+from orchestrator.planning.lane_size import size_lane
+from orchestrator.planning.plan import KNEE, Plan, format_table
+from orchestrator.planning.planner import choose_lane, plan_round
+from orchestrator.planning.question import Account, Choices, Configuration, Question
+from orchestrator.planning.shapes import shape_of
+from orchestrator.planning.streaming import ramp_up
 from tests.support.s3 import MemoryS3
 
 MIB = 1024**2
@@ -33,20 +37,28 @@ ROUNDS = Path(__file__).parents[3] / "benchmarks" / "data" / "paper_lambda_round
 TOLERANCE = 0.25
 
 
+def predict(model_bytes: int, clients: int, **fields: Any) -> Plan:
+    """The plan of one configuration; `fields` are those of Question, Account and Configuration."""
+    account = Account(**{name: fields.pop(name) for name in ("memory_cap_mb", "concurrency") if name in fields})
+    asked = {name: fields.pop(name) for name in ("profile", "deadline_s", "budget_usd") if name in fields}
+    question = Question(model_bytes, clients, account=account, **asked)
+    return planner.predict(question, Configuration(**fields))
+
+
 def measured_rounds() -> list[dict[str, str]]:
     with ROUNDS.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def round_name(row: dict[str, str]) -> str:
-    return "-".join([row["experiment"], row["model"], row["architecture"], row["shards"] or "tree"])
+    return "-".join([row["experiment"], row["model"], row["topology"], row["shards"] or "tree"])
 
 
 def as_measured(row: dict[str, str], *, memory_mb: int | None) -> Plan:
     return predict(
         round(float(row["gradient_mib"]) * MIB),
         int(row["clients"]),
-        topology=row["architecture"],
+        topology=row["topology"],
         shards=int(row["shards"]) if row["shards"] else None,
         memory_mb=memory_mb,
         profile="whole-object",
@@ -125,14 +137,14 @@ def test_whole_object_seconds_and_dollars_by_hand() -> None:
 
 
 def test_streaming_seconds_and_requests_by_hand() -> None:
-    plan = predict(75_000_000, 10, shards=1, memory_mb=1769, cpu="arm64")
+    plan = predict(75_000_000, 10, shards=1, memory_mb=1769, cpu_architecture="arm64")
     reading = 1 + (750e6 + 10 * 175 - 290e6) / 75e6
     writing = 75 / 290
     function_s = 0.04 + 10 * 15e-6 + reading + writing + 3 * 0.03
     assert plan.predicted_seconds == pytest.approx((10 / 32 + 12) * 0.05 + 2 * 0.2 + 1.0 + function_s, rel=1e-5)
     assert plan.cost_breakdown.compute_usd == pytest.approx((1.0 + function_s) * 1769 / 1024 * 0.0000133334, rel=1e-5)
-    # GETs: 10 headers, 7 of the orchestrator, 10 ranges, manifest and coordinator's record. PUTs: 8, 1 part, LIST of updates
-    # and of parts.
+    # GETs: 10 headers, 7 of the coordinator, 10 ranges, manifest and coordinator's record. PUTs: 8, 1 part, LIST of
+    # updates and of parts.
     assert (plan.s3_gets, plan.s3_puts, plan.invocations) == (29, 11, 1)
     # 75 MB go up in one request, below 128 MiB.
     assert plan.client_puts == 10
@@ -152,7 +164,7 @@ def test_beyond_64_clients_a_get_reads_a_window_of_96_mib_of_one_client() -> Non
     assert predict(400 * MIB, 65, shards=4).s3_gets == 65 * 4 * 2 + 65 + overhead
 
 
-def test_shards_below_5_mib_are_put_together_by_the_orchestrator() -> None:
+def test_shards_below_5_mib_are_put_together_by_the_coordinator() -> None:
     parts, objects = predict(40 * MIB, 20, shards=8), predict(40 * MIB, 20, shards=9)
     assert parts.s3_gets == 20 * 8 + 2 * 8 + 20 + prices.ROUND_GETS
     assert objects.s3_gets == 20 * 9 + 2 * 9 + 20 + prices.ROUND_GETS + 9
@@ -173,7 +185,7 @@ def test_shards_below_5_mib_are_put_together_by_the_orchestrator() -> None:
     ],
 )
 def test_levels_of_the_trees(topology: str, clients: int, expected: object) -> None:
-    assert levels(topology, clients, 3) == expected
+    assert shape_of(topology, 1000, clients, 3).levels == expected
 
 
 def test_the_queue_starts_five_workers_and_adds_five_a_second() -> None:
@@ -186,7 +198,7 @@ def test_the_queue_starts_five_workers_and_adds_five_a_second() -> None:
 
 def test_a_round_waits_for_functions_that_the_account_does_not_run_at_once() -> None:
     turns = predict(VGG16, 20, shards=16, memory_mb=3008, profile="whole-object")
-    at_once = predict(VGG16, 20, shards=16, memory_mb=3008, profile="whole-object", account_concurrency=1000)
+    at_once = predict(VGG16, 20, shards=16, memory_mb=3008, profile="whole-object", concurrency=1000)
     assert 1.5 < turns.predicted_seconds / at_once.predicted_seconds < 2
     assert turns.predicted_cost_usd == at_once.predicted_cost_usd
 
@@ -236,10 +248,8 @@ def test_more_clients_are_never_cheaper_or_faster(
 def test_every_prediction_is_finite_and_adds_up(
     size: int, clients: int, shards: int, memory_mb: int, topology: str, profile: str
 ) -> None:
-    arm, x86 = (
-        predict(size, clients, topology=topology, shards=shards, memory_mb=memory_mb, profile=profile, cpu=cpu)
-        for cpu in ("arm64", "x86_64")
-    )
+    common = {"topology": topology, "shards": shards, "memory_mb": memory_mb, "profile": profile}
+    arm, x86 = (predict(size, clients, cpu_architecture=cpu, **common) for cpu in ("arm64", "x86_64"))
     assert 0 < arm.predicted_seconds < math.inf
     assert 0 < arm.predicted_cost_usd < x86.predicted_cost_usd
     cost = arm.cost_breakdown
@@ -267,7 +277,7 @@ def test_more_memory_is_never_slower(size: int, clients: int, one: int, other: i
 def test_marks_are_on_the_right_plans(
     size: int, clients: int, deadline_s: float | None, budget_usd: float | None, profile: str
 ) -> None:
-    plans = plan_round(size, clients, profile=profile, deadline_s=deadline_s, budget_usd=budget_usd)
+    plans = plan_round(Question(size, clients, profile, deadline_s, budget_usd))
     feasible = [plan for plan in plans if plan.feasible]
     marks = [mark for plan in plans for mark in plan.marks]
     assert sorted(marks) == (["cheapest", "fastest", "recommended"] if feasible else [])
@@ -347,11 +357,11 @@ def test_infeasible_plans_say_why(arguments: dict[str, Any], expected: str) -> N
         ({"shards": 10_001}, "shards is 10001: expected an integer from 1 to 10,000"),
         ({"memory_mb": 64}, "memory_mb is 64: expected an integer from 128 to 10,240"),
         ({"memory_cap_mb": 20_000}, "memory_cap_mb is 20000"),
-        ({"account_concurrency": 0}, "account_concurrency is 0"),
+        ({"concurrency": 0}, "account_concurrency is 0"),
         ({"deadline_s": 0.0}, "deadline_s is 0.0: expected more than 0 seconds"),
         ({"budget_usd": math.nan}, "budget_usd is nan: expected more than 0 dollars"),
         ({"profile": "pickled"}, "profile is 'pickled': expected one of streaming, whole-object"),
-        ({"cpu": "riscv"}, "cpu is 'riscv': expected one of arm64, x86_64"),
+        ({"cpu_architecture": "riscv"}, "cpu_architecture is 'riscv': expected one of arm64, x86_64"),
         ({"topology": "ring"}, "topology is 'ring'"),
     ],
 )
@@ -364,20 +374,20 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], expected:
 
 def test_an_empty_choice_is_refused() -> None:
     with pytest.raises(PlanningError, match="shard_counts is empty"):
-        plan_round(MIB, 3, shard_counts=[])
+        Choices(shard_counts=[])
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_covers_architectures_shards_memories_and_cpus() -> None:
-    plans = plan_round(VGG16, 20)
+def test_a_plan_covers_topologies_shards_memories_and_cpu_architectures() -> None:
+    plans = plan_round(Question(VGG16, 20))
     assert {plan.topology for plan in plans} == set(TOPOLOGIES)
     assert {1, 2, 4, 8, 16, 32, 64} <= {plan.shards for plan in plans if plan.shards}
     assert {256, 512, 1024, 1769, 3008} <= {plan.memory_mb for plan in plans}
-    assert {plan.cpu for plan in plans} == {"arm64", "x86_64"}
-    asked = plan_round(VGG16, 20, shard_counts=[4], memories_mb=[512], cpus=["arm64"], topologies=["grads-sharding"])
-    assert [(plan.shards, plan.memory_mb, plan.cpu) for plan in asked] == [(4, 512, "arm64")]
+    assert {plan.cpu_architecture for plan in plans} == {"arm64", "x86_64"}
+    asked = plan_round(Question(VGG16, 20), Choices([4], [512], ["arm64"], ["grads-sharding"]))
+    assert [(plan.shards, plan.memory_mb, plan.cpu_architecture) for plan in asked] == [(4, 512, "arm64")]
     assert asked[0].marks == ("cheapest", "fastest", "recommended")
 
 
@@ -388,7 +398,7 @@ def test_more_shards_buy_latency_with_requests() -> None:
 
 
 def test_a_deadline_recommends_the_cheapest_that_meets_it() -> None:
-    plans = plan_round(VGG16, 20, deadline_s=60.0)
+    plans = plan_round(Question(VGG16, 20, deadline_s=60.0))
     (recommended,) = (plan for plan in plans if "recommended" in plan.marks)
     assert "cheapest" in recommended.marks
     assert recommended.predicted_seconds <= 60
@@ -396,15 +406,16 @@ def test_a_deadline_recommends_the_cheapest_that_meets_it() -> None:
 
 
 def test_models_beyond_the_trees_are_left_to_sharding() -> None:
-    plans = plan_round(5 * GIB, 20, profile="whole-object")
+    plans = plan_round(Question(5 * GIB, 20, "whole-object"))
     assert {plan.topology for plan in plans if plan.feasible} == {"grads-sharding"}
 
 
 def test_json_has_the_documented_fields() -> None:
-    plan = plan_round(VGG16, 20)[0]
+    plan = plan_round(Question(VGG16, 20))[0]
     document = json.loads(json.dumps(plan.to_json()))
     assert {
-        "topology", "shards", "memory_mb", "predicted_seconds", "predicted_cost_usd", "feasible", "reason",
+        "topology", "shards", "memory_mb", "cpu_architecture", "predicted_seconds", "predicted_cost_usd", "feasible",
+        "reason",
     } <= set(document)  # fmt: skip
     assert document["predicted_cost_usd"] == pytest.approx(document["cost_breakdown"]["total_usd"])
     assert document["shards"] == 1
@@ -412,10 +423,10 @@ def test_json_has_the_documented_fields() -> None:
 
 
 def test_the_table_is_aligned_and_shows_marks_and_reasons() -> None:
-    plans = plan_round(5 * GIB, 20)
+    plans = plan_round(Question(5 * GIB, 20))
     lines = format_table(plans).splitlines()
     assert len(lines) == len(plans) + 1
-    assert len({line.index(plan.cpu) for line, plan in zip(lines[1:], plans, strict=True)}) == 1
+    assert len({line.index(plan.cpu_architecture) for line, plan in zip(lines[1:], plans, strict=True)}) == 1
     assert sum("recommended" in line for line in lines) == 1
     assert any("infeasible: A shard of 5,368,709,120 bytes" in line for line in lines)
     best = format_table(plans, best_only=True).splitlines()
@@ -485,56 +496,41 @@ def test_the_timeout_has_time_for_the_requests_of_many_clients_with_small_shards
     assert size_lane(10**6, 3000, 4).timeout_s == 289
 
 
-@dataclass(frozen=True)
-class FakeLane:
-    shards: int
-    memory_mb: int = 256
-    cpu_architecture: str = "arm64"
-
-
-@dataclass(frozen=True)
-class TimedLane(FakeLane):
-    timeout_s: int = 60
-
-
-@dataclass(frozen=True)
-class SpoolingLane(FakeLane):
-    ephemeral_storage_mb: int = 512
+def lane(shards: int, **fields: Any) -> Lane:
+    """A deployed lane, by default with Lambda's longest timeout and largest storage."""
+    fields = {"timeout_s": 900, "ephemeral_storage_mb": 10_240, **fields}
+    return Lane(shards, "queue", "dead", "function", 256, cpu_architecture="arm64", max_receive_count=3, **fields)
 
 
 def test_the_lane_that_the_planner_recommends_is_chosen() -> None:
-    lanes = [FakeLane(1), FakeLane(4), FakeLane(16)]
+    lanes = [lane(1), lane(4), lane(16)]
     assert choose_lane(VGG16, 20, lanes).shards == 16
     assert choose_lane(100_000, 5, lanes).shards == 1
 
 
-@dataclass(frozen=True)
-class NarrowLane(FakeLane):
-    maximum_concurrency: int = 1000
-
-
 def test_a_lane_whose_functions_cannot_all_run_at_once_is_predicted_so() -> None:
     # 16 functions in eight turns of two take longer than 4 at once.
-    assert choose_lane(VGG16, 20, [NarrowLane(4), NarrowLane(16)]).shards == 16
-    assert choose_lane(VGG16, 20, [NarrowLane(4), NarrowLane(16, maximum_concurrency=2)]).shards == 4
+    assert choose_lane(VGG16, 20, [lane(4), lane(16)]).shards == 16
+    assert choose_lane(VGG16, 20, [lane(4), lane(16, maximum_concurrency=2)]).shards == 4
 
 
 def test_lanes_that_would_fail_are_passed_over() -> None:
     # One function would need 1,504 s; four need 376 s.
-    assert choose_lane(5 * GIB, 20, [FakeLane(1), FakeLane(4)]).shards == 4
-    assert choose_lane(VGG16, 20, [TimedLane(1, timeout_s=900), TimedLane(4, timeout_s=30)]).shards == 1
-    assert choose_lane(10**6, 3000, [TimedLane(1, timeout_s=900), TimedLane(4, timeout_s=60)]).shards == 1
-    assert choose_lane(8 * GIB, 2, [SpoolingLane(2), SpoolingLane(4, ephemeral_storage_mb=4096)]).shards == 4
+    assert choose_lane(5 * GIB, 20, [lane(1), lane(4)]).shards == 4
+    assert choose_lane(VGG16, 20, [lane(1), lane(4, timeout_s=30)]).shards == 1
+    assert choose_lane(10**6, 3000, [lane(1), lane(4, timeout_s=60)]).shards == 1
+    spooling = [lane(2, ephemeral_storage_mb=512), lane(4, ephemeral_storage_mb=4096)]
+    assert choose_lane(8 * GIB, 2, spooling).shards == 4
 
 
 def test_no_lane_that_works_is_an_error_with_reasons_and_next_step() -> None:
     with pytest.raises(PlanningError) as error:
-        choose_lane(50 * GIB, 20, [FakeLane(1), TimedLane(64, timeout_s=60)])
+        choose_lane(50 * GIB, 20, [lane(1), lane(64, timeout_s=60)])
     assert "1 shards: A shard of 53,687,091,200 bytes" in str(error.value)
     assert "64 shards: A shard takes up to 235 s, the lane's timeout is 60 s." in str(error.value)
     assert "Add a shard count" in str(error.value)
     with pytest.raises(PlanningError, match="No lanes are deployed"):
-        choose_lane(MIB, 1, list[FakeLane]())
+        choose_lane(MIB, 1, [])
 
 
 # --- chart ---------------------------------------------------------------------------------------------------------
@@ -544,18 +540,18 @@ def test_no_lane_that_works_is_an_error_with_reasons_and_next_step() -> None:
 def test_the_chart_is_written(tmp_path: Path, suffix: str, start: bytes) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plan{suffix}"
-    write_chart(plan_round(VGG16, 20, memories_mb=[512], cpus=["arm64"]), path)
+    write_chart(plan_round(Question(VGG16, 20), Choices(memories_mb=[512], cpu_architectures=["arm64"])), path)
     assert path.read_bytes().startswith(start)
 
 
 def test_charts_that_cannot_be_drawn_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = plan_round(VGG16, 20, shard_counts=[1, 4], memories_mb=[512])
+    plans = plan_round(Question(VGG16, 20), Choices([1, 4], [512]))
     with pytest.raises(PlanningError, match=r"expected \.png or \.svg"):
         write_chart(plans, tmp_path / "plan.pdf")
     with pytest.raises(PlanningError, match="There is no directory"):
         write_chart(plans, tmp_path / "missing" / "plan.png")
     with pytest.raises(PlanningError, match="no configuration is feasible"):
-        write_chart(plan_round(VGG16, 20, deadline_s=0.1), tmp_path / "plan.png")
+        write_chart(plan_round(Question(VGG16, 20, deadline_s=0.1)), tmp_path / "plan.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlanningError, match=r"pip install 'fedagg\[plot\]'"):
         write_chart(plans, tmp_path / "plan.png")

@@ -31,8 +31,9 @@ from orchestrator.rounds import queues
 from orchestrator.rounds.publish import shard_region
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
+from orchestrator.verification import shards as verified_shards
 from orchestrator.verification import verify
-from orchestrator.verification.verify import BrokenLink, Verification
+from orchestrator.verification.result import BrokenLink, Verification
 from tests.support import pinned, trees
 from tests.support.rounds import LARGE, manifest_of, put, put_bytes, read, read_global, update_bytes, weights, working
 
@@ -139,17 +140,17 @@ def test_a_few_shards_verify_by_their_ranges_and_it_is_said_what_was_not_checked
     manifest = published(aws, lanes_without_functions)
     readers: list[Any] = []
 
-    class Counted(verify.UpdateReader):
+    class Counted(verified_shards.UpdateReader):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             readers.append(self)
 
-    monkeypatch.setattr(verify, "UpdateReader", Counted)
+    monkeypatch.setattr(verified_shards, "UpdateReader", Counted)
     found = check(aws, lanes_without_functions, shards=[1, 1])
     assert found.shards == [1]
     assert (found.data_sections, found.global_model_sha256) == (0, None)
     assert found.not_checked == [
-        "1 of 2 shards, and the data sections outside of the ranges of those that were averaged"
+        "1 of 2 shards, and the values outside of the byte ranges of those that were recomputed"
     ]
     full, narrow = (
         table.byte_at(manifest.bounds[2]) - table.byte_at(manifest.bounds[1]) for table in manifest.layout_tables
@@ -409,7 +410,7 @@ def test_a_round_without_a_published_model_says_why_there_is_nothing_to_verify(
         check(aws, lanes_without_functions)
     put(aws, lanes_without_functions, "a", weights(1))
     aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=round_key("r-1"), Body=b"{}")
-    with pytest.raises(BadInput, match=r"it has not published yet. `orchestrator status --round r-1`"):
+    with pytest.raises(BadInput, match=r"it has not published yet. Run `orchestrator status --round r-1`"):
         check(aws, lanes_without_functions)
     failed = {
         "schema": 2,

@@ -83,7 +83,7 @@ def test_a_block_is_made_once_found_by_its_pool_only_and_removed() -> None:
     assert block is not None
     assert bytes(block[:64]) == bytes(64)
     assert names.get_nowait() == ("r-1", "fedagg-test-a-x")
-    with pytest.raises(StorageUnavailable, match="at work on"):
+    with pytest.raises(StorageUnavailable, match="is working on"):
         one.create("x", 64, "r-1")
     assert other.find("x") is None
     del block

@@ -1,9 +1,9 @@
-"""The orchestrator alone: pinning, planning and queueing a round of 10,000 clients and 1,000 shards.
+"""Measures the coordinator alone: pinning, planning and queueing a round of 10,000 clients and 1,000 shards.
 
-    python -m benchmarks.orchestrator_alone
+    python -m benchmarks.coordinator_alone
 
-S3 and SQS are in memory and answer at once, so what is measured is the orchestrator's own time and memory; the calls
-that it makes are counted. The tensor table is VGG-16's.
+S3 and SQS are in memory and answer at once, so the time and memory are the coordinator's own. Its calls are counted.
+The tensor table is VGG-16's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.safetensors import NUM_EXAMPLES, serialize_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.rounds.manifest import freeze_round
 from orchestrator.rounds.pin import list_updates, pin_updates
@@ -47,12 +48,12 @@ def vgg16() -> TensorTable:
     return TensorTable(tuple(sorted(specs, key=lambda t: t.name)))
 
 
-# When anything was stored.
+# The time at which every object was stored.
 _STORED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 class MemoryAws:
-    """As much of S3 and SQS as this needs: headers instead of whole updates."""
+    """S3 and SQS in memory, with headers instead of whole updates."""
 
     def __init__(self, round_id: str, clients: int, table: TensorTable) -> None:
         self.calls: collections.Counter[str] = collections.Counter()
@@ -119,11 +120,10 @@ def main() -> None:
     aws: Any = MemoryAws(round_id, arguments.clients, table)
     before = resource.getrusage(resource.RUSAGE_SELF)
     began = time.perf_counter()
-    updates = list_updates(aws, "bucket", round_id)
-    pinned = pin_updates(aws, "bucket", round_id, "vgg16", updates)
+    record, bucket = RoundRecord(RoundRequest("vgg16", round_id), time.time()), Bucket(aws, "bucket")
+    pinned = pin_updates(bucket, record.request, list_updates(bucket, round_id))
     pinning = time.perf_counter()
-    record = RoundRecord(RoundRequest("vgg16", round_id), time.time())
-    manifest = freeze_round(aws, "bucket", record, pinned, arguments.shards)
+    manifest = freeze_round(bucket, record, pinned, arguments.shards)
     planned = time.perf_counter()
     queue_jobs(AwsClients(aws, aws), "queue", manifest, range(manifest.shards), attempt=0)
     ended = time.perf_counter()

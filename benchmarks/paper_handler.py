@@ -1,8 +1,8 @@
-"""The paper's averaging function, written from its description: the yardstick of benchmarks.worker.
+"""The paper's averaging handler, written from its description, for benchmarks.worker to compare this worker with.
 
-Each client has uploaded M shard objects in numpy's format; the function for shard m reads the N objects whole, one
-after the other, `np.load`s each, keeps a float32 running sum, and stores the mean (arXiv:2604.22072, section on the
-implementation: "sequentially", "running sum"). Plain boto3 and numpy, nothing tuned, nothing slowed down.
+Each client has uploaded M shard objects in numpy's format. The function for shard m reads the N whole objects one after
+the other, loads each with `np.load`, keeps a float32 running sum, and stores the mean (arXiv:2604.22072, section on the
+implementation: "sequentially", "running sum"). It is plain boto3 and numpy, neither tuned nor slowed down.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Other ways to read the updates, which were measured and not kept: the worker with another reader inside.
+"""This project's worker with other readers of updates, which were measured and not adopted.
 
-    boto3       a get_object per range and the body's readinto
+    boto3       a get_object per range, and readinto of its body
     urllib3     a presigned GET through the connection pool that boto3 itself uses
     http.client a presigned GET through the standard library's HTTPS connection
 
-BENCH_READER names one. All read all clients' ranges at once, as the worker does, without its retries and checks.
+BENCH_READER names the reader. Each reads all clients' ranges at once, as the worker does, without its
+retries and checks.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import urllib3
 
 import lambdas.shard_average as worker
 from lambdas.protocol.manifest import Participant
+from lambdas.storage.bucket import Bucket
 from lambdas.storage.connections import tls_context
 from lambdas.storage.updates import ReadCounts
 
 
 class OtherReader:
-    """Stands in for lambdas.updates.UpdateReader."""
+    """Replaces lambdas.storage.updates.UpdateReader."""
 
-    def __init__(self, s3: Any, bucket: str, *, at_once: int) -> None:
-        self._s3, self._bucket = s3, bucket
+    def __init__(self, bucket: Bucket, *, at_once: int) -> None:
+        self._s3: Any = bucket.s3
+        self._bucket = bucket.name
         self._pool = urllib3.PoolManager(maxsize=at_once, ssl_context=tls_context())
         self.counts = ReadCounts()
 
@@ -48,12 +51,12 @@ class OtherReader:
         return OtherStream(connection)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         self._pool.clear()
 
 
 class OtherStream:
-    """The body of an answer, which is awaited on the first read."""
+    """The body of a response, which is received on the first read."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -64,11 +67,11 @@ class OtherStream:
             self._source = self._source.getresponse()
         while view:
             count = self._source.readinto(view)
-            assert count, "the answer ended early"
+            assert count, "the response ended early"
             view = view[count:]
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._source.close()
 
 

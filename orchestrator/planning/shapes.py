@@ -1,0 +1,182 @@
+"""What the functions of a topology hold, read and write, and what limits them.
+
+The sharded shape and the tree shape are the two cases of every planning rule: code that plans asks a shape, not a
+topology.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import ClassVar
+
+from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.protocol.tree import Tree, fan_in
+from orchestrator.errors import PlanningError
+from orchestrator.planning.prices import LAMBDA_MAX_MEMORY_MB, S3_MAX_PUT_BYTES
+from orchestrator.planning.sizing import load_sizing
+
+# Functions that run at the same time: pairs of a number of functions and the inputs of each, most inputs first.
+Level = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Shape(ABC):
+    """The functions of one round.
+
+    Attributes:
+        topology: `grads-sharding`, `lambda-fl` or `lifl`.
+        model_bytes: bytes of one update's tensors.
+        clients: updates averaged.
+        next_step: what to do where a function would exceed a limit.
+    """
+
+    topology: str
+    model_bytes: int
+    clients: int
+    next_step: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shards(self) -> int | None:
+        """M; None for a tree."""
+
+    @property
+    def parts(self) -> int:
+        """Pieces into which an update is cut: M, and 1 for a tree."""
+        return self.shards or 1
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of one update that a function reads."""
+        return -(-self.model_bytes // self.parts)
+
+    @property
+    @abstractmethod
+    def sum_bytes(self) -> int:
+        """Bytes of the float64 sums that a function holds and hands on; 0 where it hands on averaged values only."""
+
+    @property
+    @abstractmethod
+    def levels(self) -> Sequence[Level]:
+        """The functions, level by level; a level starts when the one before has ended."""
+
+    @property
+    @abstractmethod
+    def most_inputs(self) -> int:
+        """Inputs of the busiest function."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of one input or output of the busiest function."""
+        return self.sum_bytes or self.piece_bytes
+
+    @abstractmethod
+    def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
+        """Raise PlanningError where functions of `memory_mb` exceed the cap, or hold more than S3 takes."""
+
+    @abstractmethod
+    def check_time(self, expected_s: Fraction, bytes_per_s: Fraction) -> None:
+        """Raise PlanningError where Lambda would stop a function that takes `expected_s`."""
+
+
+@dataclass(frozen=True)
+class ShardedShape(Shape):
+    """grads-sharding: M functions, each of which averages one shard of all updates.
+
+    Attributes:
+        count: M.
+    """
+
+    count: int
+    next_step = "use more shards"
+
+    @property
+    def shards(self) -> int:
+        return self.count
+
+    @property
+    def sum_bytes(self) -> int:
+        return 0
+
+    @property
+    def levels(self) -> Sequence[Level]:
+        return [[(self.count, self.clients)]]
+
+    @property
+    def most_inputs(self) -> int:
+        return self.clients
+
+    def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
+        if memory_mb > memory_cap_mb:
+            raise PlanningError(
+                f"{self.clients:,} clients need functions of {memory_mb:,} MB, the cap is {memory_cap_mb:,} MB. Raise "
+                "the cap (up to 10,240 MB, if the account allows it) or average fewer clients."
+            )
+
+    def check_time(self, expected_s: Fraction, bytes_per_s: Fraction) -> None:
+        most_s = load_sizing().timeout_max_s
+        if expected_s > most_s:
+            raise PlanningError(
+                f"A shard of {self.piece_bytes:,} bytes from {self.clients:,} clients takes a function "
+                f"{math.ceil(expected_s):,} s at {float(bytes_per_s) / 1e6:.0f} MB/s, Lambda stops it after {most_s} "
+                f"s: {self.next_step}."
+            )
+
+
+@dataclass(frozen=True)
+class TreeShape(Shape):
+    """lambda-fl or lifl: aggregators that hold float64 sums of the complete model and hand them to the level above."""
+
+    next_step = "use grads-sharding"
+
+    @property
+    def shards(self) -> None:
+        return None
+
+    @property
+    def sum_bytes(self) -> int:
+        return load_sizing().tree_sum_factor * self.model_bytes
+
+    @cached_property
+    def levels(self) -> Sequence[Level]:
+        tree = Tree(self.topology, self.clients)
+        sizes = [Counter(len(tree.inputs(n, i)) for i in range(width)) for n, width in enumerate(tree.widths)]
+        return [[(count, inputs) for inputs, count in sorted(level.items(), reverse=True)] for level in sizes]
+
+    @property
+    def most_inputs(self) -> int:
+        return fan_in(self.topology, self.clients)
+
+    def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
+        if memory_mb > memory_cap_mb:
+            raise PlanningError(
+                f"An aggregator of {self.topology} holds the complete model as float64 sums and needs {memory_mb:,} MB "
+                f"for a model of {self.model_bytes:,} bytes, the cap is {memory_cap_mb:,} MB: {self.next_step}"
+                + (", or raise the cap if the account allows it." if memory_mb <= LAMBDA_MAX_MEMORY_MB else ".")
+            )
+        if self.sum_bytes > S3_MAX_PUT_BYTES:
+            raise PlanningError(
+                f"A float64 partial sum has {self.sum_bytes:,} bytes, a single PUT takes 5 GiB: {self.next_step}."
+            )
+
+    def check_time(self, expected_s: Fraction, bytes_per_s: Fraction) -> None:
+        most_s = load_sizing().timeout_max_s
+        if expected_s > most_s:
+            raise PlanningError(
+                f"An aggregator of {self.topology} for {self.clients:,} clients and a model of {self.model_bytes:,} "
+                f"bytes takes {math.ceil(expected_s):,} s, Lambda stops it after {most_s} s: {self.next_step}."
+            )
+
+
+def shape_of(topology: str, model_bytes: int, clients: int, shards: int | None) -> Shape:
+    """The shape of a round; `shards` is for grads-sharding, the trees ignore it."""
+    if topology == GRADS_SHARDING:
+        assert shards is not None
+        return ShardedShape(topology, model_bytes, clients, shards)
+    return TreeShape(topology, model_bytes, clients)
