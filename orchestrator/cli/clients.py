@@ -154,7 +154,9 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
 @env_option
 @round_option
 @click.option("--client", "clients_given", multiple=True, help="A client's id (repeatable). Each gets an invitation.")
-@click.option("--clients", "listed", type=ClientList(), default=(), help="Several ids: a file with one per line, or a,b,c.")
+@click.option(
+    "--clients", "listed", type=ClientList(), default=(), help="Several ids: a file with one per line, or a,b,c."
+)
 @click.option(
     "--expires", type=Duration(), default=6 * 3600.0,
     help="How long the invitation is valid, e.g. 90m, at most 168h. Default: 6h.",
@@ -165,9 +167,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
 @click.option(
     "--like", type=click.Path(path_type=Path), help="For a model's first round: a file with the model's tensors."
 )
-@click.option(
-    "--model-bytes", type=click.IntRange(min=1), help="Instead of --like: the bytes of the model's tensors."
-)
+@click.option("--model-bytes", type=click.IntRange(min=1), help="Instead of --like: the bytes of the model's tensors.")
 @output_option
 def invite_command(
     env: str,

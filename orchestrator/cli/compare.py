@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def _updates(
     return synthetic_updates(model_bytes, clients)
 
 
-def _save(document: Mapping[str, Any], text: str, directory: Path, narration: Narration) -> None:
+def _save(document: dict[str, Any], text: str, directory: Path, narration: Narration) -> None:
     """Write the comparison as JSON, Markdown and, if matplotlib is installed, a chart."""
     from orchestrator.comparison.report import write_chart
 

@@ -19,6 +19,8 @@ from orchestrator.cli.group import error_json
 from orchestrator.errors import BadInput, PlanningError, VerificationFailed
 
 if TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, ClientError
+
     from orchestrator.aws.clients import AwsClients
     from orchestrator.aws.deployment import Deployment
 
@@ -163,8 +165,8 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _botocore_errors() -> tuple[type[Exception], ...]:
-    """What boto3 raises; nothing where it is not loaded."""
+def _botocore_errors() -> tuple[type[ClientError | BotoCoreError], ...]:
+    """The errors that boto3 raises; none if it is not loaded. Python evaluates this only when an error is raised."""
     if "botocore" not in sys.modules:
         return ()
     from botocore.exceptions import BotoCoreError, ClientError

@@ -23,7 +23,10 @@ _CPU_ARCHITECTURES = ("arm64", "x86_64")
 @click.option("--deadline", "deadline_s", type=Duration(), help="Recommend the cheapest that ends in time, e.g. 60s.")
 @click.option("--budget", "budget_usd", type=float, help="Recommend within this many dollars per round.")
 @click.option(
-    "--shards", "shard_counts", type=int, multiple=True,
+    "--shards",
+    "shard_counts",
+    type=int,
+    multiple=True,
     help="Only these shard counts (repeatable). Default: powers of two.",
 )
 @click.option(
@@ -33,18 +36,28 @@ _CPU_ARCHITECTURES = ("arm64", "x86_64")
     "--topology", "topologies", type=click.Choice(TOPOLOGIES), multiple=True, help="Only these topologies (repeatable)."
 )
 @click.option(
-    "--cpu-architecture", "cpu_architectures", type=click.Choice(_CPU_ARCHITECTURES), multiple=True,
+    "--cpu-architecture",
+    "cpu_architectures",
+    type=click.Choice(_CPU_ARCHITECTURES),
+    multiple=True,
     help="Only these CPU architectures of the function (repeatable).",
 )
 @click.option(
-    "--memory-cap", "memory_cap_mb", type=int, default=3008, show_default=True,
+    "--memory-cap",
+    "memory_cap_mb",
+    type=int,
+    default=3008,
+    show_default=True,
     help="The maximum memory of a function in the account, MB.",
 )
 @click.option(
     "--account-concurrency", type=int, help="The maximum number of concurrent functions. Default: the profile's."
 )
 @click.option(
-    "--profile", type=click.Choice(["streaming", "whole-object"]), default="streaming", show_default=True,
+    "--profile",
+    type=click.Choice(["streaming", "whole-object"]),
+    default="streaming",
+    show_default=True,
     help="streaming: this project's worker. whole-object: the paper's handler and trees.",
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every configuration, not the best of each shard count.")
@@ -52,9 +65,7 @@ _CPU_ARCHITECTURES = ("arm64", "x86_64")
     "--chart", type=click.Path(path_type=Path, dir_okay=False), help="Also draw seconds and dollars: .png or .svg."
 )
 @output_option
-def plan_command(
-    show_all: bool, chart: Path | None, **asked: Any
-) -> Answer:
+def plan_command(show_all: bool, chart: Path | None, **asked: Any) -> Answer:
     """Predict the time and cost of a round.
 
     Prints every configuration that could run the round and marks the cheapest, the fastest and the recommended one.

@@ -37,59 +37,84 @@ _timeout_option = click.option(
 @click.option("--model", required=True, help="The model that the round publishes.")
 @click.option("--round", "round_id", required=True, help="The round's id. The round is opened if it does not exist.")
 @click.option(
-    "--shards", type=ShardCount(), default="auto", show_default=True,
+    "--shards",
+    type=ShardCount(),
+    default="auto",
+    show_default=True,
     help="Shard count. auto: the planner chooses among the deployed lanes.",
 )
 @click.option(
-    "--topology", type=click.Choice(TOPOLOGIES), default=GRADS_SHARDING, show_default=True,
+    "--topology",
+    type=click.Choice(TOPOLOGIES),
+    default=GRADS_SHARDING,
+    show_default=True,
     help="Average in shards, or in a tree whose functions hold the whole model (deployed with baselines = true).",
 )
 @click.option(
-    "--min-clients", "quorum", type=Quorum(), default=1, show_default=True,
+    "--min-clients",
+    "quorum",
+    type=Quorum(),
+    default=1,
+    show_default=True,
     help="Quorum: the number of updates that the round needs, or a share (0.8, 80%) of the expected clients.",
 )
 @click.option("--expect", type=int, help="Close as soon as this many updates are stored. Default: the quorum.")
 @click.option(
-    "--expect-clients", type=ClientList(),
+    "--expect-clients",
+    type=ClientList(),
     help="The clients of the round: a file with one id per line, or a,b,c. Updates of others are left out.",
 )
 @click.option(
-    "--deadline", "deadline_s", type=Duration(), default=0.0,
+    "--deadline",
+    "deadline_s",
+    type=Duration(),
+    default=0.0,
     help="How long to wait for updates after the round is opened, e.g. 30m. Default: do not wait.",
 )
 @click.option(
-    "--on-deadline", type=click.Choice(ON_DEADLINE), default="fail", show_default=True,
+    "--on-deadline",
+    type=click.Choice(ON_DEADLINE),
+    default="fail",
+    show_default=True,
     help="Below the quorum at the deadline: fail with exit status 4, or extend the deadline.",
 )
 @click.option(
-    "--extend", "extend_s", type=Duration(),
+    "--extend",
+    "extend_s",
+    type=Duration(),
     help="The time that an extension adds to the deadline. Default: the first wait.",
 )
 @click.option("--max-extensions", type=int, default=3, show_default=True, help="The maximum number of extensions.")
 @click.option(
-    "--on-invalid", type=click.Choice(ON_INVALID), default="fail", show_default=True,
+    "--on-invalid",
+    type=click.Choice(ON_INVALID),
+    default="fail",
+    show_default=True,
     help="On an update that cannot be averaged: fail the round (exit status 5), or exclude the client from it.",
 )
 @click.option(
     "--max-norm", type=float, help="The maximum L2 norm of an update; a larger one is invalid. Default: no maximum."
 )
 @click.option(
-    "--max-examples", type=int, default=MAX_EXAMPLES, show_default=True,
+    "--max-examples",
+    type=int,
+    default=MAX_EXAMPLES,
+    show_default=True,
     help="The maximum example count of an update; a larger one is invalid.",
 )
 @click.option(
-    "--late-from", metavar="ROUND",
+    "--late-from",
+    metavar="ROUND",
     help="Also average the late updates of this earlier round, of clients that submitted nothing newer.",
 )
 @_timeout_option
 @click.option(
-    "--replace-options", is_flag=True,
+    "--replace-options",
+    is_flag=True,
     help="If the round is open with other options, replace them. The deadline starts again.",
 )
 @output_option
-def start_round_command(
-    env: str, quorum: tuple[int, float | None], replace_options: bool, **request: Any
-) -> Answer:
+def start_round_command(env: str, quorum: tuple[int, float | None], replace_options: bool, **request: Any) -> Answer:
     """Run a round, or continue one that stopped.
 
     Waits for updates, averages them in shards, publishes the global model and prints the report.
@@ -97,7 +122,7 @@ def start_round_command(
     \b
       orchestrator start-round --model digits --round r-1 --shards 4 --min-clients 8 --deadline 30m
       orchestrator start-round --env prod --model vgg --round 2026-11-23 --min-clients 15 --expect 20 --deadline 1h
-      orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h
+      orchestrator start-round --model digits --round r-2 --expect-clients a,b,c,d --min-clients 75% --deadline 1h \\
         --on-deadline extend --extend 15m --on-invalid exclude --max-norm 1000 --late-from r-1
       orchestrator start-round --model digits --round r-3 --topology lifl
     """
@@ -129,9 +154,7 @@ def resume_command(env: str, round_id: str, redrive: bool, timeout_s: float | No
     from orchestrator.rounds.start import resume_round
 
     deployment, aws = connect_to(env)
-    report = resume_round(
-        aws, deployment, round_id, redrive=redrive, timeout_s=timeout_s, narration=StderrNarration()
-    )
+    report = resume_round(aws, deployment, round_id, redrive=redrive, timeout_s=timeout_s, narration=StderrNarration())
     return dict(report.document), report.to_text()
 
 
