@@ -20,7 +20,8 @@ from lambdas.storage.bucket import Bucket
 from orchestrator.aws.models import latest_table
 from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
 from orchestrator.client.sources import Tensors
-from orchestrator.client.update_file import WIRE_NAMES, WrittenUpdate, write_update
+from orchestrator.client.update_file import WrittenUpdate, write_update
+from orchestrator.client.wire import WIRE_NAMES
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import read_record
 

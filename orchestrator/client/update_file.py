@@ -26,8 +26,6 @@ from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
 from orchestrator.client.sources import Tensors
 from orchestrator.errors import BadInput
 
-WIRE_NAMES = {"bfloat16": "BF16", "float16": "F16"}
-
 
 @dataclass(frozen=True)
 class WrittenUpdate:
