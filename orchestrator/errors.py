@@ -1,6 +1,6 @@
 """What the command line reports, with its exit status. Statuses are documented in README.md and stable.
 
-FederationError (lambdas/errors.py)                exit status 1
+FederationError (lambdas/protocol/errors.py)       exit status 1
 └── OrchestratorError                              1
     ├── BadInput        bad arguments or files     2
     ├── NotDeployed     environment or lane        3
@@ -10,6 +10,8 @@ FederationError (lambdas/errors.py)                exit status 1
     ├── PlanningError   nothing feasible           7
     ├── RoundAborted    the round was aborted      8
     └── VerificationFailed  a link does not hold   9
+
+Documents record an error's kind, the name of its class, so that another process can raise it (`error_from`).
 """
 
 from __future__ import annotations
@@ -85,6 +87,32 @@ class VerificationFailed(OrchestratorError):
 
     exit_status = 9
 
-    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.details = details
+        self.details = details or {}
+
+
+_KINDS: dict[str, type[OrchestratorError]] = {
+    kind.__name__: kind
+    for kind in (
+        BadInput,
+        NotDeployed,
+        QuorumMissed,
+        RoundFailed,
+        RoundConflict,
+        PlanningError,
+        RoundAborted,
+        VerificationFailed,
+    )
+}
+
+
+def kind_of(error: FederationError) -> str:
+    """The kind under which a document records an error: its class, or the base class that `error_from` knows."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    return next((name for name in names if name in _KINDS), names[0])
+
+
+def error_from(kind: str, message: str) -> OrchestratorError:
+    """The error that a document records; a plain OrchestratorError where the kind is not one of this module."""
+    return _KINDS.get(kind, OrchestratorError)(message)

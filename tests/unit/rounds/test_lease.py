@@ -22,7 +22,7 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object, swap_object
 from orchestrator.errors import BadInput, QuorumMissed, RoundAborted, RoundConflict, RoundFailed
 from orchestrator.progress import Narration
-from orchestrator.rounds import coordinator as driving
+from orchestrator.rounds import coordinator as coordinating
 from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.abort import abort_round
 from orchestrator.rounds.lease import Held, Lease, LeaseLost
@@ -128,7 +128,7 @@ def test_a_lease_that_was_renewed_at_the_last_moment_is_not_taken(aws: AwsClient
 
 
 def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(aws: AwsClients, bucket: str) -> None:
-    code = "from orchestrator.processes import this_process as p; import json, dataclasses; "
+    code = "from orchestrator.rounds.processes import this_process as p; import json, dataclasses; "
     code += "print(json.dumps(dataclasses.asdict(p())))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     process = Process(**json.loads(child.stdout))
@@ -170,7 +170,7 @@ def test_a_record_that_is_none_is_refused_by_name() -> None:
             CoordinatorRecord.from_bytes(broken)
 
 
-# --- waiting for another coordinator ------------------------------------------------------------------------------------
+# --- waiting for another coordinator -------------------------------------------------------------------------------
 
 
 def test_a_second_orchestrator_waits_and_returns_the_very_report(
@@ -290,14 +290,14 @@ def test_a_round_that_is_published_or_being_published_is_not_aborted(
     with pytest.raises(BadInput, match="There is no round r-1"):
         abort_round(aws.bucket(bucket), "r-1")
     put(aws, lanes_without_functions, "a", weights(1))
-    publish = driving.publish
+    publish = coordinating.publish
 
     def aborted_meanwhile(*arguments: Any) -> Any:
         with pytest.raises(RoundConflict, match=r"being published by process .* cannot be aborted any more"):
             abort_round(aws.bucket(bucket), "r-1")
         return publish(*arguments)
 
-    monkeypatch.setattr(driving, "publish", aborted_meanwhile)
+    monkeypatch.setattr(coordinating, "publish", aborted_meanwhile)
     with working(aws, lanes_without_functions, 2):
         report = start_round(aws, lanes_without_functions, request())
     with pytest.raises(RoundConflict, match="already published, and clients may have fetched"):

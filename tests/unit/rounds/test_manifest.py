@@ -34,9 +34,8 @@ def a_table(nbytes: int) -> TensorTable:
 
 def frozen(aws: AwsClients, deployment: Deployment, shards: int, shape: tuple[int, int] = (3, 5)) -> RoundManifest:
     put(aws, deployment, "a", weights(1, shape))
-    pinned = pin_updates(
-        aws.bucket(deployment.bucket), "r-1", "digits", list_updates(aws.bucket(deployment.bucket), "r-1")
-    )  # fmt: skip
+    updates = list_updates(aws.bucket(deployment.bucket), "r-1")
+    pinned = pin_updates(aws.bucket(deployment.bucket), RECORD.request, updates)
     return freeze_round(aws.bucket(deployment.bucket), RECORD, pinned, shards)
 
 
@@ -170,7 +169,7 @@ def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(
 ) -> None:
     put(aws, lanes_without_functions, "a", {"w": np.array(1.0, np.float32)})
     updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
-    pinned = pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates)
+    pinned = pin_updates(aws.bucket(lanes_without_functions.bucket), RECORD.request, updates)
     manifest = freeze_round(aws.bucket(lanes_without_functions.bucket), RECORD, pinned, 8)
     assert sum(manifest.shard_nbytes(shard) for shard in range(8)) == 4
     assert objects(aws, lanes_without_functions, "models/") == []
