@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment, Lane
-from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 
@@ -57,7 +57,7 @@ def impatient() -> None:
     queues._WAIT_S = 1
     wait._LOOK_EVERY_S = 0.2
     lease.WATCH_EVERY_S = 0.1
-    manifest._BATCH = 1  # so that "half queued" exists with few shards
+    queues._BATCH = 1  # so that "half queued" exists with few shards
 
 
 def document(deployment: Deployment, request: RoundRequest, point: KillPoint | None) -> str:

@@ -339,7 +339,8 @@ def _done(**fields: Any) -> dict[str, Any]:
 def a_failure(**fields: Any) -> ShardResult:
     return ShardResult(
         round_id=ROUND, manifest_sha256=DIGEST, shard=2, status="failed", error_kind="NonFiniteUpdate",
-        error="client b: tensor 'größe' has NaN at index 0", client="b", receive_count=2, worker="fn/request-2", memory_mb=256,
+        error="client b: tensor 'größe' has NaN at index 0", client="b", receive_count=2,
+        worker="fn/request-2", memory_mb=256,
         bad=(Exclusion("b", "NonFiniteUpdate", "client b: tensor 'größe' has NaN at index 0"),),
     )  # fmt: skip
 

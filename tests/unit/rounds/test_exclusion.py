@@ -261,7 +261,8 @@ def test_without_exclusion_a_bad_update_ends_the_round_and_the_report_names_it(
         run(aws, lanes_without_functions, on_invalid="fail", **fields)
     assert "Nothing was published" in str(caught.value)
     document = json.loads(read(aws, lanes_without_functions, report_key("r-1")))
-    assert (document["status"], document["client"], document["exit_status"]) == ("failed", "b", 5)
+    assert (document["status"], document["client"]) == ("failed", "b")
+    assert (document["error_kind"], document["exit_status"]) == ("RoundFailed", 5)
     assert [e["client"] for e in document["bad"]] == ["b"]
     assert objects(aws, lanes_without_functions, "models/") == []
     assert uploads(aws, lanes_without_functions) == 0
@@ -330,7 +331,7 @@ def test_a_round_that_dies_while_it_excludes_is_finished_by_resume_and_leaves_no
     assert queued(aws, lanes_without_functions) == 0
 
 
-def test_of_two_that_plan_anew_one_manifest_stays(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+def test_of_two_that_replan_one_manifest_stays(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     from lambdas.protocol.manifest import Exclusion
     from orchestrator.rounds.exclusion import exclude
     from orchestrator.rounds.manifest import freeze_round
