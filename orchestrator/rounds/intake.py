@@ -12,7 +12,7 @@ from orchestrator.rounds.context import RoundContext
 from orchestrator.rounds.exclusion import describe
 from orchestrator.rounds.late import kept_for_later, take_over
 from orchestrator.rounds.pin import Pinned, Update, list_updates, pin_updates
-from orchestrator.rounds.quorum import await_updates
+from orchestrator.rounds.quorum import wait_for_updates
 from orchestrator.rounds.request import RoundRecord
 
 # An update that cannot be averaged: client and ETag. The same client may submit another one.
@@ -34,7 +34,7 @@ def collect_updates(context: RoundContext) -> Pinned:
     late = _late_updates(context)
     bad: _Bad = {}
     while True:
-        updates = _await_usable(context, late, bad)
+        updates = _wait_for_usable(context, late, bad)
         context.clock.mark("waiting")
         if late:
             updates = _with_late(context, updates, late)
@@ -62,10 +62,10 @@ def _late_updates(context: RoundContext) -> list[Update]:
     return [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
 
 
-def _await_usable(context: RoundContext, late: list[Update], bad: _Bad) -> list[Update]:
+def _wait_for_usable(context: RoundContext, late: list[Update], bad: _Bad) -> list[Update]:
     """Wait for updates besides those that are known to be bad."""
     try:
-        return await_updates(context, without=bad.keys(), late={update.client for update in late})
+        return wait_for_updates(context, without=bad.keys(), late={update.client for update in late})
     except QuorumMissed as error:
         if not bad:
             raise

@@ -41,7 +41,7 @@ class Window:
         return self._closes + self.extension(now) * self._step - now
 
 
-def await_updates(
+def wait_for_updates(
     context: RoundContext,
     *,
     without: Set[tuple[str, str]] = frozenset(),

@@ -21,7 +21,7 @@ from orchestrator.rounds.publish import upload_gone
 from orchestrator.rounds.queues import dead_letters, delete_dead_letters, queue_jobs
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.wait import BadUpdate, Collection, await_step, gave_up
+from orchestrator.rounds.wait import BadUpdate, Collection, gave_up, wait_for_step
 
 # In a round that excludes bad updates: after the first one, wait this long for those that other shards find, seconds.
 VERDICTS_S = 5.0
@@ -46,7 +46,7 @@ class ShardedAveraging:
         collection: Collection[ShardResult] = Collection()
         _queue_missing(attempt, collection)
         attempt.context.clock.mark("queueing")
-        _await_shards(attempt, collection)
+        _wait_for_shards(attempt, collection)
         results = collection.results
         return Averaged(
             results=[results[shard] for shard in sorted(results)],
@@ -66,7 +66,7 @@ class ShardedAveraging:
 
 @dataclass(frozen=True)
 class ShardStep:
-    """All shards of a round, as `await_step` waits for them."""
+    """All shards of a round, as `wait_for_step` waits for them."""
 
     bucket: Bucket
     manifest: RoundManifest
@@ -126,11 +126,11 @@ def _find_missing(attempt: Attempt, collection: Collection[ShardResult]) -> list
     return missing
 
 
-def _await_shards(attempt: Attempt, collection: Collection[ShardResult]) -> None:
+def _wait_for_shards(attempt: Attempt, collection: Collection[ShardResult]) -> None:
     excludes = attempt.context.request.on_invalid == "exclude"
     with attempt.context.narration.bar("averaging shards", attempt.manifest.shards) as progress:
         progress(len(collection.stored))
-        await_step(
+        wait_for_step(
             attempt,
             ShardStep(attempt.bucket, attempt.manifest),
             collection,

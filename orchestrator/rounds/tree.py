@@ -28,7 +28,7 @@ from orchestrator.rounds.pin import Pinned
 from orchestrator.rounds.queues import dead_letters, delete_dead_letters, send_jobs
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.wait import Collection, await_step, dead_jobs, gave_up
+from orchestrator.rounds.wait import Collection, dead_jobs, gave_up, wait_for_step
 
 # An aggregator: its level and its index there.
 Node = tuple[int, int]
@@ -114,7 +114,7 @@ class TreeRun:
 
 @dataclass(frozen=True)
 class TreeLevel:
-    """Some aggregators of one level, as `await_step` waits for them."""
+    """Some aggregators of one level, as `wait_for_step` waits for them."""
 
     bucket: Bucket
     manifest: RoundManifest
@@ -211,7 +211,7 @@ def _climb(attempt: Attempt, run: TreeRun) -> None:
     """Queue level after level and wait for each, until the root has stored the averaged model.
 
     Raises:
-        BadUpdate, RoundFailed: as `await_step`.
+        BadUpdate, RoundFailed: as `wait_for_step`.
     """
     manifest, tree = attempt.manifest, tree_of(attempt.manifest)
     with attempt.context.narration.bar(f"{manifest.topology} aggregators", sum(tree.widths)) as progress:
@@ -261,7 +261,7 @@ def _run_level(
         f"Level {step.level}: queued {len(jobs)} of {width} aggregators for {attempt.lane.function_name}."
     )
     collection: Collection[AggregatorResult] = Collection()
-    await_step(attempt, step, collection, progress)
+    wait_for_step(attempt, step, collection, progress)
     run.level_s[step.level] = run.level_s.get(step.level, 0.0) + time.monotonic() - began
     return collection
 

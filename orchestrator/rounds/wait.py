@@ -82,7 +82,7 @@ class Step(Protocol[R_co]):
         """The jobs whose outputs S3 holds; None where the round is published or aborted."""
 
 
-def await_step(
+def wait_for_step(
     attempt: Attempt,
     step: Step[R],
     collection: Collection[R],
@@ -108,11 +108,11 @@ def await_step(
         waiting.take(results.receive())
         if not waiting.look():
             return  # Another coordinator has published or aborted the round. publish() determines which.
-    _await_messages(attempt, results, step, collection)
+    _wait_for_messages(attempt, results, step, collection)
 
 
 class _Waiting(Generic[R]):
-    """The state of one `await_step`."""
+    """The state of one `wait_for_step`."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Waiting(Generic[R]):
         )
 
 
-def _await_messages(attempt: Attempt, results: Results, step: Step[R], collection: Collection[R]) -> None:
+def _wait_for_messages(attempt: Attempt, results: Results, step: Step[R], collection: Collection[R]) -> None:
     """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
     until = time.monotonic() + _GRACE_S
     wanted = step.wanted - collection.stored

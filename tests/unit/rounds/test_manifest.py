@@ -158,7 +158,7 @@ def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monk
     manifest: Any = type("Manifest", (), {"round_id": "r-1", "sha256": "ab" * 32})()
     sqs = FlakySqs(times=1000)
     with pytest.raises(
-        OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
+        OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` queues"
     ):
         queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert sqs.requests == queues._SEND_ATTEMPTS

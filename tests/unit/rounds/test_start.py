@@ -383,7 +383,7 @@ def half_queued(monkeypatch: pytest.MonkeyPatch) -> None:
 INTERRUPTIONS = {
     "after pinning, before queueing": lambda m: killed_at(m, sharded, "queue_jobs"),
     "half queued": half_queued,
-    "all queued, none averaged": lambda m: killed_at(m, sharded, "await_step"),
+    "all queued, none averaged": lambda m: killed_at(m, sharded, "wait_for_step"),
     "all averaged, before publishing": lambda m: killed_at(m, coordinator, "publish"),
     "published, before the latest pointer": lambda m: killed_at(m, publishing, "_move_latest"),
     "published, before the report": lambda m: killed_at(m, coordinator, "publish", after=True),
@@ -440,12 +440,12 @@ def test_shards_that_are_stored_are_not_averaged_again(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_all(aws, lanes_without_functions)
-    killed_at(monkeypatch, sharded, "await_step")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions, 8)
     assert work_off(aws, lanes_without_functions, 8, jobs=5) == 5
     aws.sqs.purge_queue(QueueUrl=lanes_without_functions.lane(8).queue_url)
-    killed_at(monkeypatch, sharded, "await_step")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions, 8)
     assert queued(aws, lanes_without_functions) == 3
@@ -533,7 +533,7 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
         "state": "open",
         "updates": 3,
     }
-    killed_at(monkeypatch, sharded, "await_step")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions)
     assert work_off(aws, lanes_without_functions, 2, jobs=1) == 1

@@ -26,7 +26,7 @@ from orchestrator.rounds.queues import queue_jobs
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.sharded import ShardStep
 from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.wait import BadUpdate, Collection, await_step
+from orchestrator.rounds.wait import BadUpdate, Collection, wait_for_step
 from tests.support import client_error
 from tests.unit.kit import LARGE, expected_file, objects, put, read, read_global, uploads, weights, work_off
 from tests.unit.rounds.contexts import context_of
@@ -82,7 +82,7 @@ def await_all(
 
 def await_shards(attempt: Attempt, progress: Any = lambda count: None) -> Collection[ShardResult]:
     collection: Collection[ShardResult] = Collection()
-    await_step(attempt, ShardStep(attempt.bucket, attempt.manifest), collection, progress)
+    wait_for_step(attempt, ShardStep(attempt.bucket, attempt.manifest), collection, progress)
     return collection
 
 
