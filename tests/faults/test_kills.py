@@ -21,7 +21,7 @@ from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
-from orchestrator.rounds import lease, manifest, queues, wait
+from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
@@ -121,7 +121,7 @@ def worker(
     monkeypatch.setattr(queues, "_WAIT_S", 1)
     monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr(manifest, "_BATCH", 10)
+    monkeypatch.setattr(queues, "_BATCH", 10)
     with CountingWorker(aws, lanes_without_functions, SHARDS[request.getfixturevalue("sink")]) as counting:
         monkeypatch.setattr(shard_average, "average_shard", counting.average)
         yield counting

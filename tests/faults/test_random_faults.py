@@ -129,11 +129,11 @@ class Rounds(RuleBasedStateMachine):
         pid = next(self.processes)
         self.alive.add(pid)
         before, processes.CURRENT = processes.CURRENT, pid
-        clients = self._clients(life)
+        aws = self._clients(life)
         try:
             if resume and "rounds/r-1/round.json" in self.s3.objects:
-                return resume_round(clients, self.deployment, "r-1")
-            return start_round(clients, self.deployment, RoundRequest("digits", "r-1", self.shards, timeout_s=60.0))
+                return resume_round(aws, self.deployment, "r-1")
+            return start_round(aws, self.deployment, RoundRequest("digits", "r-1", self.shards, timeout_s=60.0))
         except RoundConflict:  # it had been published before the last one was killed
             return Report.from_bytes(self.s3.objects[report_key("r-1")][0])
         finally:
@@ -142,14 +142,14 @@ class Rounds(RuleBasedStateMachine):
             self._look_at_manifest()
 
     def _work(self, life: Life) -> None:
-        clients = self._clients(life)
+        aws = self._clients(life)
         received = self.sqs.receive_message(QueueUrl=LANE).get("Messages", [])
-        worker = ShardWorker(clients.bucket(BUCKET), clients.sqs, RESULTS)
+        worker = ShardWorker(aws.bucket(BUCKET), aws.sqs, RESULTS)
         for message in received:
             count = int(message["Attributes"]["ApproximateReceiveCount"])
             with contextlib.suppress(Killed):
                 if worker.run(message["Body"], receive_count=count, worker="w"):
-                    clients.sqs.delete_message(QueueUrl=LANE, ReceiptHandle=message["ReceiptHandle"])
+                    aws.sqs.delete_message(QueueUrl=LANE, ReceiptHandle=message["ReceiptHandle"])
 
     def _while_waiting(self, url: str) -> None:
         """Something happens whenever an orchestrator waits for results; once the script is over, work is done."""

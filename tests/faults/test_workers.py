@@ -31,9 +31,9 @@ from tests.unit.kit import LARGE, expected_file, manifest_of, put, put_bytes, re
 WORKER = """
 import json, os, resource, signal, sys
 from lambdas import shard_average
-from orchestrator import worker
-from orchestrator.aws import connect
-from orchestrator.deployment import Deployment, Lane
+from orchestrator.aws.clients import connect
+from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.workers import poll
 
 fields = json.load(sys.stdin)
 fields["lanes"] = {int(m): Lane(**lane) for m, lane in fields["lanes"].items()}
