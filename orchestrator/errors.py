@@ -1,6 +1,6 @@
 """What the command line reports, with its exit status. Statuses are documented in README.md and stable.
 
-FederationError (lambdas/protocol/errors.py)       exit status 1
+FederationError (lambdas/errors.py)                exit status 1
 └── OrchestratorError                              1
     ├── BadInput        bad arguments or files     2
     ├── NotDeployed     environment or lane        3
@@ -10,8 +10,6 @@ FederationError (lambdas/protocol/errors.py)       exit status 1
     ├── PlanningError   nothing feasible           7
     ├── RoundAborted    the round was aborted      8
     └── VerificationFailed  a link does not hold   9
-
-Documents record an error's kind, the name of its class, so that another process can raise it (`error_from`).
 """
 
 from __future__ import annotations
@@ -92,6 +90,7 @@ class VerificationFailed(OrchestratorError):
         self.details = details or {}
 
 
+# Documents record the kind of an error, which is the name of its class, so that another process can raise it again.
 _KINDS: dict[str, type[OrchestratorError]] = {
     kind.__name__: kind
     for kind in (

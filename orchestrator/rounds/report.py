@@ -45,11 +45,7 @@ class Report:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Report:
-        """Parse a stored report and check the fields that other commands read.
-
-        Raises:
-            InvalidContract: it does not have the documented form.
-        """
+        """Parse a stored report and check what other commands read of it; else InvalidContract."""
         f = Fields.parse("Report", data, SCHEMA)
         f.name("round", "round")
         f.name("model", "model")
@@ -58,7 +54,6 @@ class Report:
         f.integer("shards", 0, MAX_SHARDS)
         if "error" in f:
             f.text("error")
-            f.optional_text("error_kind")
         else:
             f.object("global_model").text("key")
         return cls(f.document)

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lambdas.protocol.documents import Fields, canonical_json
 from lambdas.protocol.errors import FederationError, InvalidContract
@@ -16,6 +16,9 @@ from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
 from orchestrator.errors import BadInput, RoundConflict
+
+if TYPE_CHECKING:
+    pass
 
 # 2: `topology` was `architecture`.
 SCHEMA = 2
@@ -162,10 +165,10 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """`rounds/R/round.json`: the options with which the round was opened.
+    """`rounds/R/round.json`: what the round was opened with.
 
     Attributes:
-        opened_at: seconds since the epoch. The deadline counts from here.
+        opened_at: seconds since the epoch; the deadline counts from here, whoever waits.
     """
 
     request: RoundRequest
@@ -187,11 +190,7 @@ class RoundRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RoundRecord:
-        """Parse and check a record.
-
-        Raises:
-            InvalidContract: it does not have the documented form, or its options are not a valid request.
-        """
+        """Parse and check a record: whatever is no possible request raises InvalidContract."""
         f = Fields.parse("Round record", data, SCHEMA)
         try:
             request = RoundRequest(

@@ -179,4 +179,4 @@ def _ended(aws: AwsClients, deployment: Deployment, round_id: str) -> Report | N
     message = f"{document['error']} The round has ended; start one with another id."
     if document["status"] == "aborted":
         raise RoundAborted(message)
-    raise error_from(document.get("error_kind", RoundFailed.__name__), message)
+    raise error_from(str(document.get("error_kind", RoundFailed.__name__)), message)

@@ -1,4 +1,4 @@
-"""Recomputing shards on this machine, and comparing them with what a round has published. Memory stays flat."""
+"""Shards averaged once more, on this machine, beside what a round has published. Streaming: memory stays flat."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from lambdas.averaging.mean import Float64, OpenStream, Pacing, Stream, average_
 from lambdas.protocol.manifest import Participant, RoundManifest
 from lambdas.protocol.safetensors import Run, runs
 from lambdas.protocol.tensor_table import ITEMSIZE
-from lambdas.protocol.topologies import GRADS_SHARDING, TREES
+from lambdas.protocol.topologies import GRADS_SHARDING
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.shards import head_of_shard
 from lambdas.storage.updates import UpdateReader
 from orchestrator.rounds.publish import shard_region
 
 _READ_BYTES = 1024**2
-
-# Takes the bytes of an averaged shard in order.
-Write = Callable[[memoryview], object]
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,10 @@ def check_shard(
     published: Published | None,
     whole: hashlib._Hash,
 ) -> ShardCheck:
-    """Recompute one shard (if `open_update` is given), and compare it with its region of the global model.
+    """Average one shard again (where `open_update` is given) and hash it beside its region of the global model.
 
     Args:
-        whole: a hash to which the bytes of that region are added.
+        whole: also takes the bytes of that region.
 
     Raises:
         Whatever the streams raise, and NonFiniteUpdate.
@@ -112,7 +109,10 @@ def check_shard(
             beside.read_on()
             return ShardCheck(shard, None, beside.published)
         beside.write(memoryview(head_of_shard(manifest, shard)))
-        _RECOMPUTE[manifest.topology](manifest, shard, open_update, beside.write)
+        if manifest.topology == GRADS_SHARDING:
+            average_shard(manifest, shard, open_update, beside.write, Pacing())
+        else:
+            average_by_tree(manifest, open_update, beside.write)
         differs = None
         if beside.differs_at is not None:
             differs = _element_at(manifest, start + beside.differs_at)
@@ -129,12 +129,12 @@ _TREE_VALUES = 512 * 1024
 def average_by_tree(
     manifest: RoundManifest,
     open_update: OpenStream,
-    write: Write,
+    write: Callable[[memoryview], object],
     values: int = _TREE_VALUES,
 ) -> None:
-    """Average a whole model in the order in which the round's tree adds up: float64 sums of sums, rounded once.
+    """Average a whole model in the order in which the round's tree added up: float64 sums of sums, rounded once.
 
-    The tree's aggregators hold whole models. Here, `values` elements at a time pass through all levels.
+    The tree's aggregators hold whole models; here, a stretch of `values` of it is taken up all levels at a time.
     """
     tree = tree_of(manifest)
     for run in runs(manifest, 0, manifest.table.elements):
@@ -172,17 +172,6 @@ def _tree_sums(
             np.multiply(scratch, float(p.num_examples), out=scratch)
             sums += scratch
     return sums
-
-
-def _shard(manifest: RoundManifest, shard: int, open_update: OpenStream, write: Write) -> None:
-    average_shard(manifest, shard, open_update, write, Pacing())
-
-
-def _tree(manifest: RoundManifest, shard: int, open_update: OpenStream, write: Write) -> None:
-    average_by_tree(manifest, open_update, write)  # The model is the one shard of a tree.
-
-
-_RECOMPUTE = {GRADS_SHARDING: _shard, **dict.fromkeys(TREES, _tree)}
 
 
 def _element_at(manifest: RoundManifest, file_byte: int) -> int:
