@@ -85,6 +85,33 @@ class VerificationFailed(OrchestratorError):
 
     exit_status = 9
 
-    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.details = details
+        self.details = details or {}
+
+
+# Documents record the kind of an error, which is the name of its class, so that another process can raise it again.
+_KINDS: dict[str, type[OrchestratorError]] = {
+    kind.__name__: kind
+    for kind in (
+        BadInput,
+        NotDeployed,
+        QuorumMissed,
+        RoundFailed,
+        RoundConflict,
+        PlanningError,
+        RoundAborted,
+        VerificationFailed,
+    )
+}
+
+
+def kind_of(error: FederationError) -> str:
+    """The kind under which a document records an error: its class, or the base class that `error_from` knows."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    return next((name for name in names if name in _KINDS), names[0])
+
+
+def error_from(kind: str, message: str) -> OrchestratorError:
+    """The error that a document records; a plain OrchestratorError where the kind is not one of this module."""
+    return _KINDS.get(kind, OrchestratorError)(message)

@@ -1,8 +1,6 @@
-"""Ending a round without a publication, and removing what it leaves in S3."""
+"""Aborting a round, and removing the intermediate objects of a round that has ended."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -16,25 +14,22 @@ from orchestrator.rounds.manifest import read_manifest
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import read_record
 
-if TYPE_CHECKING:
-    pass
-
 
 def abort_round(bucket: Bucket, round_id: str) -> Report:
-    """Stop a round: its coordinator gives up, its queued jobs are dropped, its upload and shards are removed.
+    """Abort a round: its coordinator stops, workers drop its queued jobs, and its upload and shards are removed.
 
-    The updates and the manifest stay until they expire. Aborting again changes nothing.
+    The updates and the manifest stay until they expire. The call is idempotent.
 
     Raises:
         BadInput: there is no such round.
-        RoundConflict: it is published already, or just being published.
+        RoundConflict: the round is published, or is being published.
     """
     record = read_record(bucket, round_id)
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
     ended = read_object(bucket, report_key(round_id))
     if ended is None:
-        # From here on nobody can publish it; whoever drives it notices, and workers drop its jobs.
+        # No coordinator can publish the round after this. Its coordinator stops at the next check of its lease.
         coordinator = lease.revoke(bucket, round_id, record.model)
         report = reports.aborted(bucket.name, record, read_manifest(bucket, round_id), coordinator)
         create_object(bucket, report_key(round_id), report.to_bytes())
@@ -50,7 +45,7 @@ def abort_round(bucket: Bucket, round_id: str) -> Report:
 
 
 def clean_up(bucket: Bucket, round_id: str, model: str) -> None:
-    """Abort the round's unfinished multipart uploads and delete its shard objects and partial sums."""
+    """Abort a round's unfinished multipart uploads and delete its shard objects and partial sums."""
     key = global_key(model, round_id)
     pages = bucket.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket.name, Prefix=key)
     for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
@@ -61,7 +56,7 @@ def clean_up(bucket: Bucket, round_id: str, model: str) -> None:
 
 
 def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
-    """Abort a multipart upload, if it is still there."""
+    """Abort a multipart upload, if it exists."""
     try:
         bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
     except ClientError as error:

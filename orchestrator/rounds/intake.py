@@ -1,92 +1,95 @@
-"""Closing a round: its updates awaited, late ones of an earlier round taken over, every one checked."""
+"""The intake of a round: waiting for its updates, taking over late ones of an earlier round, checking all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from lambdas.protocol.manifest import Exclusion
 from lambdas.storage.bucket import Bucket
 from orchestrator.errors import QuorumMissed
-from orchestrator.progress import Narration
+from orchestrator.rounds.context import RoundContext
 from orchestrator.rounds.exclusion import describe
 from orchestrator.rounds.late import kept_for_later, take_over
 from orchestrator.rounds.pin import Pinned, Update, list_updates, pin_updates
-from orchestrator.rounds.quorum import await_updates
+from orchestrator.rounds.quorum import wait_for_updates
 from orchestrator.rounds.request import RoundRecord
 
-if TYPE_CHECKING:
-    pass
+# An update that cannot be averaged: client and ETag. The same client may submit another one.
+_Bad = dict[tuple[str, str], Exclusion]
 
 
-def gather(
-    bucket: Bucket,
-    record: RoundRecord,
-    narration: Narration,
-    still_mine: Callable[[], object],
-    waited: Callable[[], object] = lambda: None,
-) -> Pinned:
-    """The updates that a round will average, and those that it leaves out.
+def collect_updates(context: RoundContext) -> Pinned:
+    """The updates that a round averages, and those that it leaves out.
 
-    Where the round excludes bad updates, they count for nothing: it goes on waiting for others.
-
-    Args:
-        still_mine: called now and then; raises where another process coordinates the round.
-        waited: called when waiting has ended.
+    Where the round excludes bad updates, these do not count for the quorum, and waiting continues.
 
     Raises:
-        QuorumMissed: fewer usable updates than the quorum at the deadline.
+        QuorumMissed: at the deadline there are fewer usable updates than the quorum.
         RoundFailed: an update cannot be averaged, and the round does not exclude it.
-        BadInput: there is no round to take late updates over from.
+        BadInput: the round whose late updates are to be taken over is not closed, or does not exist.
+        LeaseLost, RoundAborted: this process no longer coordinates the round.
     """
-    request = record.request
-    exclude = request.on_invalid == "exclude"
-    late = kept_for_later(bucket, request.late_from) if request.late_from else []
-    late = [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
-    bad: dict[tuple[str, str], Exclusion] = {}
+    request = context.request
+    late = _late_updates(context)
+    bad: _Bad = {}
     while True:
-        try:
-            updates = await_updates(
-                bucket, record, narration, still_mine, without=bad.keys(), late={u.client for u in late}
-            )
-        except QuorumMissed as error:
-            if bad:
-                raise QuorumMissed(f"{error} These cannot be averaged: {describe(tuple(bad.values()))}.") from error
-            raise
-        waited()
+        updates = _wait_for_usable(context, late, bad)
+        context.clock.mark("waiting")
         if late:
-            updates = _with_late(bucket, record, updates, late, narration)
-        with narration.bar("checking updates", len(updates)) as progress:
-            pinned = pin_updates(
-                bucket, request.round_id, request.model, updates, progress,
-                exclude=exclude, max_examples=request.max_examples,
-            )  # fmt: skip
+            updates = _with_late(context, updates, late)
+        with context.narration.bar("checking updates", len(updates)) as progress:
+            pinned = pin_updates(context.bucket, request, updates, progress)
         etags = {update.client: update.etag for update in updates}
         bad |= {(e.client, etags[e.client]): e for e in pinned.excluded}
         if len(pinned.participants) >= request.quorum:
             break
-        narration.say(f"{len(bad)} updates cannot be averaged and do not count: {describe(tuple(bad.values()))}.")
-    left_out = {client: exclusion for (client, _), exclusion in bad.items()}
-    left_out |= {e.client: e for e in _not_expected(bucket, record)}
-    for participant in pinned.participants:  # it was deleted and submitted again
-        left_out.pop(participant.client, None)
+        context.narration.say(
+            f"{len(bad)} updates cannot be averaged and do not count: {describe(tuple(bad.values()))}."
+        )
+    left_out = _left_out(context, pinned, bad)
     if left_out:
-        narration.say(f"Left out: {describe(tuple(left_out.values()))}.")
+        context.narration.say(f"Left out: {describe(tuple(left_out.values()))}.")
     return replace(pinned, excluded=tuple(left_out[client] for client in sorted(left_out)))
 
 
-def _with_late(
-    bucket: Bucket, record: RoundRecord, updates: list[Update], late: list[Update], narration: Narration
-) -> list[Update]:
-    """Take over late updates of clients who have sent nothing newer; all updates of the round then."""
-    round_id = record.round_id
+def _late_updates(context: RoundContext) -> list[Update]:
+    """The late updates of an earlier round that this one takes over."""
+    request = context.request
+    if not request.late_from:
+        return []
+    late = kept_for_later(context.bucket, request.late_from)
+    return [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
+
+
+def _wait_for_usable(context: RoundContext, late: list[Update], bad: _Bad) -> list[Update]:
+    """Wait for updates besides those that are known to be bad."""
+    try:
+        return wait_for_updates(context, without=bad.keys(), late={update.client for update in late})
+    except QuorumMissed as error:
+        if not bad:
+            raise
+        raise QuorumMissed(f"{error} These cannot be averaged: {describe(tuple(bad.values()))}.") from error
+
+
+def _with_late(context: RoundContext, updates: list[Update], late: list[Update]) -> list[Update]:
+    """Take over late updates of clients that have not submitted to this round, and return all updates of the round."""
+    bucket, round_id = context.bucket, context.round_id
     there = {update.client for update in list_updates(bucket, round_id)}
     copied = take_over(bucket, round_id, [update for update in late if update.client not in there])
     if copied:
-        narration.say(f"Took over {len(copied)} late updates of round {record.request.late_from}.")
+        context.narration.say(f"Took over {len(copied)} late updates of round {context.request.late_from}.")
     mine = {update.client for update in updates} | {update.client for update in late}
     return [update for update in list_updates(bucket, round_id) if update.client in mine]
+
+
+def _left_out(context: RoundContext, pinned: Pinned, bad: _Bad) -> Mapping[str, Exclusion]:
+    """Who is left out and why, by client."""
+    left_out = {client: exclusion for (client, _), exclusion in bad.items()}
+    left_out |= {e.client: e for e in _not_expected(context.bucket, context.record)}
+    for participant in pinned.participants:  # A client may have replaced a bad update by a good one.
+        left_out.pop(participant.client, None)
+    return left_out
 
 
 def _not_expected(bucket: Bucket, record: RoundRecord) -> list[Exclusion]:

@@ -1,14 +1,14 @@
-"""Updates that came after their round was closed: who has sent them, and how they count in a later round.
+"""Updates that arrive after their round was closed, and how a later round takes them over.
 
-A late update stays where it was put and changes nothing. The next round takes it over only if asked (`--late-from`): a
-server-side copy into that round's updates, never over an update that the client has submitted to it.
+A late update stays in S3 and does not change its round. A later round takes it over only if `--late-from` says so: S3
+copies it to that round's updates, unless the client has submitted an update to that round itself.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -22,10 +22,7 @@ from orchestrator.rounds.abort import abort_upload
 from orchestrator.rounds.manifest import read_manifest
 from orchestrator.rounds.pin import Update, list_updates
 
-if TYPE_CHECKING:
-    pass
-
-# A part of a server-side copy; S3 copies up to 5 GiB at a time.
+# The size of a part of a server-side copy. S3 copies at most 5 GiB at a time.
 _COPY_BYTES = 1024**3
 
 
@@ -36,36 +33,40 @@ def late_updates(bucket: Bucket, manifest: RoundManifest) -> list[Update]:
 
 
 def kept_for_later(bucket: Bucket, round_id: str) -> list[Update]:
-    """The late updates of a round that another one is to take over.
+    """The late updates of a round that another round takes over.
 
     Raises:
-        BadInput: there is no such round, or it is not closed, so that none of its updates is late.
+        BadInput: there is no such round, or it is not closed yet.
     """
     manifest = read_manifest(bucket, round_id)
     if manifest is None:
         raise BadInput(
-            f"Round {round_id} has no late updates to take over: it is not closed, has expired, or never was. "
+            f"Round {round_id} has no late updates to take over: it is not closed, has expired, or does not exist. "
             "`orchestrator rounds` lists the rounds."
         )
     return late_updates(bucket, manifest)
 
 
 def take_over(bucket: Bucket, round_id: str, late: Sequence[Update]) -> list[str]:
-    """Copy late updates into a round; the clients whose updates are copied. Doing it again changes nothing."""
+    """Copy late updates into a round. The call is idempotent.
+
+    Returns:
+        The clients whose updates were copied.
+    """
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         copied = pool.map(lambda update: _copy(bucket, update, update_key(round_id, update.client)), late)
         return [update.client for update, done in zip(late, copied, strict=True) if done]
 
 
 def _copy(bucket: Bucket, update: Update, key: str) -> bool:
-    """Copy an object within S3, in parts, unless the key is taken; whether it was copied.
+    """Copy an object within S3, in parts, unless the key exists. Returns whether it was copied.
 
-    In parts whatever its size: completing an upload is conditional everywhere, and a single copy ends at 5 GiB.
-    The bucket's policy lets it through: S3 exempts UploadPartCopy by s3:ObjectCreationOperation, and the condition is
-    on the completion (S3 user guide, "Enforce conditional writes").
+    The copy uses a multipart upload for every size: CompleteMultipartUpload takes `If-None-Match`, and CopyObject is
+    limited to 5 GiB. The bucket's policy, which requires conditional writes, exempts UploadPartCopy by
+    s3:ObjectCreationOperation (S3 user guide, "Enforce conditional writes").
     """
     if update.size == 0:
-        return False  # no update, and an upload has at least one part
+        return False  # An empty object is not an update, and an upload needs at least one part.
     upload_id = bucket.s3.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"]
     source: Any = {"Bucket": bucket.name, "Key": update.key}
     try:
@@ -87,7 +88,8 @@ def _copy(bucket: Bucket, update: Update, key: str) -> bool:
         )
     except BaseException as error:
         abort_upload(bucket, key, upload_id)
-        # Taken: the client has submitted something newer. Not there, or another one: it was deleted or replaced.
+        # The key exists: the client has submitted an update to this round. The source does not exist or has another
+        # ETag: the late update was deleted or replaced.
         if isinstance(error, ClientError) and error_code(error) in (
             "PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"
         ):  # fmt: skip

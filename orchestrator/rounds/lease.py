@@ -1,8 +1,8 @@
-"""One coordinator per round: a lease in S3, taken by compare-and-swap and renewed while its holder drives.
+"""The lease of a round: one coordinator holds it in S3, takes it by compare-and-swap, and renews it.
 
-Clocks of different hosts are never compared: a lease has run out when the watcher saw no renewal for so long by its own
-monotonic clock, or when its process has ended on the watcher's own machine. That a coordinator is alone saves work; that the
-result is one and the same is the protocol's doing (docs/design.md), also while two of them think that they drive.
+Clocks of different hosts are never compared. A lease has run out when the watcher has seen no renewal for the lease's
+term by its own monotonic clock, or when the holder was a process of the watcher's machine and has ended. The lease
+saves work. The result does not depend on it: two coordinators at a time still publish the same bytes (docs/design.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,22 +22,19 @@ from lambdas.protocol.keys import global_key
 from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import exists, read_object, swap_object
-from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
+from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict, kind_of
 from orchestrator.rounds.processes import is_gone, this_process
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
-# A lease that nobody has renewed for so long is free. Three renewals fit into it.
+# A lease that is not renewed for this long has run out, seconds. It is renewed three times in that time.
 LEASE_S = 30.0
-# How often one that waits looks at the lease and the report.
+# A waiting process looks at the lease and the report this often, seconds.
 WATCH_EVERY_S = 1.0
 
 
 class LeaseLost(OrchestratorError):
-    """Another orchestrator coordinates the round now."""
+    """Another process coordinates the round now."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,19 @@ class Held:
 
 
 def read_coordinator(bucket: Bucket, round_id: str) -> Held | None:
-    """The round's coordinator record, None before anybody has driven it."""
+    """The round's coordinator record; None before any process has coordinated it."""
     found = read_object(bucket, coordinator_key(round_id))
     return Held(CoordinatorRecord.from_bytes(found[0]), found[1]) if found else None
 
 
 def take(bucket: Bucket, round_id: str, *, instead_of: Held | None = None) -> Lease | Held:
-    """Take the round's lease if it is free: never taken, given back, or held by a process of this machine that is gone.
+    """Take the round's lease if it is free: never taken, given back, or held by an ended process of this machine.
 
     Args:
-        instead_of: a lease that has run out, and is taken if nobody has touched it since.
+        instead_of: a lease that has run out. It is taken if it has not changed since.
 
     Returns:
-        The lease, or who holds it.
+        The lease, or the lease of the process that holds it.
 
     Raises:
         RoundAborted: the round was aborted.
@@ -86,10 +82,10 @@ def take(bucket: Bucket, round_id: str, *, instead_of: Held | None = None) -> Le
 
 
 def revoke(bucket: Bucket, round_id: str, model: str) -> CoordinatorRecord:
-    """Take the lease from whoever holds it and mark the round as aborted: no coordinator can publish it any more.
+    """Revoke the lease, whichever process holds it, and mark the round as aborted. It cannot be published any more.
 
     Raises:
-        RoundConflict: it is being published, or its global model is there already.
+        RoundConflict: the round is being published, or its global model is stored.
     """
     while True:
         held = read_coordinator(bucket, round_id)
@@ -100,10 +96,10 @@ def revoke(bucket: Bucket, round_id: str, model: str) -> CoordinatorRecord:
         elif held.record.state == "publishing":
             raise RoundConflict(
                 f"Round {round_id} is being published by {held.record.process}; it cannot be aborted any more. "
-                f"`orchestrator resume --round {round_id}` finishes it should that process be gone."
+                f"If that process has ended, `orchestrator resume --round {round_id}` finishes the round."
             )
         else:
-            # A coordinator that stopped while it published may have stored the model; clients may have it.
+            # A coordinator that stopped while publishing may have stored the model, and clients may have fetched it.
             if exists(bucket, global_key(model, round_id)):
                 raise RoundConflict(
                     f"Round {round_id} has stored its global model already; it cannot be aborted any more. "
@@ -132,7 +128,7 @@ class Watch:
         self._changed = time.monotonic()
 
     def has_run_out(self) -> bool:
-        """Look again: whether it was given back, its process is gone, or nobody has renewed it for its term."""
+        """Read the lease again: whether it was given back, its process has ended, or it was not renewed in time."""
         found = read_coordinator(self._bucket, self.held.record.round_id)
         now = time.monotonic()
         if found is None:
@@ -144,10 +140,10 @@ class Watch:
 
 
 class Lease:
-    """The right to drive a round. As a context it is renewed in the background, and given back at the end.
+    """The right to coordinate a round. `kept` renews it in the background.
 
-    Left by an error, it is marked as stopped, with the error for those who wait. After `end` or a publication it is
-    left as it is: the round's report says the rest.
+    When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait.
+    After `end` or a publication it stays as it is, because the round has a report.
     """
 
     def __init__(self, bucket: Bucket, record: CoordinatorRecord, etag: str) -> None:
@@ -162,14 +158,14 @@ class Lease:
 
     @property
     def coordinators(self) -> tuple[Process, ...]:
-        """Everybody who has driven the round, oldest first, this process last."""
+        """The processes that have coordinated the round, oldest first, this process last."""
         return (*self.record.earlier, self.record.process)
 
     def check(self) -> None:
-        """Return if this process still drives.
+        """Return if this process still coordinates the round.
 
         Raises:
-            LeaseLost: another one does.
+            LeaseLost: another process coordinates it.
             RoundAborted: the round was aborted.
         """
         if self._lost is None and time.monotonic() - self._renewed > self.record.lease_s / 2:
@@ -177,7 +173,7 @@ class Lease:
         self._raise_if_lost()
 
     def begin_publishing(self) -> None:
-        """Decide that the round is published: from here on it can no longer be aborted. Raises as `check` does."""
+        """Mark the round as being published. It cannot be aborted after this. Raises as `check` does."""
         self._replace("publishing")
 
     def end(self, state: str) -> None:
@@ -241,11 +237,11 @@ class Lease:
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:
-        """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
+        """Mark the lease as stopped. If AWS cannot be reached, the lease runs out instead."""
         told = None
         if error is not None:
             told = {
-                "kind": type(error).__name__, "message": str(error), "exit_status": getattr(error, "exit_status", 1),
+                "kind": kind_of(error), "message": str(error), "exit_status": getattr(error, "exit_status", 1),
             }  # fmt: skip
         with contextlib.suppress(ClientError, BotoCoreError), self._lock:
             if self.record.state in ("running", "publishing"):

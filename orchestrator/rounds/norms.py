@@ -1,8 +1,8 @@
-"""How large the updates were: each client's L2 norm, from the sums of squares that workers leave per shard.
+"""The L2 norm of each client's update, from the sums of squares that workers report for each shard.
 
-The norm is that of the update as it was submitted: sqrt of the sum of the squares of all its floating-point values, in
-float64; of the weights where clients submit weights, of the difference where they submit differences. Counters and
-booleans do not count. How the model is cut, and the machine, may change its last digits.
+The norm is the square root of the sum of the squares of all floating-point values of the update, in float64: of weights
+where clients submit weights, of differences where they submit differences. Integers and booleans are left out. The
+shard count and the machine may change the last digits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import base64
 import concurrent.futures
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +22,19 @@ from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import read_object
 
-if TYPE_CHECKING:
-    pass
-
-# Above so many clients their sums of squares go into objects: a result message has its limits (256 KiB on emulators),
-# and SQS bills every 64 KiB of it.
+# With more clients than this, sums of squares are stored in objects instead of result messages. A message has at most
+# 256 KiB (on emulators), and SQS bills every 64 KiB of it.
 MOST_IN_MESSAGES = 4096
 
 Norms = Mapping[str, float]
 
 
 def read_norms(bucket: Bucket, manifest: RoundManifest, results: Mapping[int, Result]) -> dict[str, float] | None:
-    """L2 norm by client; None where a shard's sums of squares are not known, because its message was lost."""
+    """L2 norm by client; None where the sums of squares of a shard are missing, for example because a message was lost.
+
+    Args:
+        results: the results of shards, by shard. Read where the sums are in messages and not in objects.
+    """
     shards = range(manifest.shards)
     if manifest.norms == "objects":
 
@@ -51,7 +51,7 @@ def read_norms(bucket: Bucket, manifest: RoundManifest, results: Mapping[int, Re
         if part is None or len(part) != total.nbytes:
             return None
         squares = np.frombuffer(part, dtype="<f8")
-        if not (squares >= 0).all():  # no worker sends such a thing
+        if not (squares >= 0).all():  # A forged message: squares are not negative.
             return None
         total += squares
     return {p.client: math.sqrt(squares) for p, squares in zip(manifest.participants, total.tolist(), strict=True)}
@@ -62,12 +62,12 @@ def _decoded(result: Result | None) -> bytes | None:
         return None
     try:
         return base64.b64decode(result.norms, validate=True)
-    except ValueError:  # no base64, or no ASCII at all
+    except ValueError:  # not base64, or not ASCII
         return None
 
 
 def too_large(norms: Norms, limit: float) -> list[Exclusion]:
-    """The clients whose norm is above `limit`, in the order of `norms`."""
+    """The clients with a norm above `limit`, in the order of `norms`."""
     return [
         Exclusion(client, "NormTooLarge", f"the L2 norm of its update is {norm:.6g}, above the largest of {limit:.6g}")
         for client, norm in norms.items()

@@ -1,4 +1,4 @@
-"""Closing a round: which updates are in, checked one by one before any job is queued."""
+"""Pinning the updates of a round: each one is checked before any job is queued."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from lambdas.protocol.errors import FederationError, InvalidName, InvalidUpdate, UpdateChanged, shown
+from lambdas.protocol.errors import InvalidName, InvalidUpdate, UpdateChanged, shown
 from lambdas.protocol.keys import client_of, update_key, updates_prefix
-from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES
+from lambdas.protocol.limits import MAX_CLIENTS
 from lambdas.protocol.manifest import Exclusion, Participant
 from lambdas.protocol.safetensors import UpdateHeader, check_same_table, parse_update_header
 from lambdas.protocol.tensor_table import TensorTable
@@ -23,20 +22,18 @@ from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.models import latest_table, read_header
 from orchestrator.aws.s3 import error_code, list_objects
 from orchestrator.errors import RoundFailed
-
-if TYPE_CHECKING:
-    pass
+from orchestrator.rounds.request import RoundRequest
 
 log = logging.getLogger(__name__)
 
 _ERRORS_SHOWN, _REASON_CHARS = 10, 500
-# A header's JSON may take twenty times its length; a client that sends the longest there is costs that once at a time.
+# Parsing a header may take twenty times its length in memory. The lock limits that to one header at a time.
 _PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Update:
-    """An update as S3 lists it; `arrived_at` in seconds since the epoch, by S3's clock."""
+    """An update as S3 lists it. `arrived_at` is in seconds since the epoch, by S3's clock."""
 
     client: str
     key: str
@@ -47,7 +44,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Pinned:
-    """The checked updates of a round, in ascending client id, the tensors they share, and who is left out and why."""
+    """The checked updates of a round in ascending client id, their common tensors, and the clients left out."""
 
     participants: tuple[Participant, ...]
     table: TensorTable
@@ -56,10 +53,10 @@ class Pinned:
 
 
 def list_updates(bucket: Bucket, round_id: str) -> list[Update]:
-    """The updates that are there now, in ascending client id; one LIST request per 1,000.
+    """The updates that S3 holds now, in ascending client id. Takes one LIST request per 1,000 updates.
 
-    Whatever else lies among them is passed over with a warning: nobody stops a round by storing an odd object, and
-    nobody takes part twice by storing one a folder further down.
+    Other objects under the prefix are ignored with a warning: they must not stop the round, and a client must not
+    take part twice by means of a key in a deeper folder.
     """
     updates = []
     for item in list_objects(bucket, updates_prefix(round_id)):
@@ -69,7 +66,7 @@ def list_updates(bucket: Bucket, round_id: str) -> list[Update]:
         except InvalidName:
             client = None
         if client is None or key != update_key(round_id, client):
-            log.warning("Round %s: s3://%s/%s is no update, and is passed over.", round_id, bucket.name, shown(key))
+            log.warning("Round %s: s3://%s/%s is not an update, and is ignored.", round_id, bucket.name, shown(key))
             continue
         updates.append(Update(client, key, item["ETag"], item["Size"], item["LastModified"].timestamp()))
     return sorted(updates, key=lambda update: update.client)
@@ -77,33 +74,49 @@ def list_updates(bucket: Bucket, round_id: str) -> list[Update]:
 
 def pin_updates(
     bucket: Bucket,
-    round_id: str,
-    model: str,
+    request: RoundRequest,
     updates: Sequence[Update],
     progress: Callable[[int], object] = lambda count: None,
-    *,
-    exclude: bool = False,
-    max_examples: int = MAX_EXAMPLES,
 ) -> Pinned:
-    """Read every update's header, one GET each, and check it against the round's tensor table.
+    """Read the header of every update, one GET each, and check it against the round's tensor table.
 
-    The round's table is that of the model's last global model; in a model's first round, the one that most clients
-    have (of several, the first client's).
+    The round's table is the one of the model's last global model. In a model's first round it is the table that most
+    clients have; of several, the first client's.
 
     Args:
+        request: names round and model, the largest example count, and whether bad updates are excluded.
         progress: called with 1 for every header read.
-        exclude: leave out the clients whose updates cannot be averaged; otherwise they fail the round.
-        max_examples: a larger example count is not believed.
 
     Raises:
-        RoundFailed: names each unusable update (the first ten) with the reason and the next step.
+        RoundFailed: updates cannot be averaged, and the round does not exclude them. Names the first ten with their
+            reasons and the next step.
     """
     if len(updates) > MAX_CLIENTS:
         raise RoundFailed(
-            f"Round {round_id} has {len(updates)} updates; the most that one round averages is {MAX_CLIENTS}."
+            f"Round {request.round_id} has {len(updates)} updates; one round averages at most {MAX_CLIENTS}."
         )
+    headers = _read_headers(bucket, updates, progress)
+    expected, source = _expected_table(bucket, request.model, updates, headers)
+    participants, layouts, problems = [], dict[tuple[str, ...], int](), list[Exclusion]()
+    for update, found in zip(updates, headers, strict=True):
+        try:
+            header = _checked(found, expected, source, request.max_examples)
+        except InvalidUpdate as error:
+            problems.append(Exclusion(update.client, type(error).__name__, str(error)[:_REASON_CHARS]))
+            continue
+        layout = layouts.setdefault(header.dtypes, len(layouts))
+        participants.append(_participant(update, header, layout))
+    if problems and request.on_invalid != "exclude":
+        raise _cannot_be_averaged(bucket, request.round_id, len(updates), problems)
+    return Pinned(tuple(participants), expected, tuple(layouts), tuple(problems))
 
-    def read(update: Update) -> UpdateHeader | FederationError:
+
+def _read_headers(
+    bucket: Bucket, updates: Sequence[Update], progress: Callable[[int], object]
+) -> list[UpdateHeader | InvalidUpdate]:
+    """The header of each update, or what is wrong with it."""
+
+    def read(update: Update) -> UpdateHeader | InvalidUpdate:
         try:
             return _read_update_header(bucket, update)
         except InvalidUpdate as error:
@@ -112,48 +125,54 @@ def pin_updates(
             progress(1)
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        headers = list(pool.map(read, updates))
-    expected, source = _expected_table(bucket, model, updates, headers)
-    participants, layouts, problems = [], dict[tuple[str, ...], int](), list[Exclusion]()
-    for update, header in zip(updates, headers, strict=True):
-        try:
-            if isinstance(header, FederationError):
-                raise header
-            check_same_table(header.table, expected, source=source)
-            if header.num_examples > max_examples:
-                raise InvalidUpdate(
-                    f"an example count of {header.num_examples} is above the largest of {max_examples} of this round"
-                )
-        except InvalidUpdate as error:
-            problems.append(Exclusion(update.client, type(error).__name__, str(error)[:_REASON_CHARS]))
-            continue
-        participants.append(
-            Participant(
-                client=update.client,
-                key=update.key,
-                etag=update.etag,
-                size=update.size,
-                data_offset=header.data_offset,
-                num_examples=header.num_examples,
-                header_sha256=header.sha256,
-                data_sha256=header.data_sha256,
-                layout=layouts.setdefault(header.dtypes, len(layouts)),
-            )
+        return list(pool.map(read, updates))
+
+
+def _checked(
+    found: UpdateHeader | InvalidUpdate, expected: TensorTable, source: str, max_examples: int
+) -> UpdateHeader:
+    """A header that fits the round.
+
+    Raises:
+        InvalidUpdate: it could not be read, has other tensors, or claims too many examples.
+    """
+    if isinstance(found, InvalidUpdate):
+        raise found
+    check_same_table(found.table, expected, source=source)
+    if found.num_examples > max_examples:
+        raise InvalidUpdate(
+            f"an example count of {found.num_examples} is above the largest of {max_examples} of this round"
         )
-    if problems and not exclude:
-        more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
-        raise RoundFailed(
-            f"Round {round_id}: {len(problems)} of {len(updates)} updates cannot be averaged; nothing was queued:\n  "
-            + "\n  ".join(f"client {p.client}: {p.reason}" for p in problems[:_ERRORS_SHOWN])
-            + more
-            + f"\nDelete what is wrong under s3://{bucket.name}/{updates_prefix(round_id)}, have those clients submit "
-            "again, and start the round again; or start it with --on-invalid exclude."
-        )
-    return Pinned(tuple(participants), expected, tuple(layouts), tuple(problems))
+    return found
+
+
+def _participant(update: Update, header: UpdateHeader, layout: int) -> Participant:
+    return Participant(
+        client=update.client,
+        key=update.key,
+        etag=update.etag,
+        size=update.size,
+        data_offset=header.data_offset,
+        num_examples=header.num_examples,
+        header_sha256=header.sha256,
+        data_sha256=header.data_sha256,
+        layout=layout,
+    )
+
+
+def _cannot_be_averaged(bucket: Bucket, round_id: str, updates: int, problems: Sequence[Exclusion]) -> RoundFailed:
+    more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
+    return RoundFailed(
+        f"Round {round_id}: {len(problems)} of {updates} updates cannot be averaged; nothing was queued:\n  "
+        + "\n  ".join(f"client {p.client}: {p.reason}" for p in problems[:_ERRORS_SHOWN])
+        + more
+        + f"\nDelete these updates under s3://{bucket.name}/{updates_prefix(round_id)}, have those clients submit "
+        "again, and start the round again; or start it with --on-invalid exclude."
+    )
 
 
 def _expected_table(
-    bucket: Bucket, model: str, updates: Sequence[Update], headers: Sequence[UpdateHeader | FederationError]
+    bucket: Bucket, model: str, updates: Sequence[Update], headers: Sequence[UpdateHeader | InvalidUpdate]
 ) -> tuple[TensorTable, str]:
     latest = latest_table(bucket, model)
     if latest is not None:
@@ -165,7 +184,7 @@ def _expected_table(
     ]
     if not tables:
         return TensorTable(()), "any update"
-    # One client with another model must not make all others the odd ones out. max() keeps the first of several.
+    # One client with another model must not exclude all others. max() returns the first of several tables.
     counts = Counter(table.sha256 for table, _ in tables)
     table, client = max(tables, key=lambda item: counts[item[0].sha256])
     return table, f"client {client}'s update"

@@ -1,4 +1,4 @@
-"""From stored shards to the published model: one atomic object, and the pointer to it."""
+"""Publishing a round: its stored shards become one object atomically, and the model's pointer moves to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -35,59 +34,77 @@ from orchestrator.aws.s3 import (
 from orchestrator.errors import OrchestratorError, RoundFailed
 from orchestrator.rounds.stored import StoredShard, stored_shards
 
-if TYPE_CHECKING:
-    pass
-
-# How often CompleteMultipartUpload is asked again where another conditional write to the key is under way.
+# CompleteMultipartUpload is repeated this often while another conditional write to the key is in progress.
 _CONFLICTS = 6
-# Shards that are read at once where they are put together here.
+# Shard objects that are read at once when they are put together here.
 _SHARDS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a round published: the pointer to it, and the SHA-256 of every shard as it was stored."""
+    """What a round has published: the pointer to the global model, and the SHA-256 of every shard as it was stored."""
 
     latest: LatestModel
     shard_sha256: tuple[str, ...]
 
 
 def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str] | None = None) -> Published:
-    """Make the averaged shards the global model, whole or not at all, and move the model's `latest` pointer to it.
+    """Make the averaged shards the global model, in one atomic step, and move the model's `latest` pointer to it.
 
-    Doing it again changes nothing. All shards must be stored.
+    All shards must be stored. The call is idempotent.
 
     Args:
-        reported: SHA-256 of shards, as far as their workers' results arrived. S3 keeps the digest of a part, so that
-            a message which was lost costs nothing; where there is neither, the shard is read.
+        reported: SHA-256 by shard, as far as results arrived. Where one is missing, S3's checksum of the part is used;
+            where there is none, the shard is read from the published model.
 
     Raises:
-        RoundFailed: a shard is missing or is not the one that its worker stored, or the published object is not the
-            round's.
+        RoundFailed: a shard is missing or was changed after its worker stored it, the upload was aborted, or the object
+            at the global model's key is not the round's.
+    """
+    digests = dict(reported or {})
+    if not exists(bucket, manifest.output.key):
+        _store_global_model(bucket, manifest, digests)
+    latest = _pointer(bucket, manifest)
+    _move_latest(bucket, latest)
+    if manifest.output.upload_id is None:
+        _delete_shard_objects(bucket, manifest)
+    for shard in set(range(manifest.shards)) - set(digests):
+        digests[shard] = _published_digest(bucket, manifest, latest, shard)
+    return Published(latest, tuple(digests[shard] for shard in range(manifest.shards)))
+
+
+def _store_global_model(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) -> None:
+    """Put the stored shards together at the global model's key, unless another coordinator does so first."""
+    key = manifest.output.key
+    stored = stored_shards(bucket, manifest)
+    if stored is None:
+        if not exists(bucket, key):
+            raise upload_gone(manifest)
+        return
+    missing = sorted(set(range(manifest.shards)) - set(stored))
+    if missing:
+        raise RoundFailed(
+            f"Round {manifest.round_id}: shards {missing[:10]} are not stored with the size that the manifest "
+            f"says. `orchestrator resume --round {manifest.round_id}` queues them again."
+        )
+    if manifest.output.upload_id is not None:
+        _complete(bucket, manifest, stored, digests)
+        return
+    try:
+        _assemble(bucket, manifest, digests)
+    except ClientError as error:
+        # Another coordinator was faster, and has deleted the shard objects.
+        if error_code(error) != "NoSuchKey" or not exists(bucket, key):
+            raise
+
+
+def _pointer(bucket: Bucket, manifest: RoundManifest) -> LatestModel:
+    """The pointer to the stored global model.
+
+    Raises:
+        RoundFailed: the object has another size than the round's model.
     """
     key = manifest.output.key
-    digests = dict(reported or {})
-    if not exists(bucket, key):
-        stored = stored_shards(bucket, manifest)
-        missing = sorted(set(range(manifest.shards)) - set(stored or {}))
-        if stored is None and not exists(bucket, key):
-            raise upload_gone(manifest)
-        if stored is not None:
-            if missing:
-                raise RoundFailed(
-                    f"Round {manifest.round_id}: shards {missing[:10]} are not stored with the size that the manifest "
-                    "says. `orchestrator resume --round "
-                    f"{manifest.round_id}` queues them again."
-                )
-            if manifest.output.upload_id is not None:
-                _complete(bucket, manifest, stored, digests)
-            else:
-                try:
-                    _assemble(bucket, manifest, digests)
-                except ClientError as error:
-                    # Another orchestrator was faster, and has deleted the shard objects.
-                    if error_code(error) != "NoSuchKey" or not exists(bucket, key):
-                        raise
     head = bucket.s3.head_object(Bucket=bucket.name, Key=key)
     expected = len(global_header(manifest.table)) + manifest.table.nbytes
     if head["ContentLength"] != expected:
@@ -95,7 +112,7 @@ def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str]
             f"Round {manifest.round_id}: s3://{bucket.name}/{key} has {head['ContentLength']} bytes, expected "
             f"{expected}. Somebody else wrote it; start a new round."
         )
-    latest = LatestModel(
+    return LatestModel(
         model=manifest.model,
         round_id=manifest.round_id,
         key=key,
@@ -105,16 +122,14 @@ def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str]
         pinned_at=manifest.created_at,
         published_at=time.time(),
     )
-    _move_latest(bucket, latest)
-    if manifest.output.upload_id is None:
-        _delete_shard_objects(bucket, manifest)
-    for shard in set(range(manifest.shards)) - set(digests):
-        digests[shard] = _published_digest(bucket, manifest, latest, shard)
-    return Published(latest, tuple(digests[shard] for shard in range(manifest.shards)))
 
 
 def _check_digest(manifest: RoundManifest, shard: int, found: str, digests: dict[int, str]) -> None:
-    """Note a stored shard's digest, or refuse one that differs from what its worker reported."""
+    """Note a stored shard's digest.
+
+    Raises:
+        RoundFailed: it differs from the digest that the worker reported.
+    """
     if digests.setdefault(shard, found) != found:
         where = (
             f"part {shard + 1} of the multipart upload to {manifest.output.key}"
@@ -124,12 +139,12 @@ def _check_digest(manifest: RoundManifest, shard: int, found: str, digests: dict
         raise RoundFailed(
             f"Round {manifest.round_id}: shard {shard} of {manifest.shards} was changed after its worker had stored "
             f"it: {where} has SHA-256 {found}, the worker reported {digests[shard]}. Nothing was published. Find out "
-            "who can write there, and start a new round."
+            "who can write to that key, and start a new round."
         )
 
 
 def _published_digest(bucket: Bucket, manifest: RoundManifest, latest: LatestModel, shard: int) -> str:
-    """SHA-256 of a shard whose worker's result was lost, read from the published model."""
+    """SHA-256 of a shard whose worker's result was lost, computed from the published model."""
     digest = hashlib.sha256()
     start, stop = shard_region(manifest, shard)
     for chunk in read_chunks(bucket, latest.key, start, stop, latest.etag):
@@ -138,58 +153,60 @@ def _published_digest(bucket: Bucket, manifest: RoundManifest, latest: LatestMod
 
 
 def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
-    """The bytes start <= b < stop of the global model's file that a shard was stored as."""
+    """The bytes start <= b < stop of the global model's file that a shard makes up."""
     offset = len(global_header(manifest.table))
     start = offset + manifest.table.byte_at(manifest.bounds[shard]) - len(head_of_shard(manifest, shard))
     return start, offset + manifest.table.byte_at(manifest.bounds[shard + 1])
 
 
 def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]) -> None:
-    assert manifest.output.upload_id is not None
+    """Complete the multipart upload, unless the global model exists."""
     for attempt in itertools.count(1):
         for shard, part in stored.items():
             if part.sha256 is not None:
                 _check_digest(manifest, shard, part.sha256, digests)
-        parts = [
-            completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)
-        ]
         try:
-            # S3 may answer 200 and put an error into the body; boto3 takes that for a 500 and asks again.
-            bucket.s3.complete_multipart_upload(
-                Bucket=bucket.name,
-                Key=manifest.output.key,
-                UploadId=manifest.output.upload_id,
-                MultipartUpload={"Parts": parts},
-                IfNoneMatch="*",
-            )
+            _complete_once(bucket, manifest, stored)
             return
         except ClientError as error:
             code = error_code(error)
-            if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict"):
-                # Another orchestrator was faster with the same parts, or this one was, and its answer was lost.
-                if exists(bucket, manifest.output.key):
-                    return
-                # Somebody else writes to the same key at this moment.
-                if code == "ConditionalRequestConflict" and attempt < _CONFLICTS:
-                    time.sleep(random.uniform(0, 0.2 * 2**attempt))
-                    continue
-                if code == "NoSuchUpload":
-                    raise upload_gone(manifest) from error
-            if code == "InvalidPart" and attempt < _CONFLICTS:
-                # A job that was delivered twice has stored its part again since the parts were listed. Under a KMS key
-                # equal bytes get another ETag.
-                again = stored_shards(bucket, manifest)
-                if again is not None and len(again) == manifest.shards:
-                    stored = again
-                    continue
-            raise
+            if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict") and exists(
+                bucket, manifest.output.key
+            ):
+                return  # Completed with the same parts: by another coordinator, or by this one if the answer was lost.
+            if code == "NoSuchUpload":
+                raise upload_gone(manifest) from error
+            if attempt >= _CONFLICTS:
+                raise
+            if code == "ConditionalRequestConflict":  # Another write to the same key is in progress.
+                time.sleep(random.uniform(0, 0.2 * 2**attempt))
+                continue
+            # A part was stored again after the parts were listed, by a job that was delivered twice. With a KMS key,
+            # equal bytes get another ETag.
+            again = stored_shards(bucket, manifest) if code == "InvalidPart" else None
+            if again is None or len(again) != manifest.shards:
+                raise
+            stored = again
+
+
+def _complete_once(bucket: Bucket, manifest: RoundManifest, stored: Mapping[int, StoredShard]) -> None:
+    assert manifest.output.upload_id is not None
+    parts = [completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)]
+    # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
+    bucket.s3.complete_multipart_upload(
+        Bucket=bucket.name,
+        Key=manifest.output.key,
+        UploadId=manifest.output.upload_id,
+        MultipartUpload={"Parts": parts},
+        IfNoneMatch="*",
+    )
 
 
 def upload_gone(manifest: RoundManifest) -> RoundFailed:
     """The error of a round whose multipart upload was aborted."""
     return RoundFailed(
         f"Round {manifest.round_id}: its multipart upload was aborted, by hand or by the bucket's lifecycle rule, and "
-        f"with it the shards that were done. `orchestrator abort --round {manifest.round_id}` and start a new round."
+        f"the shards that were done are lost. `orchestrator abort --round {manifest.round_id}` and start a new round."
     )
 
 
@@ -198,7 +215,7 @@ def _checksum(part: StoredShard) -> str | None:
 
 
 def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) -> None:
-    """Put shard objects together: only models whose shards are below S3's smallest part come this way."""
+    """Put shard objects together. Rounds use them only if shards are below S3's smallest part."""
     size = len(global_header(manifest.table)) + manifest.table.nbytes
 
     def read(shard: int) -> bytes:
@@ -206,7 +223,7 @@ def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) 
 
     with tempfile.TemporaryFile(prefix="global-") as file:
         file.write(global_header(manifest.table))
-        # Each is below S3's smallest part, so a few of them at once fit into memory.
+        # Each is below S3's smallest part, so that a few of them fit into memory.
         with concurrent.futures.ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
             for first in range(0, manifest.shards, _SHARDS_AT_ONCE):
                 some = range(first, min(first + _SHARDS_AT_ONCE, manifest.shards))
@@ -227,7 +244,7 @@ def _delete_shard_objects(bucket: Bucket, manifest: RoundManifest) -> None:
 
 
 def _move_latest(bucket: Bucket, latest: LatestModel) -> None:
-    """Compare and swap, so that of two rounds that publish at once the one that was pinned later stays."""
+    """Move the pointer by compare-and-swap. Of two rounds that publish at once, the one that was pinned later stays."""
     key = latest_key(latest.model)
     while True:
         found = read_object(bucket, key)

@@ -1,4 +1,4 @@
-"""What comes back from the workers: results, and the dead letters of jobs whose every try failed."""
+"""The queues of a round: jobs for the workers, their results, and the dead letters of jobs whose every try failed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-# How long one receive waits for results (SQS long polling, at most 20 s).
+# How long one request waits for results, seconds (SQS long polling, at most 20 s).
 _WAIT_S = 5
-# A result of another running round is left for that round's orchestrator.
+# A result of another running round becomes visible to that round's coordinator after this time, seconds.
 _FOREIGN_HIDDEN_S = 2
-# The dead-letter queue keeps the letters of other rounds for days.
+# The most dead letters that are read. The queue keeps the letters of other rounds for days.
 _LETTERS_LOOKED_AT = 1000
-# While they are looked at: longer than looking takes, so that none is seen twice.
+# Letters are hidden while others are read, seconds: longer than reading takes, so that none is received twice.
 _LETTERS_HIDDEN_S = 30
+# SQS SendMessageBatch takes at most ten messages. A failed entry is sent this often.
+_BATCH = 10
+_SEND_ATTEMPTS = 5
 
 
 class Results:
-    """The environment's result queue, as one round sees it."""
+    """The results of one round, from the environment's result queue."""
 
     def __init__(self, aws: AwsClients, deployment: Deployment, round_id: str, digest: str) -> None:
         self._aws = aws
@@ -44,7 +47,10 @@ class Results:
         self._ended: dict[str, bool] = {}
 
     def receive(self, wait_s: int | None = None) -> list[Result]:
-        """Results of this round, up to ten, waiting a few seconds for the first; what is handed out is deleted."""
+        """Receive and delete up to ten results of this round. Waits a few seconds for the first one.
+
+        Results of rounds that have ended, and of older revisions of this round, are deleted too.
+        """
         messages = self._aws.sqs.receive_message(
             QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=_WAIT_S if wait_s is None else wait_s
         ).get("Messages", [])
@@ -53,7 +59,7 @@ class Results:
             try:
                 result = parse_result(message["Body"])
             except InvalidContract as error:
-                log.warning("Dropped a message that is no result: %s", error)
+                log.warning("Dropped a message that is not a result: %s", error)
                 delete.append(message)
                 continue
             if result.manifest_sha256 == self._digest:
@@ -79,21 +85,21 @@ class Results:
 def dead_letters(
     aws: AwsClients, lane: Lane, digest: str, *, keep: bool = False
 ) -> dict[str, ShardJob | AggregatorJob]:
-    """This manifest's jobs in the dead-letter queue, by receipt handle; up to 1,000 letters are looked at.
+    """The jobs of a manifest in the dead-letter queue, by receipt handle. At most 1,000 letters are read.
 
     Args:
-        keep: leave this manifest's letters hidden for a while, for the one who is going to delete them: a receipt
-            handle deletes nothing once somebody else has received the letter.
+        digest: the manifest's SHA-256.
+        keep: leave the manifest's letters hidden for a while, so that they can be deleted: a receipt handle is invalid
+            after another process has received the letter.
     """
     found: dict[str, ShardJob | AggregatorJob] = {}
     seen = []
     for _ in range(_LETTERS_LOOKED_AT // 10):
-        # Hidden for a moment, so that the next ten are others.
         messages = aws.sqs.receive_message(
             QueueUrl=lane.dead_letter_queue_url,
             MaxNumberOfMessages=10,
             VisibilityTimeout=_LETTERS_HIDDEN_S,
-            # Not 0: SQS then asks some of its servers only, and may answer that an occupied queue is empty.
+            # With 0, SQS asks only some of its servers, and may return nothing from a queue with messages.
             WaitTimeSeconds=1,
         ).get("Messages", [])
         if not messages:
@@ -107,7 +113,7 @@ def dead_letters(
             if job.manifest_sha256 == digest:
                 found[message["ReceiptHandle"]] = job
     seen = [handle for handle in seen if not (keep and handle in found)]
-    for i in range(0, len(seen), 10):  # put back for the next one who looks
+    for i in range(0, len(seen), 10):  # Make them visible again for other processes.
         entries: list[Any] = [
             {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0} for n, handle in enumerate(seen[i : i + 10])
         ]
@@ -122,32 +128,30 @@ def delete_dead_letters(aws: AwsClients, lane: Lane, letters: Iterable[str]) -> 
 
 
 def log_group(lane: Lane) -> str:
-    """Where CloudWatch keeps what a lane's function logged: all that is left of a try that was killed."""
+    """The CloudWatch log group of a lane's function. A try that was killed leaves nothing but its log."""
     return f"/aws/lambda/{lane.function_name}"
-
-
-# SQS SendMessageBatch takes up to ten messages; a failed entry is sent again this often.
-_BATCH = 10
-_SEND_ATTEMPTS = 5
 
 
 def queue_jobs(
     aws: AwsClients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
 ) -> None:
-    """Send one job per shard, ten to a request, several requests at once.
+    """Send one job per shard.
+
+    Args:
+        attempt: 0 if none of the jobs was queued before, else 1.
 
     Raises:
-        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+        OrchestratorError: as `send_jobs`.
     """
     digest = manifest.sha256
     send_jobs(aws, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 
 
 def send_jobs(aws: AwsClients, queue_url: str, jobs: Sequence[ShardJob | AggregatorJob]) -> None:
-    """Send jobs, ten to a request, several requests at once.
+    """Send jobs, ten to a request, with several requests at once.
 
     Raises:
-        OrchestratorError: SQS refused some of them again and again; the round can be resumed.
+        OrchestratorError: SQS has refused a job five times. The round can be resumed.
     """
     batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
@@ -165,5 +169,5 @@ def _send(sqs: SQSClient, queue_url: str, jobs: Sequence[ShardJob | AggregatorJo
     raise OrchestratorError(
         f"SQS refused {len(entries)} jobs {_SEND_ATTEMPTS} times "
         f"({failed[0].get('Message', 'no reason given')}). `orchestrator resume` "
-        "continues with what is missing."
+        "queues the jobs that are missing."
     )

@@ -1,27 +1,23 @@
-"""Before a round closes: waiting for its updates, until all that are expected are in, or the deadline."""
+"""Waiting for the updates of a round: until all expected updates are there, or until the deadline."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
-from typing import TYPE_CHECKING
+from collections.abc import Set
 
-from lambdas.storage.bucket import Bucket
 from orchestrator.errors import QuorumMissed
-from orchestrator.progress import Narration
+from orchestrator.rounds.context import RoundContext
 from orchestrator.rounds.pin import Update, list_updates
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 
-if TYPE_CHECKING:
-    pass
-
-# How often S3 is asked for new updates while a round is open: at first every second, later less often (a LIST costs).
+# Seconds between two looks for new updates: at first the smaller number, later up to the larger one. A LIST is billed.
 _POLL_S = (1.0, 10.0)
 
 
 class Window:
-    """The time in which a round takes updates. It follows from the record alone, so that whoever goes on with the
-    round after a crash waits for no longer.
+    """The time in which a round takes updates.
+
+    It depends on the record alone, so that a coordinator that continues the round does not wait longer.
     """
 
     def __init__(self, record: RoundRecord) -> None:
@@ -31,69 +27,59 @@ class Window:
         self._extensions = request.max_extensions if request.on_deadline == "extend" else 0
 
     def is_first(self, now: float) -> bool:
-        """Whether the round still waits for everybody whom it expects, and not only for its quorum."""
+        """Whether the round still waits for all expected updates, and not only for its quorum."""
         return now < self._closes
 
     def extension(self, now: float) -> int:
-        """How often the deadline has been extended by `now`."""
+        """How many times the deadline has been extended by `now`."""
         if now < self._closes or not self._extensions:
             return 0
         return min(self._extensions, int((now - self._closes) // self._step) + 1)
 
     def left(self, now: float) -> float:
-        """Seconds until the deadline as extended so far; 0 or less when it has passed for good."""
+        """Seconds until the deadline as extended so far; 0 or less after the last extension."""
         return self._closes + self.extension(now) * self._step - now
 
 
-def await_updates(
-    bucket: Bucket,
-    record: RoundRecord,
-    narration: Narration,
-    still_mine: Callable[[], object],
+def wait_for_updates(
+    context: RoundContext,
     *,
     without: Set[tuple[str, str]] = frozenset(),
     late: Set[str] = frozenset(),
 ) -> list[Update]:
-    """Wait until the expected updates (or, without an expectation, the quorum) are in, or the deadline has passed.
+    """Wait until the expected updates are there (the quorum, if none are expected), or until the deadline.
 
     Args:
-        still_mine: called now and then; raises where another process coordinates the round.
-        without: updates that do not count, as client and ETag: they cannot be averaged.
-        late: clients who have a late update of an earlier round to take over. They count for the quorum, but nobody
-            stops waiting for a newer one because of them.
+        without: updates that do not count because they cannot be averaged, as client and ETag.
+        late: clients with a late update of an earlier round to take over. They count for the quorum; but as long as
+            the round waits for a number of updates, it waits for a newer update of these clients too.
 
     Returns:
-        The updates of clients whom the round expects, in ascending client id.
+        The updates of the clients that the round expects, in ascending client id.
 
     Raises:
-        QuorumMissed: fewer of them than the quorum when the deadline, with its extensions, had passed.
+        QuorumMissed: at the deadline with its extensions there are fewer updates than the quorum.
+        LeaseLost, RoundAborted: this process no longer coordinates the round.
     """
-    request = record.request
-    window = Window(record)
-    enough = request.expected or request.quorum
+    request, window = context.request, Window(context.record)
     named = frozenset(request.expect_clients or ())
-    pause, told = _POLL_S[0], (-1, 0)
-    with narration.bar("waiting for updates", enough) as progress:
+    enough = request.expected or request.quorum
+    pause, told = _POLL_S[0], (0, -1)
+    with context.narration.bar("waiting for updates", enough) as progress:
         while True:
-            still_mine()
-            there = [u for u in list_updates(bucket, request.round_id) if not named or u.client in named]
+            context.check_lease()
+            there = [u for u in list_updates(context.bucket, request.round_id) if not named or u.client in named]
             updates = [u for u in there if (u.client, u.etag) not in without]
             count = len(updates) + len(late - {u.client for u in there})
             now = time.time()
-            left = window.left(now)
-            first = window.is_first(now)
-            if request.deadline_s == 0 or left <= 0:
+            if _is_over(request, window, now, len(updates), count):
                 break
-            if len(updates) >= enough or (count >= request.quorum and not (first and request.expected)):
-                break
-            wanted = enough if first else request.quorum
-            extension = window.extension(now)
-            if (len(updates), extension) != told:
-                extended = f" (extension {extension} of {request.max_extensions})" if extension else ""
-                narration.say(f"{len(updates)} of {wanted} updates are in; waiting up to {left:.0f} s more{extended}.")
-                progress(len(updates) - max(told[0], 0))
-                told, pause = (len(updates), extension), _POLL_S[0]
-            time.sleep(min(pause, left))
+            state = (len(updates), window.extension(now))
+            if state != told:
+                _tell(context, window, now, len(updates))
+                progress(state[0] - told[0])
+                told, pause = state, _POLL_S[0]
+            time.sleep(min(pause, window.left(now)))
             pause = min(pause * 1.5, _POLL_S[1])
     if count < request.quorum:
         raise QuorumMissed(
@@ -101,6 +87,28 @@ def await_updates(
             "`orchestrator submit` and start it again, or change what it waits for with --replace-options."
         )
     return updates
+
+
+def _is_over(request: RoundRequest, window: Window, now: float, updates: int, count: int) -> bool:
+    """Whether to stop waiting: at the deadline, or because enough updates are there.
+
+    Args:
+        count: updates that count for the quorum: those of the round, and late ones of an earlier round.
+    """
+    if request.deadline_s == 0 or window.left(now) <= 0:
+        return True
+    if updates >= (request.expected or request.quorum):
+        return True
+    return count >= request.quorum and not (window.is_first(now) and request.expected)
+
+
+def _tell(context: RoundContext, window: Window, now: float, updates: int) -> None:
+    request, extension = context.request, window.extension(now)
+    wanted = (request.expected or request.quorum) if window.is_first(now) else request.quorum
+    extended = f" (extension {extension} of {request.max_extensions})" if extension else ""
+    context.narration.say(
+        f"{updates} of {wanted} updates are in; waiting up to {window.left(now):.0f} s more{extended}."
+    )
 
 
 def _had(request: RoundRequest, count: int) -> str:

@@ -14,22 +14,23 @@ from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import Result
 from orchestrator.aws.deployment import Lane
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, kind_of
 from orchestrator.planning.planner import predict
 from orchestrator.planning.question import Account, Configuration, Question
+from orchestrator.rounds.context import Attempt, Averaged
 from orchestrator.rounds.norms import Norms
 from orchestrator.rounds.pin import Update
 from orchestrator.rounds.publish import Published
 from orchestrator.rounds.queues import log_group
 from orchestrator.rounds.report_page import render
-from orchestrator.rounds.request import RoundRecord, RoundRequest
-from orchestrator.rounds.wait import BadShard, Collection
+from orchestrator.rounds.request import RoundRecord
+from orchestrator.rounds.wait import BadUpdate
 
 SCHEMA = 2
 STATUSES = ("published", "failed", "aborted")
 
-# Wire dtypes: rounding to nearest errs by at most 2**-p of a value, p the significant bits; below the smallest normal
-# number by half the distance of two subnormal ones, whatever the value.
+# Error bounds of the wire dtypes. Rounding to nearest changes a value by at most 2**-p of it, with p significant bits;
+# below the smallest normal number, by at most half the distance between two subnormal numbers.
 _ERROR_BOUNDS = {"BF16": (2.0**-8, 2.0**-134), "F16": (2.0**-11, 2.0**-25)}
 
 
@@ -63,23 +64,9 @@ class Report:
         return render(self.document)
 
 
-def published(
-    bucket: str,
-    manifest: RoundManifest,
-    lane: Lane,
-    collection: Collection,
-    done: Published,
-    seconds: Mapping[str, float],
-    coordinators: Sequence[Process],
-    levels: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    request: RoundRequest,
-    norms: Norms | None,
-    late: Sequence[Update],
-) -> Report:
-    """The report of a round that has published its global model; `levels` of a tree, as `TreeRun.levels` tells them."""
-    results = [collection.results[shard] for shard in sorted(collection.results)]
-    stats = [result.stats for result in results]
+def published(attempt: Attempt, averaged: Averaged, done: Published, late: Sequence[Update]) -> Report:
+    """The report of a round that has published its global model."""
+    context, manifest, lane = attempt.context, attempt.manifest, attempt.lane
     account = Account(concurrency=lane.maximum_concurrency)
     plan = predict(
         Question(manifest.table.nbytes, len(manifest.participants), account=account),
@@ -87,10 +74,10 @@ def published(
     )
     return Report(
         {
-            **head_of(bucket, manifest, "published"),
-            "options": asdict(request),
-            "coordinators": _coordinators(coordinators),
-            "norms": _norms(norms),
+            **head_of(context.bucket.name, manifest, "published"),
+            "options": asdict(context.request),
+            "coordinators": _coordinators(context.lease.coordinators),
+            "norms": _norms(averaged.norms),
             "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
             "lane": {
                 "function_name": lane.function_name,
@@ -100,42 +87,27 @@ def published(
             },
             "global_model": {"key": done.latest.key, "etag": done.latest.etag, "size": done.latest.size},
             "shard_sha256": list(done.shard_sha256),
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "totals": {
-                "reported_shards": len(results),
-                "wall_s": round(sum(s.wall_s for s in stats), 3),
-                "cpu_s": round(sum(s.cpu_s for s in stats), 3),
-                "peak_rss_mb": max((s.peak_rss_mb for s in stats), default=0.0),
-                "bytes_read": sum(s.bytes_read for s in stats),
-                "bytes_written": sum(s.bytes_written for s in stats),
-                "gets": sum(s.gets for s in stats),
-                "puts": sum(s.puts for s in stats),
-                "retries": sum(s.retries for s in stats),
-            },
-            **({} if levels is None else {"levels": list(levels)}),
-            "shard_results": [_result(result) for result in results],
-            "redelivered": [_result(result) for result in collection.retries],
-            "silent_tries": _silent_tries(lane, collection),
+            "seconds": {name: round(value, 3) for name, value in context.clock.seconds().items()},
+            "totals": _totals(averaged.results),
+            **({} if averaged.levels is None else {"levels": list(averaged.levels)}),
+            "shard_results": [_result(result) for result in averaged.results],
+            "redelivered": [_result(result) for result in attempt.failed_tries],
+            "silent_tries": _silent_tries(lane, averaged.results, attempt.failed_tries),
             "predicted_on_aws": {"seconds": plan.predicted_seconds, "usd": plan.predicted_cost_usd},
         }
     )
 
 
-def failed(
-    bucket: str,
-    manifest: RoundManifest,
-    error: OrchestratorError,
-    cause: BadShard,
-    coordinators: Sequence[Process],
-    request: RoundRequest,
-) -> Report:
+def failed(attempt: Attempt, error: OrchestratorError, cause: BadUpdate) -> Report:
     """The report of a round that cannot publish: `error` because of `cause`."""
+    context = attempt.context
     return Report(
         {
-            **head_of(bucket, manifest, "failed"),
-            "options": asdict(request),
-            "coordinators": _coordinators(coordinators),
+            **head_of(context.bucket.name, attempt.manifest, "failed"),
+            "options": asdict(context.request),
+            "coordinators": _coordinators(context.lease.coordinators),
             "error": str(error),
+            "error_kind": kind_of(error),
             "exit_status": error.exit_status,
             "client": cause.bad[0].client if cause.bad else cause.result.client if cause.result else None,
             **(cause.result.job_name if cause.result else {"shard": None}),
@@ -144,13 +116,29 @@ def failed(
     )
 
 
+def _totals(results: Sequence[Result]) -> dict[str, float]:
+    """The sums over all functions whose results arrived; of the memory, the largest."""
+    stats = [result.stats for result in results]
+    return {
+        "reported_shards": len(results),
+        "wall_s": round(sum(s.wall_s for s in stats), 3),
+        "cpu_s": round(sum(s.cpu_s for s in stats), 3),
+        "peak_rss_mb": max((s.peak_rss_mb for s in stats), default=0.0),
+        "bytes_read": sum(s.bytes_read for s in stats),
+        "bytes_written": sum(s.bytes_written for s in stats),
+        "gets": sum(s.gets for s in stats),
+        "puts": sum(s.puts for s in stats),
+        "retries": sum(s.retries for s in stats),
+    }
+
+
 def _norms(norms: Norms | None) -> dict[str, float | None] | None:
-    """JSON has no infinity: a norm beyond float64 is null, as one that is not known."""
+    """Norms as JSON, which has no infinity: a norm beyond float64 becomes null."""
     return None if norms is None else {c: norm if math.isfinite(norm) else None for c, norm in norms.items()}
 
 
 def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, coordinator: CoordinatorRecord) -> Report:
-    """The report of a round that `coordinator` has aborted; without participants where none were pinned."""
+    """The report of a round that `coordinator` has aborted; without participants if no updates were pinned."""
     begin: dict[str, Any] = (
         head_of(bucket, manifest, "aborted")
         if manifest
@@ -169,24 +157,31 @@ def aborted(bucket: str, record: RoundRecord, manifest: RoundManifest | None, co
     )
 
 
-def _silent_tries(lane: Lane, collection: Collection) -> list[dict[str, Any]]:
-    """Tries that sent no result: killed, out of memory. The function's log is all that is left of them."""
-    told = collections.Counter(tuple(result.job_name.values()) for result in collection.retries)
+def _silent_tries(lane: Lane, results: Sequence[Result], failed_tries: Sequence[Result]) -> list[dict[str, Any]]:
+    """Tries without a result: the function was killed or ran out of memory. Only its log tells more.
+
+    A job is identified by all that names it: shard, or level and aggregator. Numbers alone would mix up different jobs.
+    """
+    told = collections.Counter(_job_of(result) for result in failed_tries)
     silent = []
-    for _, result in sorted(collection.results.items()):
-        tries = result.receive_count - 1 - told[tuple(result.job_name.values())]
+    for result in results:
+        tries = result.receive_count - 1 - told[_job_of(result)]
         if tries > 0:
             silent.append({**result.job_name, "tries": tries, "log_group": log_group(lane)})
     return silent
 
 
+def _job_of(result: Result) -> tuple[tuple[str, int], ...]:
+    return tuple(result.job_name.items())
+
+
 def _coordinators(processes: Sequence[Process]) -> list[dict[str, Any]]:
-    """Who drove the round, oldest first."""
+    """The processes that coordinated the round, oldest first."""
     return [{"host": p.host, "pid": p.pid, "since": p.since} for p in processes]
 
 
 def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]:
-    """What every report begins with; all of it follows from the manifest."""
+    """The first fields of every report. All of them follow from the manifest."""
     return {
         "schema": SCHEMA,
         "round": manifest.round_id,
@@ -217,8 +212,10 @@ def head_of(bucket: str, manifest: RoundManifest, status: str) -> dict[str, Any]
 
 
 def _wire_loss(manifest: RoundManifest) -> list[dict[str, Any]]:
-    """What updates stored in a smaller dtype cost in accuracy, per dtype: how much of the weight came that way, and by
-    how much such a client's value may be off before it is averaged: relative to itself or, where that is more, at all.
+    """The loss of accuracy by updates that are stored in a smaller dtype, for each such dtype.
+
+    Gives the share of the total weight, and by how much a value of these clients may differ before it is averaged:
+    relative to the value or, where that is more, absolutely.
     """
     losses = []
     for dtype, (relative, absolute) in _ERROR_BOUNDS.items():

@@ -1,4 +1,4 @@
-"""A round's report as a page of text, from nothing but its JSON."""
+"""A round's report as a page of text, made from its JSON."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LISTED = 100
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The page. Whatever clients could choose (tensor names in reasons) is shown without control characters."""
+    """The page. Text that clients choose, such as tensor names in reasons, is shown without control characters."""
     lines = [f"Round {document['round']} of model {document['model']}: {document['status']}"]
     lines += _who(document)
     if document["status"] == "published":
         lines += _published(document)
     else:
         lines.append(f"  reason: {document['error']}")
-    # What a terminal would obey, and a line break that would begin a line of the client's making.
+    # A terminal would obey control characters, and a line break would begin a line that the client has written.
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
@@ -41,11 +41,11 @@ def _who(d: Mapping[str, Any]) -> Iterator[str]:
         yield f"  silent tries  {_job(s)}: {s['tries']} without a result; their log is {s['log_group']}"
     for p in d.get("coordinators", []):
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(p["since"]))
-        yield f"  coordinated by     {p['host']}, process {p['pid']}, since {since}"
+        yield f"  coordinator   {p['host']}, process {p['pid']}, since {since}"
 
 
 def _job(entry: Mapping[str, Any]) -> str:
-    """Which job a try was for, in words."""
+    """The job of a try, in words."""
     return (
         f"shard {entry['shard']}" if "shard" in entry else f"aggregator {entry['aggregator']} on level {entry['level']}"
     )
@@ -56,7 +56,7 @@ def _published(d: Mapping[str, Any]) -> Iterator[str]:
     yield from [
         f"  global model  s3://{d['bucket']}/{d['global_model']['key']} ({d['global_model']['size']:,} bytes)",
         f"  clients       {len(d['participants'])} with {d['total_examples']:,} examples",
-        f"  topology  {d['topology']}",
+        f"  topology      {d['topology']}",
         f"  shards        {d['shards']} on {d['lane']['function_name']} ({d['lane']['memory_mb']} MB)",
         f"  seconds       {d['seconds']['total']:.2f}: " + ", ".join(
             f"{name} {value:.2f}" for name, value in d["seconds"].items() if name != "total"

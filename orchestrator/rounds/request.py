@@ -1,4 +1,4 @@
-"""What a round is asked to be, and `rounds/R/round.json`, which keeps it: whoever continues the round needs no more."""
+"""The options of a round, and `rounds/R/round.json`, which stores them for every process that continues the round."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ if TYPE_CHECKING:
 SCHEMA = 2
 
 
-# Options that are the driving process's own patience: another value makes no other round.
+# Options that concern only the process that coordinates: with another value it is still the same round.
 _OF_THE_PROCESS = ("timeout_s",)
 
 
 @dataclass(frozen=True)
 class RoundRequest:
-    """What `start-round` is asked for.
+    """The options of `start-round`.
 
     Attributes:
-        shards: shard count, None to let the planner choose among the deployed lanes.
-        min_clients: quorum; with fewer usable updates the round does not publish.
-        expect: close as soon as this many updates are there (None: at the quorum).
-        deadline_s: how long to wait for updates, seconds since the round was opened; 0 closes the round with what is
-            there now.
-        timeout_s: how long to wait without any shard being finished, seconds (None: as long as the lane's queue
-            tries).
-        min_fraction: quorum as a share of the expected clients, above 0 and up to 1; besides `min_clients`.
-        expect_clients: the clients that the round is for, ascending; others are left out and reported (None: anyone).
-        on_deadline: below the quorum at the deadline, `fail` or `extend` it.
-        extend_s: seconds by which the deadline is extended at a time (None: as long as the first wait).
-        max_extensions: how often it is extended before the round fails after all.
-        on_invalid: with an update that cannot be averaged, `fail` the round or `exclude` the client from all of it.
-        max_norm: the largest L2 norm of an update that is averaged (None: any).
-        max_examples: the largest example count that is believed.
-        late_from: a round whose late updates count in this one, where their clients have submitted nothing newer.
-        topology: which aggregation runs the round.
+        shards: shard count; None lets the planner choose among the deployed lanes.
+        min_clients: quorum. With fewer usable updates the round does not publish.
+        expect: close the round when this many updates are there (None: at the quorum).
+        deadline_s: how long to wait for updates, seconds since the round was opened. 0 closes the round at once, with
+            the updates that are there.
+        timeout_s: how long to wait without any job being finished, seconds (None: as long as the lane's queue repeats
+            jobs).
+        min_fraction: quorum as a share of the expected clients, above 0 and at most 1. `min_clients` applies too.
+        expect_clients: the clients that the round is for, ascending (None: any client). Others are left out and
+            reported.
+        on_deadline: below the quorum at the deadline, `fail` or `extend` the deadline.
+        extend_s: seconds by which the deadline is extended at a time (None: `deadline_s`).
+        max_extensions: the most extensions of the deadline before the round fails.
+        on_invalid: with an update that cannot be averaged, `fail` the round or `exclude` the client.
+        max_norm: the largest L2 norm of an update (None: any).
+        max_examples: the largest example count of an update.
+        late_from: a round whose late updates count in this one, unless their clients submit to this one themselves.
+        topology: `grads-sharding`, or a tree: `lambda-fl` or `lifl`.
     """
 
     model: str
@@ -128,13 +129,13 @@ class RoundRequest:
         if self.topology not in TOPOLOGIES:
             raise BadInput(f"Unknown topology {self.topology!r}; expected {', '.join(TOPOLOGIES)}.")
         if self.max_norm is not None and self.topology != GRADS_SHARDING:
-            raise BadInput(f"{self.topology} does not tell the norms of updates; only {GRADS_SHARDING} has them.")
+            raise BadInput(f"{self.topology} does not report the norms of updates; use {GRADS_SHARDING} instead.")
         if self.topology != GRADS_SHARDING and self.shards not in (None, 1):
             raise BadInput(f"{self.topology} averages whole models, not {self.shards} shards. Leave --shards out.")
 
     @property
     def expected(self) -> int | None:
-        """How many clients are expected; None where nothing is said about it."""
+        """The number of expected clients; None if none was given."""
         return len(self.expect_clients) if self.expect_clients is not None else self.expect
 
     @property
@@ -142,11 +143,11 @@ class RoundRequest:
         """The fewest usable updates with which the round publishes."""
         if self.min_fraction is None:
             return self.min_clients
-        # By way of the decimal digits: 0.55 of 100 is 55, although the float is a little more than that.
+        # Fraction(str()) takes the decimal digits: 0.55 of 100 is 55, although the float 0.55 is a little larger.
         return max(self.min_clients, math.ceil(Fraction(str(self.min_fraction)) * (self.expected or 0)))
 
     def differences(self, other: RoundRequest) -> list[str]:
-        """How `other` would be another round: a phrase per option."""
+        """The options in which `other` differs, a phrase for each."""
         return [
             f"{field.name} is {_shown(getattr(self, field.name))}, not {_shown(getattr(other, field.name))}"
             for field in fields(self)
@@ -217,17 +218,16 @@ class RoundRecord:
 
 
 def read_record(bucket: Bucket, round_id: str) -> RoundRecord | None:
-    """What a round was opened with; None where it was not opened."""
+    """The record of a round; None where the round was not opened."""
     found = read_object(bucket, round_key(round_id))
     return RoundRecord.from_bytes(found[0]) if found else None
 
 
 def open_round(bucket: Bucket, request: RoundRequest, *, replace_options: bool = False) -> RoundRecord:
-    """Write the round's record, or read the one that is there.
+    """Write the round's record, or read the existing one.
 
     Args:
-        replace_options: where an open round was opened with other options, these take their place and the deadline
-            counts anew.
+        replace_options: if the round is open with other options, replace them and restart the deadline.
 
     Raises:
         RoundConflict: the round belongs to another model, or was opened with other options; names them.
@@ -239,7 +239,7 @@ def open_round(bucket: Bucket, request: RoundRequest, *, replace_options: bool =
             return record
         found = read_object(bucket, key)
         if found is None:
-            continue  # somebody deleted it in between
+            continue  # It was deleted in the meantime.
         existing = RoundRecord.from_bytes(found[0])
         if existing.model != request.model:
             raise RoundConflict(
@@ -254,7 +254,7 @@ def open_round(bucket: Bucket, request: RoundRequest, *, replace_options: bool =
             raise RoundConflict(
                 f"Round {request.round_id} was opened with other options: {'; '.join(different)}. "
                 + (
-                    "Its updates are pinned, so they stay: continue it with the options that it was opened with."
+                    "Its updates are pinned, so the options stay: continue it with those that it was opened with."
                     if pinned
                     else "Start it with the same options to continue it, or with --replace-options to change them."
                 )

@@ -1,36 +1,26 @@
-"""A round from its opening to its report. Read this first: submit, pin, dispatch, (shard_average,) collect, publish.
+"""Starting and resuming a round. Read this first: submit, intake, pin, queue, (shard_average,) wait, publish.
 
-Nothing of a round is kept here: S3 holds its record, manifest, shards and report, so the same command continues a
-round that another process began. One process coordinates a round (lease.py); any other one that is asked to waits for it,
-and takes its place should it die.
+No state of a round is kept here. S3 holds its record, manifest, shards and report, so that the same command continues
+a round that another process has begun. One process coordinates a round (lease.py). Any other process that is asked to
+waits for the report, and takes over when the coordinator ends or stops renewing its lease.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from lambdas.protocol.keys import check_name, report_key
-from lambdas.protocol.topologies import GRADS_SHARDING
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object
-from orchestrator.errors import (
-    BadInput,
-    NotDeployed,
-    OrchestratorError,
-    PlanningError,
-    QuorumMissed,
-    RoundAborted,
-    RoundConflict,
-    RoundFailed,
-)
+from orchestrator.errors import BadInput, QuorumMissed, RoundAborted, RoundConflict, RoundFailed, error_from
 from orchestrator.progress import Narration
 from orchestrator.rounds import lease
 from orchestrator.rounds.abort import clean_up
-from orchestrator.rounds.coordinator import drive
+from orchestrator.rounds.averaging import averaging_of
+from orchestrator.rounds.context import RoundContext
+from orchestrator.rounds.coordinator import coordinate
 from orchestrator.rounds.lease import Held, Lease, LeaseLost, Watch
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round, read_record
@@ -44,24 +34,25 @@ def start_round(
     *,
     replace_options: bool = False,
 ) -> Report:
-    """Open the round if need be, wait for quorum or deadline, average, publish, report; or continue where it stopped.
+    """Run a round: open it, wait for quorum or deadline, average, publish, report. Continues a round that was begun.
 
-    Where another process coordinates the round, wait for its report, and take over should it die.
+    If another process coordinates the round, this one waits for the report, and takes over when that process ends.
 
     Args:
-        replace_options: see `orchestrator.record.open_round`.
+        narration: told what happens; by default nothing is shown.
+        replace_options: see `open_round`.
 
     Raises:
         RoundConflict: the round is already published, belongs to another model, or was opened with other options.
-        QuorumMissed: fewer updates than the quorum when the deadline passed.
-        RoundFailed: a bad update, or a shard whose every try failed.
-        RoundAborted: somebody has aborted the round.
-        NotDeployed: no lane for the shard count.
-        BadInput, InvalidName: a request that makes no sense.
+        QuorumMissed: at the deadline there are fewer updates than the quorum.
+        RoundFailed: an update cannot be averaged, or every try of a job failed.
+        RoundAborted: the round was aborted.
+        NotDeployed: no lane is deployed for the shard count or the topology.
+        PlanningError: no deployed lane can average the model.
+        BadInput, InvalidName: an argument cannot be used.
     """
     bucket = aws.bucket(deployment.bucket)
-    if request.shards is not None or request.topology != GRADS_SHARDING:
-        deployment.lane_for(request.topology, request.shards or 1)
+    averaging_of(request.topology).check_lane(request, deployment)
     report = _ended(aws, deployment, request.round_id)
     if report is not None:
         model = report.document["model"]
@@ -82,11 +73,11 @@ def resume_round(
     timeout_s: float | None = None,
     narration: Narration | None = None,
 ) -> Report:
-    """Continue a round that was opened, or wait for the process that drives it. A published round's report is returned.
+    """Continue a round that was opened, or wait for the process that coordinates it. Returns the round's report.
 
     Args:
-        redrive: send the round's dead letters, jobs whose every try failed, back to their queue.
-        timeout_s: how long to wait without any shard being finished, seconds.
+        redrive: queue the jobs again whose every try failed (they are in the dead-letter queue).
+        timeout_s: how long to wait without any job being finished, seconds; by default the round's own.
 
     Raises:
         BadInput: there is no such round.
@@ -119,7 +110,7 @@ def _coordinate_or_follow(
         if isinstance(taken, Lease):
             try:
                 with taken.kept() as held:
-                    return drive(aws, deployment, record, held, narration, redrive=redrive)
+                    return coordinate(RoundContext(aws, deployment, record, held, narration, redrive))
             except LeaseLost as error:
                 narration.say(f"{error} Waiting for its result.")
                 taken = lease.take(bucket, record.round_id)
@@ -131,13 +122,20 @@ def _coordinate_or_follow(
 
 
 def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
-    """Wait for the report of a round that another process drives; or take over, where the lease is free."""
+    """Wait for the report of a round that another process coordinates.
+
+    Returns:
+        The report; or, when the lease has run out, what taking it returned.
+
+    Raises:
+        RoundAborted: the round was aborted.
+        And what stopped the coordinator.
+    """
     bucket, round_id = aws.bucket(deployment.bucket), held.record.round_id
     watch = Watch(bucket, held)
-    coordinator = held.record.process
     narration.say(
-        f"Round {round_id} is coordinated by {coordinator}. Waiting for its result, and taking over should it be gone for "
-        f"{held.record.lease_s:.0f} s."
+        f"Round {round_id} is coordinated by {held.record.process}. Waiting for its result; this process takes over "
+        f"when that one does not renew its lease for {held.record.lease_s:.0f} s."
     )
     while True:
         report = _ended(aws, deployment, round_id)
@@ -146,7 +144,7 @@ def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narr
         if watch.has_run_out():
             record = watch.held.record
             if record.state == "stopped" and record.error is not None:
-                _raise_alike(record.error)
+                _raise_recorded(record.error["kind"], record.error["message"])
             narration.say(f"Round {round_id} is not coordinated by {record.process} any more; taking over.")
             return lease.take(bucket, round_id, instead_of=watch.held)
         if watch.held.record.state == "aborted":
@@ -154,29 +152,31 @@ def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narr
         time.sleep(lease.WATCH_EVERY_S)
 
 
-def _raise_alike(error: Mapping[str, Any]) -> None:
-    """Raise what stopped the coordinator, unless this process may judge otherwise."""
-    if error["exit_status"] == QuorumMissed.exit_status:
-        return  # it may have been asked to wait longer, or for fewer
-    told = (BadInput, NotDeployed, RoundFailed, RoundConflict, PlanningError, RoundAborted)
-    kinds = {kind.exit_status: kind for kind in told}
-    raise kinds.get(error["exit_status"], OrchestratorError)(error["message"])
+def _raise_recorded(kind: str, message: str) -> None:
+    """Raise the error that stopped the coordinator, except a missed quorum.
+
+    This process may have been asked to wait longer, or for fewer clients, and decides for itself.
+    """
+    if kind != QuorumMissed.__name__:
+        raise error_from(kind, message)
 
 
 def _ended(aws: AwsClients, deployment: Deployment, round_id: str) -> Report | None:
     """The report of a published round, None while a round has not ended.
 
     Raises:
-        RoundFailed, RoundAborted: it has ended without a publication; what it may have left behind is cleaned up.
+        RoundAborted, or what ended the round: it has ended without a publication. What it may have left is removed.
     """
-    found = read_object(aws.bucket(deployment.bucket), report_key(round_id))
+    bucket = aws.bucket(deployment.bucket)
+    found = read_object(bucket, report_key(round_id))
     if found is None:
         return None
     report = Report.from_bytes(found[0])
-    if report.document["status"] == "published":
+    document = report.document
+    if document["status"] == "published":
         return report
-    clean_up(aws.bucket(deployment.bucket), round_id, report.document["model"])
-    ended: type[OrchestratorError] = RoundAborted if report.document["status"] == "aborted" else RoundFailed
-    if report.document.get("exit_status") == QuorumMissed.exit_status:
-        ended = QuorumMissed
-    raise ended(f"{report.document['error']} The round has ended; start one with another id.")
+    clean_up(bucket, round_id, document["model"])
+    message = f"{document['error']} The round has ended; start one with another id."
+    if document["status"] == "aborted":
+        raise RoundAborted(message)
+    raise error_from(str(document.get("error_kind", RoundFailed.__name__)), message)

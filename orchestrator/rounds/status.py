@@ -1,13 +1,13 @@
-"""Looking at rounds: where one stands, and which there are."""
+"""The state of a round, and the list of all rounds."""
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from lambdas.protocol.keys import report_key, rounds_prefix
-from lambdas.protocol.topologies import GRADS_SHARDING
+from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
@@ -15,28 +15,25 @@ from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.aws.s3 import read_object
 from orchestrator.errors import BadInput
 from orchestrator.rounds import lease
+from orchestrator.rounds.averaging import averaging_of
 from orchestrator.rounds.manifest import read_manifest
 from orchestrator.rounds.pin import list_updates
 from orchestrator.rounds.processes import is_gone
-from orchestrator.rounds.queues import log_group
+from orchestrator.rounds.queues import dead_letters, log_group
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import read_record
-from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.tree import dead_aggregators, stored_partials
-from orchestrator.rounds.wait import ShardStep, dead_jobs
-
-if TYPE_CHECKING:
-    pass
+from orchestrator.rounds.stored import StoredShard, stored_shards
 
 
 def round_status(
     aws: AwsClients, bucket: Bucket, round_id: str, deployment: Deployment | None = None
 ) -> dict[str, Any]:
-    """Where a round stands: state (`open`, `averaging`, `publishing`, `published`, `failed`, `aborted`), updates and
-    shards, and who drives it or why nobody does.
+    """The state of a round: `not opened`, `open`, `averaging`, `publishing`, `published`, `failed` or `aborted`.
+
+    Also the number of updates and shards, and which process coordinates the round, or why none does.
 
     Args:
-        deployment: to look for the round's jobs among the dead letters, too.
+        deployment: given, the round's jobs are looked for in the dead-letter queue of their lane too.
 
     Raises:
         BadInput: there is no such round.
@@ -50,44 +47,61 @@ def round_status(
     status: dict[str, Any] = {"round": round_id, "model": record.model}
     report = read_object(bucket, report_key(round_id))
     if report is not None:
-        document = Report.from_bytes(report[0]).document
-        status |= {"state": document["status"], "updates": len(document["participants"]), "shards": document["shards"]}
-        return status | (
-            {"error": document["error"]} if "error" in document else {"key": document["global_model"]["key"]}
-        )
+        return status | _ended(Report.from_bytes(report[0]).document)
     manifest = read_manifest(bucket, round_id)
     coordinator = _coordinator(bucket, round_id)
     if manifest is None:
         return status | {"state": "open", "updates": len(list_updates(bucket, round_id))} | coordinator
+    return status | _averaging(aws, bucket, manifest, deployment) | coordinator
+
+
+def _ended(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of a round that has a report."""
+    status = {"state": report["status"], "updates": len(report["participants"]), "shards": report["shards"]}
+    if "error" in report:
+        return status | {"error": report["error"]}
+    return status | {"key": report["global_model"]["key"]}
+
+
+def _averaging(
+    aws: AwsClients, bucket: Bucket, manifest: RoundManifest, deployment: Deployment | None
+) -> dict[str, Any]:
+    """The status of a round that is pinned and has no report yet."""
+    averaging = averaging_of(manifest.topology)
     stored = stored_shards(bucket, manifest)
-    status |= {
-        "state": "averaging" if stored is not None else "publishing",
+    status = {
+        "state": "publishing" if stored is None else "averaging",
         "updates": len(manifest.participants),
         "shards": manifest.shards,
-        "shards_done": len(stored) if stored is not None else manifest.shards,
+        "shards_done": manifest.shards if stored is None else len(stored),
+        **averaging.progress(bucket, manifest, published=stored is None),
     }
-    gave_up: list[Any] = []
-    lane = deployment.find_lane(manifest.topology, manifest.shards) if deployment is not None else None
-    if manifest.topology != GRADS_SHARDING:
-        status |= {"topology": manifest.topology}
-        if stored is not None:
-            status |= {"partial_sums": len(stored_partials(bucket, manifest, manifest.sha256))}
-            gave_up = dead_aggregators(aws, lane, manifest) if lane is not None else []
-    elif lane is not None and stored is not None:
-        step = ShardStep(bucket, manifest)
-        gave_up = sorted(dead_jobs(aws, lane, step, manifest.sha256) - set(stored))
-    if lane is not None and gave_up:
-        status |= {
-            "gave_up": gave_up,
-            "tries": lane.max_receive_count,
-            "log_group": log_group(lane),
-            "next_step": f"orchestrator resume --round {round_id} --redrive",
-        }
-    return status | coordinator
+    if stored is None or deployment is None:
+        return status
+    return status | _gave_up(aws, deployment, manifest, stored)
+
+
+def _gave_up(
+    aws: AwsClients, deployment: Deployment, manifest: RoundManifest, stored: Mapping[int, StoredShard]
+) -> dict[str, Any]:
+    """The jobs whose every try failed, and the next step; empty where there are none."""
+    lane = deployment.find_lane(manifest.topology, manifest.shards)
+    if lane is None:
+        return {}
+    dead = dead_letters(aws, lane, manifest.sha256).values()
+    gave_up = averaging_of(manifest.topology).gave_up(dead, set(stored))
+    if not gave_up:
+        return {}
+    return {
+        "gave_up": gave_up,
+        "tries": lane.max_receive_count,
+        "log_group": log_group(lane),
+        "next_step": f"orchestrator resume --round {manifest.round_id} --redrive",
+    }
 
 
 def _coordinator(bucket: Bucket, round_id: str) -> dict[str, Any]:
-    """Who coordinates a round, or why nobody does."""
+    """The process that coordinates a round, or why none does."""
     held = lease.read_coordinator(bucket, round_id)
     if held is None:
         return {}
@@ -104,24 +118,31 @@ def read_report(bucket: Bucket, round_id: str) -> Report:
     """The report of a round that has ended.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no report.
     """
     found = read_object(bucket, report_key(round_id))
     if found is None:
         raise BadInput(
-            f"Round {round_id} has no report: it has not ended, or has expired. `orchestrator status "
-            f"--round {round_id}` says where it stands."
+            f"Round {round_id} has no report: it has not ended, or it has expired. `orchestrator status "
+            f"--round {round_id}` shows its state."
         )
     return Report.from_bytes(found[0])
 
 
 def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> list[dict[str, Any]]:
-    """The status of every round that has not expired, by round id; of one model where it is given."""
+    """The status of every round that has not expired, in ascending round id.
+
+    Args:
+        model: list only the rounds of this model.
+    """
     pages = bucket.s3.get_paginator("list_objects_v2").paginate(
         Bucket=bucket.name, Prefix=rounds_prefix(), Delimiter="/"
     )
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
-    look: Callable[[str], dict[str, Any]] = lambda name: round_status(aws, bucket, name)  # noqa: E731
+
+    def look(name: str) -> dict[str, Any]:
+        return round_status(aws, bucket, name)
+
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         found = list(pool.map(look, names))
     return [status for status in found if model is None or status["model"] == model]

@@ -1,9 +1,8 @@
-"""Which shards S3 holds: the truth about a round's progress, whatever messages were lost."""
+"""The shards that S3 holds. They show the progress of a round, also when messages were lost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -13,13 +12,10 @@ from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import from_s3_checksum, shard_size
 from orchestrator.aws.s3 import error_code, exists, list_objects, list_parts
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A shard in S3; its SHA-256 (hexadecimal) where a listing gives it."""
+    """A shard in S3. `sha256`, in hexadecimal, is known where a listing returns it."""
 
     etag: str
     size: int
@@ -27,7 +23,7 @@ class StoredShard:
 
 
 def stored_shards(bucket: Bucket, manifest: RoundManifest) -> dict[int, StoredShard] | None:
-    """The shards that S3 holds complete; None where the global model is published or the upload aborted."""
+    """The shards that S3 holds completely; None where the global model is published or the upload was aborted."""
     output = manifest.output
     if output.upload_id is not None:
         try:
@@ -48,8 +44,8 @@ def stored_shards(bucket: Bucket, manifest: RoundManifest) -> dict[int, StoredSh
             for shard, key in keys.items()
             if key in objects
         }
-        # Whoever publishes deletes the shard objects.
+        # Publishing deletes the shard objects.
         if len(found) < manifest.shards and exists(bucket, output.key):
             return None
-    # Sizes are checked here, not left to S3: a part of another size is as good as none.
+    # S3 does not check sizes. A part of another size does not count as stored.
     return {shard: stored for shard, stored in found.items() if stored.size == shard_size(manifest, shard)}

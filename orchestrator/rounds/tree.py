@@ -1,171 +1,154 @@
-"""A round that is averaged by a tree: its levels, one after the other, over SQS.
+"""lambda-FL and LIFL: the aggregators of a tree, one level after the other.
 
-S3 holds the progress, as it does for shards: the partial sums that are stored there need not be made again, whoever
-continues the round. What a worker kept in its machine's shared memory is known from its result only; where it cannot be
-reached, it is made again and stored in S3.
+S3 holds the progress: a partial sum that is stored there is not computed again, whichever process continues the round.
+A partial sum in a worker's shared memory is known from the worker's result only. Where it cannot be read, it is
+recomputed and stored in S3.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lambdas.protocol.keys import partials_prefix
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, Result, ShardJob
+from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Job, Partial, Result
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.partials import Place
-from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import delete_objects, exists, list_objects
 from orchestrator.errors import BadInput, RoundFailed
 from orchestrator.planning.sizing import worker_peak_mb
-from orchestrator.progress import Narration
+from orchestrator.rounds.context import Attempt, Averaged
+from orchestrator.rounds.pin import Pinned
 from orchestrator.rounds.queues import dead_letters, delete_dead_letters, send_jobs
+from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.stored import stored_shards
-from orchestrator.rounds.wait import Collection, await_step, dead_jobs, gave_up
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
+from orchestrator.rounds.wait import Collection, dead_jobs, gave_up, wait_for_step
 
 # An aggregator: its level and its index there.
 Node = tuple[int, int]
-# How often the partial sums of one aggregator are made again before the round gives up.
-_MAKE_AGAIN = 5
+# A round fails when it queues an aggregator more often than this because partial sums cannot be read.
+_MAX_RECOMPUTED = 5
+
+
+class TreeAveraging:
+    """Averages a round by a tree. The methods are described in averaging.py."""
+
+    def check_lane(self, request: RoundRequest, deployment: Deployment) -> None:
+        deployment.lane_for(request.topology, 1)
+
+    def choose_shards(self, request: RoundRequest, pinned: Pinned, deployment: Deployment) -> int:
+        lane = deployment.lane_for(request.topology, 1)
+        check_fits(pinned.table, len(pinned.participants), request.topology, lane)
+        return 1
+
+    def describe(self, manifest: RoundManifest) -> str:
+        return f"{' + '.join(map(str, tree_of(manifest).widths))} aggregators of {manifest.topology}"
+
+    def average(self, attempt: Attempt) -> Averaged:
+        run = TreeRun()
+        attempt.context.clock.mark("queueing")
+        if _find_stored(attempt, run):
+            _climb(attempt, run)
+        return run.outcome(tree_of(attempt.manifest))
+
+    def clean_up(self, bucket: Bucket, round_id: str) -> None:
+        delete_objects(bucket, [item["Key"] for item in list_objects(bucket, partials_prefix(round_id))])
+
+    def progress(self, bucket: Bucket, manifest: RoundManifest, *, published: bool) -> dict[str, Any]:
+        sums = {} if published else {"partial_sums": len(stored_partials(bucket, manifest))}
+        return {"topology": manifest.topology, **sums}
+
+    def gave_up(self, dead: Iterable[Job], stored: Set[int]) -> list[Any]:
+        return sorted({(job.level, job.aggregator) for job in dead if isinstance(job, AggregatorJob)})
 
 
 @dataclass
 class TreeRun:
-    """What is known of a tree's aggregators.
+    """What a coordinator knows about a tree's aggregators.
 
     Attributes:
         partials: where the sums are that exist.
         results: the newest result of each aggregator that reported one.
-        retries: tries that failed.
-        level_s: seconds per level, from queueing its jobs to its last result.
-        made_again: aggregators whose sums could not be reached where they were needed.
+        queued: how often each aggregator was queued.
+        level_s: seconds by level, from queueing its jobs to its last result.
+        recomputed: aggregators whose sums could not be read where they were needed.
     """
 
     partials: dict[Node, Partial] = field(default_factory=dict)
     results: dict[Node, AggregatorResult] = field(default_factory=dict)
-    retries: list[Result] = field(default_factory=list)
+    queued: dict[Node, int] = field(default_factory=dict)
     level_s: dict[int, float] = field(default_factory=dict)
-    made_again: set[Node] = field(default_factory=set)
+    recomputed: set[Node] = field(default_factory=set)
 
-    def collection(self) -> Collection:
-        """The results in the order of the levels, as a report takes them."""
-        return Collection(
-            results=dict(enumerate(self.results[node] for node in sorted(self.results))),
-            retries=self.retries,
+    def outcome(self, tree: Tree) -> Averaged:
+        """The results in the order of the levels. The root's output is shard 0 of 1."""
+        root = self.results.get((tree.root, 0))
+        return Averaged(
+            results=[self.results[node] for node in sorted(self.results)],
+            digests={0: root.sha256} if root is not None and root.sha256 is not None else {},
+            levels=[self._level(level, width) for level, width in enumerate(tree.widths)],
         )
 
-    def digests(self, tree: Tree) -> dict[int, str]:
-        """SHA-256 of the averaged model, shard 0 of 1, where the root reported it."""
-        root = self.results.get((tree.root, 0))
-        return {0: root.sha256} if root is not None and root.sha256 is not None else {}
-
-    def levels(self, tree: Tree) -> list[dict[str, Any]]:
-        """Per level: aggregators, seconds, function seconds, requests, and which way the partial sums took."""
-        rows = []
-        for level, width in enumerate(tree.widths):
-            mine = [result for (n, _), result in self.results.items() if n == level]
-            rows.append(
-                {
-                    "level": level,
-                    "aggregators": width,
-                    "reported": len(mine),
-                    "seconds": round(self.level_s.get(level, 0.0), 3),
-                    "function_s": round(sum(r.stats.wall_s for r in mine), 3),
-                    "gets": sum(r.stats.gets for r in mine),
-                    "puts": sum(r.stats.puts for r in mine),
-                    "in_shared_memory": sum(r.segment is not None for r in mine),
-                    "in_s3": sum(r.segment is None for r in mine),
-                    "made_again": sum(n == level for n, _ in self.made_again),
-                }
-            )
-        return rows
+    def _level(self, level: int, width: int) -> dict[str, Any]:
+        """The report's row for a level. `function_s` is the sum over its aggregators."""
+        results = [result for (n, _), result in self.results.items() if n == level]
+        return {
+            "level": level,
+            "aggregators": width,
+            "reported": len(results),
+            "seconds": round(self.level_s.get(level, 0.0), 3),
+            "function_s": round(sum(r.stats.wall_s for r in results), 3),
+            "gets": sum(r.stats.gets for r in results),
+            "puts": sum(r.stats.puts for r in results),
+            "in_shared_memory": sum(r.segment is not None for r in results),
+            "in_s3": sum(r.segment is None for r in results),
+            "made_again": sum(n == level for n, _ in self.recomputed),
+        }
 
 
-def average_by_tree(
-    aws: AwsClients,
-    deployment: Deployment,
-    lane: Lane,
-    manifest: RoundManifest,
-    run: TreeRun,
-    *,
-    resumed: bool,
-    redrive: bool,
-    timeout_s: float,
-    narration: Narration,
-    still_mine: Callable[[], object] = lambda: None,
-) -> None:
-    """Queue level after level and wait for each, until the root has stored the global model.
+@dataclass(frozen=True)
+class TreeLevel:
+    """Some aggregators of one level, as `wait_for_step` waits for them."""
 
-    Args:
-        run: is filled in.
-        resumed: the round was begun by another process: look for what is there.
-        redrive: queue again the jobs whose every try failed; otherwise they stop the round again.
-        timeout_s: how long to wait without any aggregator being finished.
-        still_mine: called now and then; raises where another orchestrator coordinates the round by now.
+    bucket: Bucket
+    manifest: RoundManifest
+    level: int
+    wanted: Set[int]
+    noun: str = "aggregators"
 
-    Raises:
-        BadShard, RoundFailed: as `collect.await_step`.
-    """
-    bucket = aws.bucket(deployment.bucket)
-    tree, digest = tree_of(manifest), manifest.sha256
-    if resumed:
-        run.partials = stored_partials(bucket, manifest, digest)
-        if stored_shards(bucket, manifest) is None:
-            return  # published or aborted: publish() finds out
-        if redrive:
-            delete_dead_letters(aws, lane, dead_letters(aws, lane, digest, keep=True))
-    attempts: dict[Node, int] = {}
-    with narration.bar(f"{manifest.topology} aggregators", sum(tree.widths)) as progress:
-        progress(len(run.partials))
-        while (tree.root, 0) not in run.partials:
-            level, wanted = next_step(tree, run.partials)
-            step = _Level(bucket, manifest, digest, level, frozenset(wanted))
-            if resumed and (dead := sorted(dead_jobs(aws, lane, step, digest))):
-                raise gave_up(manifest, lane, step, dead, Collection(retries=run.retries))
-            jobs = []
-            for index in wanted:
-                attempt = attempts.setdefault((level, index), 1 if resumed else 0)
-                below = [(level - 1, i) for i in tree.inputs(level, index)] if level else []
-                again = (level, index) in run.made_again
-                inputs = tuple(run.partials[node] for node in below)
-                jobs.append(AggregatorJob(manifest.round_id, digest, level, index, inputs, attempt, again))
-                attempts[level, index] = attempt + 1
-                if attempt > _MAKE_AGAIN:
-                    raise RoundFailed(
-                        f"Round {manifest.round_id}: {step.name(index)} was queued {attempt} times, and the sums "
-                        "below it cannot be reached. Is somebody deleting under "
-                        f"s3://{bucket.name}/{partials_prefix(manifest.round_id)}? The same start-round continues."
-                    )
-            began = time.monotonic()
-            send_jobs(aws, lane.queue_url, jobs)
-            narration.say(
-                f"Level {level}: queued {len(jobs)} of {tree.widths[level]} aggregators for {lane.function_name}."
-            )
-            collection = Collection()
-            await_step(
-                aws, deployment, lane, manifest, step,
-                collection=collection, timeout_s=timeout_s, progress=progress, still_mine=still_mine,
-            )  # fmt: skip
-            run.level_s[level] = run.level_s.get(level, 0.0) + time.monotonic() - began
-            run.retries += collection.retries
-            if not _take_in(run, step, collection, narration):
-                return
+    def name(self, number: int) -> str:
+        return f"aggregator {number} on level {self.level} of {self.manifest.topology}"
+
+    def number_of(self, job: Job) -> int | None:
+        if not isinstance(job, AggregatorJob) or job.level != self.level:
+            return None
+        return job.aggregator if job.aggregator in self.wanted else None
+
+    def match(self, result: Result) -> tuple[int, AggregatorResult] | None:
+        if not isinstance(result, AggregatorResult) or result.level != self.level:
+            return None
+        return (result.aggregator, result) if result.aggregator in self.wanted else None
+
+    def stored(self) -> Set[int] | None:
+        found = set(self.stored_partials())
+        if not self.wanted <= found and exists(self.bucket, self.manifest.output.key):
+            return None
+        return found
+
+    def stored_partials(self) -> dict[int, Partial]:
+        """The level's sums that are in S3, by aggregator. The root's sum is the averaged model."""
+        everything = stored_partials(self.bucket, self.manifest)
+        return {index: partial for (level, index), partial in everything.items() if level == self.level}
 
 
 def check_fits(table: TensorTable, clients: int, topology: str, lane: Lane) -> None:
-    """Refuse a model that the lane's aggregators cannot hold.
+    """Refuse a model that does not fit into the memory of the lane's aggregators.
 
     Raises:
         BadInput: says what is needed and what to do.
@@ -180,9 +163,10 @@ def check_fits(table: TensorTable, clients: int, topology: str, lane: Lane) -> N
 
 
 def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[int, list[int]]:
-    """The lowest level with aggregators that are still needed and not there, and which: their inputs are all there.
+    """The lowest level with aggregators that are needed and missing, and these aggregators.
 
-    Needed is the root, and what goes into an aggregator that is needed and not there.
+    The root is needed, and the inputs of every aggregator that is needed and missing. The inputs of the returned
+    aggregators all exist.
     """
     missing: dict[int, list[int]] = {tree.root: [0]}
     for level in range(tree.root, 0, -1):
@@ -193,71 +177,14 @@ def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[in
     return 0, missing[0]
 
 
-def _take_in(run: TreeRun, step: _Level, collection: Collection, narration: Narration) -> bool:
-    """Note what a step brought; False where the round has ended meanwhile."""
-    late = step.wanted - set(collection.results)
-    stored = step.stored_partials() if late else {}
-    if late and stored_shards(step.bucket, step.manifest) is None:
-        return False
-    for other in collection.others:
-        if other.status == "done" and isinstance(other, AggregatorResult):
-            run.results.setdefault((other.level, other.aggregator), other)
-    for index in step.wanted:
-        node, result = (step.level, index), collection.results.get(index)
-        if not isinstance(result, AggregatorResult):
-            if index in stored:
-                run.partials[node] = stored[index]
-        elif result.status == "missing":
-            lost = {(step.level - 1, i) for i in result.missing}
-            narration.say(f"Level {step.level}, aggregator {index}: {result.error}; made again, in S3.")
-            run.made_again |= lost
-            for gone in lost:
-                run.partials.pop(gone, None)
-        else:
-            run.results[node] = result
-            run.partials[node] = Partial(segment=result.segment) if result.segment else Partial(etag=result.etag)
-    return True
-
-
-@dataclass(frozen=True)
-class _Level:
-    """Some aggregators of one level, as `collect.await_step` awaits them."""
-
-    bucket: Bucket
-    manifest: RoundManifest
-    digest: str
-    level: int
-    wanted: Set[int]
-    noun: str = "aggregators"
-
-    def name(self, number: int) -> str:
-        return f"aggregator {number} on level {self.level} of {self.manifest.topology}"
-
-    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
-        if not isinstance(message, AggregatorJob | AggregatorResult) or message.level != self.level:
-            return None
-        return message.aggregator
-
-    def stored(self) -> Set[int] | None:
-        found = set(self.stored_partials())
-        if not self.wanted <= found and exists(self.bucket, self.manifest.output.key):
-            return None
-        return found
-
-    def stored_partials(self) -> dict[int, Partial]:
-        """Where S3 holds this level's sums; the root's is the averaged model."""
-        everything = stored_partials(self.bucket, self.manifest, self.digest)
-        return {index: partial for (level, index), partial in everything.items() if level == self.level}
-
-
-def stored_partials(bucket: Bucket, manifest: RoundManifest, digest: str) -> dict[Node, Partial]:
-    """The sums that S3 holds complete, the root's (the averaged model) among them."""
+def stored_partials(bucket: Bucket, manifest: RoundManifest) -> dict[Node, Partial]:
+    """The sums that S3 holds completely, including the root's, which is the averaged model."""
     tree = tree_of(manifest)
     objects = {item["Key"]: item for item in list_objects(bucket, partials_prefix(manifest.round_id))}
     found: dict[Node, Partial] = {}
     for level, width in enumerate(tree.widths[:-1]):
         for index in range(width):
-            place = Place(manifest, digest, level, index)
+            place = Place(manifest, manifest.sha256, level, index)
             item = objects.get(place.key)
             if item is not None and item["Size"] == place.nbytes:
                 found[level, index] = Partial(etag=item["ETag"])
@@ -267,12 +194,114 @@ def stored_partials(bucket: Bucket, manifest: RoundManifest, digest: str) -> dic
     return found
 
 
-def dead_aggregators(aws: AwsClients, lane: Lane, manifest: RoundManifest) -> list[Node]:
-    """The aggregators of a round whose jobs are among the dead letters."""
-    letters = dead_letters(aws, lane, manifest.sha256).values()
-    return sorted({(job.level, job.aggregator) for job in letters if isinstance(job, AggregatorJob)})
+def _find_stored(attempt: Attempt, run: TreeRun) -> bool:
+    """Note the sums that an earlier coordinator left in S3; False where the round has ended."""
+    if not attempt.resumed:
+        return True
+    run.partials = stored_partials(attempt.bucket, attempt.manifest)
+    if stored_shards(attempt.bucket, attempt.manifest) is None:
+        return False  # Published or aborted. publish() determines which.
+    if attempt.context.redrive:
+        letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256, keep=True)
+        delete_dead_letters(attempt.aws, attempt.lane, letters)
+    return True
 
 
-def delete_partials(bucket: Bucket, round_id: str) -> None:
-    """Delete a round's partial sums: it is published, or over."""
-    delete_objects(bucket, [item["Key"] for item in list_objects(bucket, partials_prefix(round_id))])
+def _climb(attempt: Attempt, run: TreeRun) -> None:
+    """Queue level after level and wait for each, until the root has stored the averaged model.
+
+    Raises:
+        BadUpdate, RoundFailed: as `wait_for_step`.
+    """
+    manifest, tree = attempt.manifest, tree_of(attempt.manifest)
+    with attempt.context.narration.bar(f"{manifest.topology} aggregators", sum(tree.widths)) as progress:
+        progress(len(run.partials))
+        while (tree.root, 0) not in run.partials:
+            level, wanted = next_step(tree, run.partials)
+            step = TreeLevel(attempt.bucket, manifest, level, frozenset(wanted))
+            if attempt.resumed and (dead := sorted(dead_jobs(attempt.aws, attempt.lane, manifest.sha256, step))):
+                raise gave_up(attempt, step, dead)
+            jobs = [_job(attempt, run, step, index) for index in wanted]
+            collection = _run_level(attempt, run, step, jobs, progress)
+            if not _take_in(attempt, run, step, collection):
+                return
+
+
+def _job(attempt: Attempt, run: TreeRun, step: TreeLevel, index: int) -> AggregatorJob:
+    """The next job of an aggregator.
+
+    Raises:
+        RoundFailed: it was queued too often.
+    """
+    manifest, node = attempt.manifest, (step.level, index)
+    # Of a resumed round, an earlier coordinator may have queued the job.
+    tries = run.queued.setdefault(node, 1 if attempt.resumed else 0)
+    run.queued[node] = tries + 1
+    if tries > _MAX_RECOMPUTED:
+        raise RoundFailed(
+            f"Round {manifest.round_id}: {step.name(index)} was queued {tries} times, and its inputs cannot be read. "
+            f"Check whether somebody deletes objects under s3://{attempt.bucket.name}/"
+            f"{partials_prefix(manifest.round_id)}; `orchestrator resume --round {manifest.round_id}` continues the "
+            "round."
+        )
+    below = tree_of(manifest).inputs(step.level, index) if step.level else ()
+    inputs = tuple(run.partials[step.level - 1, i] for i in below)
+    in_s3 = node in run.recomputed
+    return AggregatorJob(manifest.round_id, manifest.sha256, step.level, index, inputs, tries, in_s3)
+
+
+def _run_level(
+    attempt: Attempt, run: TreeRun, step: TreeLevel, jobs: list[AggregatorJob], progress: Callable[[int], object]
+) -> Collection[AggregatorResult]:
+    """Queue some aggregators of a level and wait for them."""
+    width = tree_of(attempt.manifest).widths[step.level]
+    began = time.monotonic()
+    send_jobs(attempt.aws, attempt.lane.queue_url, jobs)
+    attempt.context.narration.say(
+        f"Level {step.level}: queued {len(jobs)} of {width} aggregators for {attempt.lane.function_name}."
+    )
+    collection: Collection[AggregatorResult] = Collection()
+    wait_for_step(attempt, step, collection, progress)
+    run.level_s[step.level] = run.level_s.get(step.level, 0.0) + time.monotonic() - began
+    return collection
+
+
+def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection[AggregatorResult]) -> bool:
+    """Note the outcome of a step; False where the round has ended in the meantime."""
+    without_result = step.wanted - set(collection.results)
+    stored = step.stored_partials() if without_result else {}
+    if without_result and stored_shards(step.bucket, step.manifest) is None:
+        return False
+    _note_late(attempt, run, collection.others)
+    for index in without_result & set(stored):
+        run.partials[step.level, index] = stored[index]
+    for index, result in collection.results.items():
+        node = (step.level, index)
+        if result.status == "missing":
+            _recompute(attempt, run, node, result)
+        else:
+            run.results[node] = result
+            run.partials[node] = Partial(segment=result.segment) if result.segment else Partial(etag=result.etag)
+    return True
+
+
+def _note_late(attempt: Attempt, run: TreeRun, others: Iterable[Result]) -> None:
+    """Note results of other levels, which arrive late. The report shows them."""
+    for other in others:
+        if not isinstance(other, AggregatorResult):
+            continue
+        if other.status == "done":
+            run.results.setdefault((other.level, other.aggregator), other)
+        elif other.status == "retrying":
+            attempt.failed_tries.append(other)
+
+
+def _recompute(attempt: Attempt, run: TreeRun, node: Node, result: AggregatorResult) -> None:
+    """Forget the inputs that an aggregator could not read: the next step queues them again."""
+    lost = {(node[0] - 1, index) for index in result.missing}
+    attempt.context.narration.say(
+        f"Level {node[0]}, aggregator {node[1]}: {result.error}; they are recomputed and stored in S3."
+    )
+    run.recomputed |= lost
+    for gone in lost:
+        run.partials.pop(gone, None)

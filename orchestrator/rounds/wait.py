@@ -1,4 +1,4 @@
-"""From queued jobs to what they store: results as they come, S3 as the truth."""
+"""Waiting for queued jobs: results arrive as messages, and S3 shows which outputs are stored if messages are lost."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import AggregatorJob, Result, ShardJob, ShardResult
-from lambdas.storage.bucket import Bucket
+from lambdas.protocol.messages import Job, JobResult, Result
 from orchestrator.aws.clients import AwsClients
-from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.aws.deployment import Lane
 from orchestrator.errors import RoundFailed
+from orchestrator.rounds.context import Attempt
 from orchestrator.rounds.queues import Results, dead_letters, log_group
-from orchestrator.rounds.stored import StoredShard, stored_shards
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
-# How often S3 is asked without any message.
+# S3 and the dead-letter queue are looked at this often, seconds.
 _LOOK_EVERY_S = 15.0
-# How long to wait for the results of jobs whose outputs were seen in S3 first: only the report needs them.
+# When S3 shows an output before its result message arrives, wait this long for the message. Only the report needs it.
 _GRACE_S = 2.0
-# How many jobs an error names.
+# The number of jobs that an error names.
 _NAMED = 5
 
+R = TypeVar("R", bound=JobResult)
+R_co = TypeVar("R_co", bound=JobResult, covariant=True)
 
-class BadShard(RoundFailed):
-    """A job that no delivery can do, because of an update.
+
+class BadUpdate(RoundFailed):
+    """Updates that cannot be averaged, whichever worker tries.
 
     Attributes:
-        result: what its worker reported; None where all shards together show it.
-        bad: the clients at fault, those of other shards among them, in ascending id.
+        result: the result of the worker that found it; None where only the shards together show it.
+        bad: the clients at fault, in ascending id, including those that other workers found.
     """
 
     def __init__(self, message: str, result: Result | None, bad: Sequence[Exclusion] = ()) -> None:
@@ -45,199 +44,180 @@ class BadShard(RoundFailed):
 
 
 @dataclass
-class Collection:
-    """What is known of a step's jobs, by number: stored in S3, and reported by workers (the newest result of each).
+class Collection(Generic[R]):
+    """What is known about the jobs of a step, by number.
 
     Attributes:
-        others: results of other steps of the round, which come late.
+        stored: the jobs whose outputs were in S3 before the step began.
+        results: the newest result of every job whose worker reported that it was done.
+        others: results of other jobs of the round, which arrive late.
     """
 
-    stored: dict[int, StoredShard] = field(default_factory=dict)
-    results: dict[int, Result] = field(default_factory=dict)
-    retries: list[Result] = field(default_factory=list)
+    stored: Set[int] = frozenset()
+    results: dict[int, R] = field(default_factory=dict)
     others: list[Result] = field(default_factory=list)
 
-    def digests(self) -> dict[int, str]:
-        """SHA-256 of the shards whose workers reported one."""
-        return {shard: result.sha256 for shard, result in self.results.items() if result.sha256 is not None}
 
-
-class Step(Protocol):
-    """Jobs that are awaited together, by number: the shards of a round, or some aggregators of one level of a tree.
-
-    Attributes:
-        wanted: the numbers of all of them.
-        noun: what they are, in the plural.
-    """
+class Step(Protocol[R_co]):
+    """Jobs that are waited for together, by number: the shards of a round, or aggregators of one level of a tree."""
 
     @property
     def wanted(self) -> Set[int]:
-        """The numbers of all jobs."""
+        """The numbers of all jobs of the step."""
 
     @property
     def noun(self) -> str:
-        """What they make, in the plural."""
+        """What the jobs are called, in the plural."""
 
     def name(self, number: int) -> str:
-        """One of them, in words."""
+        """One of the jobs, in words."""
 
-    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
-        """Which of them a job or a result of this round is about; None for any other."""
+    def number_of(self, job: Job) -> int | None:
+        """The number of a job of this round; None where it does not belong to the step."""
 
-    def stored(self) -> Set[int] | None:
-        """Which of them S3 holds; None where the round is published or aborted."""
-
-
-@dataclass(frozen=True)
-class ShardStep:
-    """All shards of a round."""
-
-    bucket: Bucket
-    manifest: RoundManifest
-    noun: str = "shards"
-
-    @property
-    def wanted(self) -> Set[int]:
-        return frozenset(range(self.manifest.shards))
-
-    def name(self, number: int) -> str:
-        return f"shard {number} of {self.manifest.shards}"
-
-    def number_of(self, message: ShardJob | AggregatorJob | Result) -> int | None:
-        return message.shard if isinstance(message, ShardJob | ShardResult) else None
+    def match(self, result: Result) -> tuple[int, R_co] | None:
+        """The number of the job that a result of this round is for; None where it does not belong to the step."""
 
     def stored(self) -> Set[int] | None:
-        found = stored_shards(self.bucket, self.manifest)
-        return None if found is None else set(found)
+        """The jobs whose outputs S3 holds; None where the round is published or aborted."""
 
 
-def await_shards(
-    aws: AwsClients,
-    deployment: Deployment,
-    lane: Lane,
-    manifest: RoundManifest,
-    *,
-    collection: Collection,
-    timeout_s: float,
+def wait_for_step(
+    attempt: Attempt,
+    step: Step[R],
+    collection: Collection[R],
     progress: Callable[[int], object] = lambda count: None,
-    still_mine: Callable[[], object] = lambda: None,
+    *,
     verdicts_s: float = 0.0,
 ) -> None:
-    """Wait until every shard is stored, filling `collection`; as `await_step`."""
-    await_step(
-        aws,
-        deployment,
-        lane,
-        manifest,
-        ShardStep(aws.bucket(deployment.bucket), manifest),
-        collection=collection,
-        timeout_s=timeout_s,
-        progress=progress,
-        still_mine=still_mine,
-        verdicts_s=verdicts_s,
-    )
-
-
-def await_step(
-    aws: AwsClients,
-    deployment: Deployment,
-    lane: Lane,
-    manifest: RoundManifest,
-    step: Step,
-    *,
-    collection: Collection,
-    timeout_s: float,
-    progress: Callable[[int], object] = lambda count: None,
-    still_mine: Callable[[], object] = lambda: None,
-    verdicts_s: float = 0.0,
-) -> None:
-    """Wait until every job of a step is done, filling `collection`.
+    """Wait until every job of a step is done.
 
     Args:
-        timeout_s: how long to wait without any job being finished.
+        collection: results are added to it. Failed tries are added to `attempt.failed_tries`.
         progress: called with the number of jobs that are newly finished.
-        still_mine: called again and again; raises where this process is no longer to wait.
-        verdicts_s: after the first bad update, how long to wait for what other jobs find wrong with others, seconds.
+        verdicts_s: how long to wait, after the first bad update, for the bad updates that other jobs find, seconds.
 
     Raises:
-        BadShard: an update cannot be averaged; names client, tensor and reason.
-        RoundFailed: a job is in the dead-letter queue, or nothing happened for `timeout_s`.
+        BadUpdate: an update cannot be averaged; names client, tensor and reason.
+        RoundFailed: a job is in the dead-letter queue, or no job was finished in `attempt.patience_s`.
     """
-    digest = manifest.sha256
-    results = Results(aws, deployment, manifest.round_id, digest)
-    done = set(collection.stored)
-    verdicts = _Verdicts(step.wanted, verdicts_s)
-    looked = moved = time.monotonic()
-    # Until the queue has been empty once, a job's last try may be one that an earlier run of this round gave up on.
-    earlier = True
-    while not step.wanted <= done:
-        still_mine()
-        received = results.receive()
-        earlier = earlier and bool(received)
+    results = Results(attempt.aws, attempt.context.deployment, attempt.manifest.round_id, attempt.manifest.sha256)
+    waiting = _Waiting(attempt, step, collection, progress, _Verdicts(step.wanted, verdicts_s))
+    while waiting.goes_on():
+        attempt.context.check_lease()
+        waiting.take(results.receive())
+        if not waiting.look():
+            return  # Another coordinator has published or aborted the round. publish() determines which.
+    _wait_for_messages(attempt, results, step, collection)
+
+
+class _Waiting(Generic[R]):
+    """The state of one `wait_for_step`."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        step: Step[R],
+        collection: Collection[R],
+        progress: Callable[[int], object],
+        verdicts: _Verdicts,
+    ) -> None:
+        self._attempt, self._step, self._collection = attempt, step, collection
+        self._progress, self._verdicts = progress, verdicts
+        self._done = set(collection.stored)
+        self._looked = self._moved = time.monotonic()
+        # Until the queue has been empty once, a last try may be one that an earlier coordinator gave up on.
+        self._from_earlier = True
+
+    def goes_on(self) -> bool:
+        """Whether a job is still not done."""
+        return not self._step.wanted <= self._done
+
+    def take(self, received: Sequence[Result]) -> None:
+        """Take in what one request to the result queue returned.
+
+        Raises:
+            BadUpdate: a worker found bad updates, and no other worker's findings are waited for.
+            RoundFailed: the last try of a job failed.
+        """
+        self._from_earlier = self._from_earlier and bool(received)
         for result in received:
-            number = step.number_of(result)
-            if number is None or number not in step.wanted:
-                collection.others.append(result)
-                continue
-            if result.status == "failed":
-                verdicts.add(number, result)
-                continue
-            if result.status == "retrying":
-                collection.retries.append(result)
-                log.warning(
-                    "%s, try %d of %d: %s",
-                    step.name(number),
-                    result.receive_count,
-                    lane.max_receive_count,
-                    result.error,
-                )
-                if result.receive_count >= lane.max_receive_count and number not in done and not earlier:
-                    raise gave_up(manifest, lane, step, [number], collection)
-                continue
-            collection.results[number] = result
-            if number not in done:
-                done.add(number)
-                moved = time.monotonic()
-                progress(1)
-        if verdicts.are_in(done):
-            raise verdicts.error(manifest, step)
+            match = self._step.match(result)
+            if match is None:
+                self._collection.others.append(result)
+            elif result.status == "failed":
+                self._verdicts.add(match[0], result)
+            elif result.status == "retrying":
+                self._note_failed_try(match[0], result)
+            else:
+                self._collection.results[match[0]] = match[1]
+                self._finished({match[0]})
+        if self._verdicts.are_in(self._done):
+            raise self._verdicts.error(self._attempt.manifest, self._step)
+
+    def look(self) -> bool:
+        """Look into S3 and the dead-letter queue, if that is due; False where the round has ended.
+
+        Raises:
+            RoundFailed: a job is in the dead-letter queue, or no job was finished in time.
+        """
         now = time.monotonic()
-        if now - looked < _LOOK_EVERY_S:
-            continue
-        looked = now
-        stored = step.stored()
+        if now - self._looked < _LOOK_EVERY_S:
+            return True
+        self._looked = now
+        stored = self._step.stored()
         if stored is None:
-            return  # another orchestrator has published or aborted it; publish() finds out
-        if stored - done:
-            progress(len(stored - done))
-            done |= stored
-            moved = now
-        dead = dead_jobs(aws, lane, step, digest) - done
+            return False
+        self._finished(stored)
+        dead = dead_jobs(self._attempt.aws, self._attempt.lane, self._attempt.manifest.sha256, self._step) - self._done
         if dead:
-            raise gave_up(manifest, lane, step, sorted(dead), collection)
-        if now - moved > timeout_s:
-            missing = sorted(step.wanted - done)
-            raise RoundFailed(
-                f"Round {manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: {missing[0]}) "
-                f"made no progress for {timeout_s:.0f} s. Look at the log of {lane.function_name}; `orchestrator "
-                f"resume --round {manifest.round_id}` continues the round."
-            )
-    _await_messages(results, step, collection)
+            raise gave_up(self._attempt, self._step, sorted(dead))
+        if now - self._moved > self._attempt.patience_s:
+            raise self._no_progress()
+        return True
+
+    def _finished(self, jobs: Set[int]) -> None:
+        new = jobs - self._done
+        if new:
+            self._done |= new
+            self._moved = time.monotonic()
+            self._progress(len(new))
+
+    def _note_failed_try(self, number: int, result: Result) -> None:
+        self._attempt.failed_tries.append(result)
+        tries = self._attempt.lane.max_receive_count
+        log.warning("%s, try %d of %d: %s", self._step.name(number), result.receive_count, tries, result.error)
+        if result.receive_count >= tries and number not in self._done and not self._from_earlier:
+            raise gave_up(self._attempt, self._step, [number])
+
+    def _no_progress(self) -> RoundFailed:
+        attempt, step = self._attempt, self._step
+        missing = sorted(step.wanted - self._done)
+        return RoundFailed(
+            f"Round {attempt.manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: "
+            f"{missing[0]}) made no progress for {attempt.patience_s:.0f} s. Look at the log of "
+            f"{attempt.lane.function_name}; `orchestrator resume --round {attempt.manifest.round_id}` continues the "
+            "round."
+        )
 
 
-def _await_messages(results: Results, step: Step, collection: Collection) -> None:
-    """Give the results of jobs whose outputs were seen in S3 first a moment to arrive: the report tells of them."""
+def _wait_for_messages(attempt: Attempt, results: Results, step: Step[R], collection: Collection[R]) -> None:
+    """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
     until = time.monotonic() + _GRACE_S
-    wanted = step.wanted - set(collection.stored)
+    wanted = step.wanted - collection.stored
     while wanted - set(collection.results) and time.monotonic() < until:
         for result in results.receive(wait_s=1):
-            number = step.number_of(result)
-            if result.status == "done" and number is not None and number in step.wanted:
-                collection.results[number] = result
+            match = step.match(result)
+            if match is None:
+                collection.others.append(result)
+            elif result.status == "done":
+                collection.results[match[0]] = match[1]
+            elif result.status == "retrying":
+                attempt.failed_tries.append(result)
 
 
 class _Verdicts:
-    """What jobs have found wrong with updates."""
+    """The bad updates that workers have found."""
 
     def __init__(self, wanted: Set[int], wait_s: float) -> None:
         self._wanted = wanted
@@ -246,53 +226,56 @@ class _Verdicts:
         self._failed: dict[int, Result] = {}
 
     def add(self, number: int, result: Result) -> None:
-        """Note a job that no delivery can do."""
+        """Note a job that cannot succeed because of an update."""
         if not self._failed:
             self._until = time.monotonic() + self._wait_s
         self._failed.setdefault(number, result)
 
     def are_in(self, done: Set[int]) -> bool:
-        """Whether there are any, and no others are to be waited for."""
+        """Whether there are any, and no others are waited for."""
         return bool(self._failed) and (time.monotonic() >= self._until or self._wanted <= done | set(self._failed))
 
-    def error(self, manifest: RoundManifest, step: Step) -> BadShard:
-        """The first one, and all clients at fault."""
+    def error(self, manifest: RoundManifest, step: Step[JobResult]) -> BadUpdate:
+        """The error of the first one, with all clients at fault."""
         number, result = next(iter(self._failed.items()))
         bad = {e.client: e for failed in reversed(self._failed.values()) for e in failed.bad}
-        return BadShard(
+        return BadUpdate(
             f"Round {manifest.round_id}: {step.name(number)}: {result.error}. Nothing was published.",
             result,
             [bad[client] for client in sorted(bad)],
         )
 
 
-def dead_jobs(aws: AwsClients, lane: Lane, step: Step, digest: str) -> Set[int]:
-    """The numbers of a step's jobs that are among the dead letters."""
+def dead_jobs(aws: AwsClients, lane: Lane, digest: str, step: Step[JobResult]) -> Set[int]:
+    """The numbers of a step's jobs that are in the dead-letter queue."""
     found = {step.number_of(job) for job in dead_letters(aws, lane, digest).values()}
-    return {number for number in found if number is not None} & step.wanted
+    return frozenset(number for number in found if number is not None)
 
 
-def gave_up(
-    manifest: RoundManifest, lane: Lane, step: Step, numbers: Sequence[int], collection: Collection
-) -> RoundFailed:
-    """The error of a round some of whose jobs are in the dead-letter queue: names jobs, tries and causes."""
-    failed = []
-    for number in numbers[:_NAMED]:
-        told = [result.error for result in collection.retries if step.number_of(result) == number and result.error]
-        cause = told[-1] if told else silent(lane)
-        failed.append(f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {cause}")
+def gave_up(attempt: Attempt, step: Step[JobResult], numbers: Sequence[int]) -> RoundFailed:
+    """The error of a round with jobs whose every try failed: names the jobs, the tries and the last causes."""
+    lane, round_id = attempt.lane, attempt.manifest.round_id
+    causes: dict[int, str] = {}
+    for result in attempt.failed_tries:
+        match = step.match(result)
+        if match is not None and result.error:
+            causes[match[0]] = result.error
+    failed = [
+        f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {causes.get(number) or _silent(lane)}"
+        for number in numbers[:_NAMED]
+    ]
     if len(numbers) > _NAMED:
         failed.append(f"and {len(numbers) - _NAMED} more {step.noun}")
     return RoundFailed(
-        f"Round {manifest.round_id}: {'; '.join(failed)}. Nothing was published. The jobs are in the dead-letter queue "
-        f"{lane.dead_letter_queue_url}; when the cause is gone, `orchestrator resume --round {manifest.round_id} "
+        f"Round {round_id}: {'; '.join(failed)}. Nothing was published. The jobs are in the dead-letter queue "
+        f"{lane.dead_letter_queue_url}; when the cause is gone, `orchestrator resume --round {round_id} "
         "--redrive` continues the round."
     )
 
 
-def silent(lane: Lane) -> str:
-    """What is known of a try that sent no result."""
+def _silent(lane: Lane) -> str:
+    """The cause of a try that sent no result, as far as it is known."""
     return (
-        "no result was sent (killed, out of memory, or an earlier run has the result); the log group "
-        f"{log_group(lane)} says more"
+        "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
+        f"coordinator); see the log group {log_group(lane)}"
     )

@@ -25,7 +25,7 @@ def frozen(
     for client, examples in (("a", 3), ("b", 1)):
         put(aws, deployment, client, weights(ord(client), shape), examples, round_id)
     updates = list_updates(aws.bucket(deployment.bucket), round_id)
-    pinned = pin_updates(aws.bucket(deployment.bucket), round_id, "digits", updates)
+    pinned = pin_updates(aws.bucket(deployment.bucket), RoundRequest("digits", round_id), updates)
     return freeze_round(
         aws.bucket(deployment.bucket), RoundRecord(RoundRequest("digits", round_id), opened), pinned, SHARDS
     )

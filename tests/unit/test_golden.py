@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,17 +64,20 @@ from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket
 from lambdas.tree_average import AggregatorWorker
 from lambdas.worker import Worker
-from orchestrator.aws.deployment import Lane
+from orchestrator.aws.clients import AwsClients
+from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.client.sources import Tensors, from_state_dict
 from orchestrator.client.submit import submit
 from orchestrator.errors import RoundFailed
+from orchestrator.progress import Narration
 from orchestrator.rounds import report as reports
+from orchestrator.rounds.context import Attempt, Averaged, RoundContext
 from orchestrator.rounds.pin import Update
 from orchestrator.rounds.publish import Published
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.tree import TreeRun
-from orchestrator.rounds.wait import BadShard, Collection
+from orchestrator.rounds.wait import BadUpdate
 from tests.support.objects import etag_of
 from tests.support.s3 import MemoryS3, Upload
 from tests.support.servers import RangeServer
@@ -325,8 +329,9 @@ def _done(**fields: Any) -> dict[str, Any]:
 
 def a_failure(**fields: Any) -> ShardResult:
     return ShardResult(
-        round_id=ROUND, manifest_sha256=DIGEST, shard=2, status="failed", error_kind="NonFiniteUpdate", error="client b: tensor 'größe' has NaN at index 0",
-        client="b", receive_count=2, worker="fn/request-2", memory_mb=256,
+        round_id=ROUND, manifest_sha256=DIGEST, shard=2, status="failed", error_kind="NonFiniteUpdate",
+        error="client b: tensor 'größe' has NaN at index 0", client="b", receive_count=2,
+        worker="fn/request-2", memory_mb=256,
         bad=(Exclusion("b", "NonFiniteUpdate", "client b: tensor 'größe' has NaN at index 0"),),
     )  # fmt: skip
 
@@ -362,7 +367,7 @@ def test_the_pointer_to_the_newest_model() -> None:
     assert LatestModel.from_bytes(golden("latest.json")) == LATEST
 
 
-# --- fields may be renamed, with a new schema number: manifest, round, coordinator, report ------------------------------
+# --- fields may be renamed, with a new schema number: manifest, round, coordinator, report -------------------------
 
 
 MANIFESTS: dict[str, Callable[[Round], RoundManifest]] = {
@@ -435,32 +440,34 @@ LANE = Lane(4, "https://queue/lane", "https://queue/dead", "fedagg-shards-4", 25
 SECONDS = {"waiting": 1.0004, "pinning": 0.25, "queueing": 0.125, "averaging": 3.0, "publishing": 0.5, "total": 4.8754}
 
 
-def published_report(manifest: RoundManifest, collection: Collection, levels: Any = None, **fields: Any) -> Report:
+def an_attempt(
+    manifest: RoundManifest, request: RoundRequest = REQUEST, coordinators: tuple[Process, ...] = (FIRST, SECOND)
+) -> Attempt:
+    nothing: Any = None
+    lease: Any = SimpleNamespace(coordinators=coordinators)
+    clock: Any = SimpleNamespace(seconds=lambda: SECONDS)
+    deployment = Deployment("local", "us-east-1", BUCKET, None, "q", {})
+    record = RoundRecord(request, PINNED_AT)
+    context = RoundContext(AwsClients(nothing, nothing), deployment, record, lease, Narration(), clock=clock)
+    return Attempt(context, manifest, LANE, resumed=False)
+
+
+def published_report(attempt: Attempt, averaged: Averaged, late: tuple[Update, ...] = ()) -> Report:
     """A report of a round that has published; what the planner predicts, which is tested elsewhere, is left out."""
-    report = reports.published(
-        BUCKET,
-        manifest,
-        LANE,
-        collection,
-        Published(LATEST, tuple([DIGEST] * manifest.shards)),
-        SECONDS,
-        (FIRST, SECOND),
-        levels,
-        **{"request": REQUEST, "norms": None, "late": (), **fields},
-    )
+    done = Published(LATEST, tuple([DIGEST] * attempt.manifest.shards))
+    report = reports.published(attempt, averaged, done, late)
     predicted = report.document["predicted_on_aws"]
     assert sorted(predicted) == ["seconds", "usd"]
     return Report({**report.document, "predicted_on_aws": dict.fromkeys(predicted, 0.0)})
 
 
 def test_the_report_of_a_sharded_round(scene: Round) -> None:
-    collection = Collection(
-        results={0: a_result(0), 1: a_result(1, receive_count=3), 3: a_result(3, norms="AAAAAAAA8D8=")},
-        retries=[replace(a_failure(), status="retrying", shard=1, bad=(), client=None)],
-    )
+    attempt = an_attempt(scene.replanned())
+    attempt.failed_tries.append(replace(a_failure(), status="retrying", shard=1, bad=(), client=None))
+    results = [a_result(0), a_result(1, receive_count=3), a_result(3, norms="AAAAAAAA8D8=")]
     late = (Update("y", update_key(ROUND, "y"), '"late"', 1000, PUBLISHED_AT),)
     norms = {"a": 1.5, "c": 0.1, "d": float("inf"), "e": 2.0}
-    report = published_report(scene.replanned(), collection, norms=norms, late=late)
+    report = published_report(attempt, Averaged(results, norms=norms), late)
     check("report-published.json", report.to_bytes())
     assert Report.from_bytes(golden("report-published.json")).to_bytes() == golden("report-published.json")
 
@@ -474,18 +481,17 @@ def test_the_report_of_a_tree(scene: Round) -> None:
             (2, 0): an_aggregators_result(2, 0),
         },
         level_s={0: 1.5, 1: 0.25, 2: 0.5},
-        made_again={(0, 1)},
+        recomputed={(0, 1)},
     )
-    report = published_report(
-        manifest, run.collection(), run.levels(tree_of(manifest)), request=RoundRequest(MODEL, ROUND)
-    )
+    attempt = an_attempt(manifest, RoundRequest(MODEL, ROUND))
+    report = published_report(attempt, run.outcome(tree_of(manifest)))
     check("report-lifl.json", report.to_bytes())
     assert Report.from_bytes(golden("report-lifl.json")).to_bytes() == golden("report-lifl.json")
 
 
 def test_the_report_of_a_round_that_failed(scene: Round) -> None:
-    cause = BadShard("Round r-1: a bad update.", a_failure(), a_failure().bad)
-    report = reports.failed(BUCKET, scene.manifest(shards=4), RoundFailed("größe"), cause, (FIRST,), REQUEST)
+    cause = BadUpdate("Round r-1: a bad update.", a_failure(), a_failure().bad)
+    report = reports.failed(an_attempt(scene.manifest(shards=4), coordinators=(FIRST,)), RoundFailed("größe"), cause)
     check("report-failed.json", report.to_bytes())
     assert Report.from_bytes(golden("report-failed.json")).to_bytes() == golden("report-failed.json")
 

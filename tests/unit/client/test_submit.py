@@ -457,8 +457,8 @@ def test_an_update_that_is_overtaken_by_the_pinning_is_not_told_to_be_in_the_rou
 def pin(aws: AwsClients, deployment: Deployment) -> None:
     """Close the round with what is there."""
     found = list_updates(aws.bucket(deployment.bucket), "r-1")
-    pinned = pin_updates(aws.bucket(deployment.bucket), "r-1", "digits", found)
     record = RoundRecord(RoundRequest("digits", "r-1"), 1.0)
+    pinned = pin_updates(aws.bucket(deployment.bucket), record.request, found)
     freeze_round(aws.bucket(deployment.bucket), record, pinned, 1)
 
 

@@ -14,8 +14,7 @@ from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import QuorumMissed, RoundFailed
-from orchestrator.rounds import coordinator as driving
-from orchestrator.rounds import queues, quorum, wait
+from orchestrator.rounds import coordinator, queues, quorum, sharded, wait
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import resume_round, start_round
 from orchestrator.rounds.status import round_status
@@ -45,7 +44,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "_WAIT_S", 1)
     monkeypatch.setattr(wait, "_LOOK_EVERY_S", 0.5)
     monkeypatch.setattr(quorum, "_POLL_S", (0.1, 0.2))
-    monkeypatch.setattr(driving, "VERDICTS_S", 1.0)
+    monkeypatch.setattr(sharded, "VERDICTS_S", 1.0)
 
 
 def good(shape: tuple[int, int] = SMALL) -> dict[str, tuple[StateDict, int]]:
@@ -209,17 +208,17 @@ def test_an_update_that_changes_after_pinning_is_excluded(
 ) -> None:
     expected = submit_good(aws, lanes_without_functions)
     put(aws, lanes_without_functions, "b", weights(2))
-    real = driving.queue_jobs
+    real = sharded.queue_jobs
 
     def change_first(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(driving, "queue_jobs", real)
+        monkeypatch.setattr(sharded, "queue_jobs", real)
         if spoil == "replaced":
             put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(77)))
         else:
             aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
         real(*args, **kwargs)
 
-    monkeypatch.setattr(driving, "queue_jobs", change_first)
+    monkeypatch.setattr(sharded, "queue_jobs", change_first)
     with working(aws, lanes_without_functions, 2):
         report = run(aws, lanes_without_functions)
     assert read_global(aws, lanes_without_functions) == expected
@@ -262,7 +261,8 @@ def test_without_exclusion_a_bad_update_ends_the_round_and_the_report_names_it(
         run(aws, lanes_without_functions, on_invalid="fail", **fields)
     assert "Nothing was published" in str(caught.value)
     document = json.loads(read(aws, lanes_without_functions, report_key("r-1")))
-    assert (document["status"], document["client"], document["exit_status"]) == ("failed", "b", 5)
+    assert (document["status"], document["client"]) == ("failed", "b")
+    assert (document["error_kind"], document["exit_status"]) == ("RoundFailed", 5)
     assert [e["client"] for e in document["bad"]] == ["b"]
     assert objects(aws, lanes_without_functions, "models/") == []
     assert uploads(aws, lanes_without_functions) == 0
@@ -289,10 +289,10 @@ class Killed(BaseException):
 
 
 KILLED_AT = {
-    "a bad update is known, nothing is planned": lambda m: killed(m, driving, "exclude"),
-    "the new upload is there, the manifest is not": lambda m: killed(m, driving.exclude.__globals__, "swap_object"),
-    "the new manifest is there, the old upload is too": lambda m: killed(m, driving.exclude.__globals__, "_retire"),
-    "all is planned, nothing is queued": lambda m: killed(m, driving, "exclude", after=True),
+    "a bad update is known, nothing is planned": lambda m: killed(m, coordinator, "exclude"),
+    "the new upload is there, the manifest is not": lambda m: killed(m, coordinator.exclude.__globals__, "swap_object"),
+    "the new manifest is there, the old upload is too": lambda m: killed(m, coordinator.exclude.__globals__, "_retire"),
+    "all is planned, nothing is queued": lambda m: killed(m, coordinator, "exclude", after=True),
 }
 
 
@@ -331,7 +331,7 @@ def test_a_round_that_dies_while_it_excludes_is_finished_by_resume_and_leaves_no
     assert queued(aws, lanes_without_functions) == 0
 
 
-def test_of_two_that_plan_anew_one_manifest_stays(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+def test_of_two_that_replan_one_manifest_stays(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     from lambdas.protocol.manifest import Exclusion
     from orchestrator.rounds.exclusion import exclude
     from orchestrator.rounds.manifest import freeze_round
@@ -341,8 +341,8 @@ def test_of_two_that_plan_anew_one_manifest_stays(aws: AwsClients, lanes_without
     submit_good(aws, lanes_without_functions, LARGE)
     put(aws, lanes_without_functions, "b", weights(2, LARGE))
     s3, bucket = aws.s3, lanes_without_functions.bucket
-    pinned = pin_updates(Bucket(s3, bucket), "r-1", "digits", list_updates(Bucket(s3, bucket), "r-1"))
     request = RoundRequest("digits", "r-1")
+    pinned = pin_updates(Bucket(s3, bucket), request, list_updates(Bucket(s3, bucket), "r-1"))
     manifest = freeze_round(Bucket(s3, bucket), RoundRecord(request, 1.0), pinned, 2)
     first = exclude(Bucket(s3, bucket), request, manifest, [Exclusion("b", "k", "r")])
     second = exclude(Bucket(s3, bucket), request, manifest, [Exclusion("c", "k", "r")])

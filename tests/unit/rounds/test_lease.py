@@ -20,9 +20,18 @@ from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object, swap_object
-from orchestrator.errors import BadInput, QuorumMissed, RoundAborted, RoundConflict, RoundFailed
+from orchestrator.errors import (
+    BadInput,
+    NotDeployed,
+    OrchestratorError,
+    PlanningError,
+    QuorumMissed,
+    RoundAborted,
+    RoundConflict,
+    RoundFailed,
+)
 from orchestrator.progress import Narration
-from orchestrator.rounds import coordinator as driving
+from orchestrator.rounds import coordinator as coordinating
 from orchestrator.rounds import lease, queues, wait
 from orchestrator.rounds.abort import abort_round
 from orchestrator.rounds.lease import Held, Lease, LeaseLost
@@ -77,7 +86,7 @@ def taken(aws: AwsClients, bucket: str) -> Lease:
     return found
 
 
-def driven_elsewhere(aws: AwsClients, bucket: str, lease_s: float = 30.0, **fields: Any) -> str:
+def coordinated_elsewhere(aws: AwsClients, bucket: str, lease_s: float = 30.0, **fields: Any) -> str:
     """A lease that a process on another machine holds."""
     record = CoordinatorRecord("r-1", "token", ELSEWHERE, lease_s, **fields)
     aws.s3.put_object(Bucket=bucket, Key=coordinator_key("r-1"), Body=record.to_bytes())
@@ -118,7 +127,7 @@ def test_a_lease_that_is_renewed_is_not_taken_however_wrong_its_holders_clock_is
 
 
 def test_a_lease_that_nobody_renews_runs_out_by_the_watchers_own_clock(aws: AwsClients, bucket: str) -> None:
-    driven_elsewhere(aws, bucket, lease_s=0.5)
+    coordinated_elsewhere(aws, bucket, lease_s=0.5)
     held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held), "what another machine's process holds is not free at first sight"
     watch = lease.Watch(aws.bucket(bucket), held)
@@ -131,10 +140,10 @@ def test_a_lease_that_nobody_renews_runs_out_by_the_watchers_own_clock(aws: AwsC
 
 
 def test_a_lease_that_was_renewed_at_the_last_moment_is_not_taken(aws: AwsClients, bucket: str) -> None:
-    driven_elsewhere(aws, bucket)
+    coordinated_elsewhere(aws, bucket)
     held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held)
-    driven_elsewhere(aws, bucket, beat=1)
+    coordinated_elsewhere(aws, bucket, beat=1)
     assert isinstance(lease.take(aws.bucket(bucket), "r-1", instead_of=held), Held)
 
 
@@ -152,7 +161,9 @@ def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(aws:
     assert isinstance(lease.take(aws.bucket(bucket), "r-1"), Lease)
 
 
-def test_a_driver_that_slept_through_its_lease_notices_that_another_one_drives(aws: AwsClients, bucket: str) -> None:
+def test_a_coordinator_that_slept_through_its_lease_notices_that_another_one_coordinates(
+    aws: AwsClients, bucket: str
+) -> None:
     sleeper = taken(aws, bucket)
     held = lease.take(aws.bucket(bucket), "r-1")
     assert isinstance(held, Held)
@@ -181,7 +192,7 @@ def test_a_record_that_is_none_is_refused_by_name() -> None:
             CoordinatorRecord.from_bytes(broken)
 
 
-# --- waiting for another coordinator ------------------------------------------------------------------------------------
+# --- waiting for another coordinator -------------------------------------------------------------------------------
 
 
 def test_a_second_orchestrator_waits_and_returns_the_very_report(
@@ -207,7 +218,7 @@ def test_a_second_orchestrator_takes_over_when_the_lease_runs_out(
     aws: AwsClients, lanes_without_functions: Deployment, heard: Heard
 ) -> None:
     put(aws, lanes_without_functions, "a", weights(1))
-    driven_elsewhere(aws, lanes_without_functions.bucket, lease_s=0.5)
+    coordinated_elsewhere(aws, lanes_without_functions.bucket, lease_s=0.5)
     with working(aws, lanes_without_functions, 2):
         report = start_round(aws, lanes_without_functions, request(), heard)
     assert [d["host"] for d in report.document["coordinators"]] == ["far-away", this_process().host]
@@ -215,22 +226,26 @@ def test_a_second_orchestrator_takes_over_when_the_lease_runs_out(
     assert heard.sentences[1] == "Round r-1 is not coordinated by process 4711 on far-away any more; taking over."
 
 
-def test_what_stops_the_driver_is_told_to_those_who_wait(
-    aws: AwsClients, lanes_without_functions: Deployment, heard: Heard
+@pytest.mark.parametrize("kind", [RoundFailed, NotDeployed, PlanningError, OrchestratorError])
+def test_what_stops_the_coordinator_is_raised_by_those_who_wait(
+    aws: AwsClients, lanes_without_functions: Deployment, heard: Heard, kind: type[OrchestratorError]
 ) -> None:
+    """By the recorded kind, not by the exit status. InvalidContract, a kind of another module, is a general error."""
     bucket = lanes_without_functions.bucket
     put(aws, lanes_without_functions, "a", weights(1))
     open_round(aws.bucket(bucket), request())
-    driven_elsewhere(aws, bucket)
-    error = {"kind": "RoundFailed", "message": "shard 3 of 8 failed 5 times", "exit_status": 5}
-    stop = threading.Timer(0.5, driven_elsewhere, (aws, bucket), {"state": "stopped", "error": error})
+    coordinated_elsewhere(aws, bucket)
+    recorded = "InvalidContract" if kind is OrchestratorError else kind.__name__
+    error = {"kind": recorded, "message": "shard 3 of 8 failed 5 times", "exit_status": 5}
+    stop = threading.Timer(0.5, coordinated_elsewhere, (aws, bucket), {"state": "stopped", "error": error})
     stop.start()
-    with pytest.raises(RoundFailed, match=r"^shard 3 of 8 failed 5 times$"):
+    with pytest.raises(kind, match=r"^shard 3 of 8 failed 5 times$") as caught:
         resume_round(aws, lanes_without_functions, "r-1", narration=heard)
+    assert type(caught.value) is kind
     assert round_status(aws, aws.bucket(bucket), "r-1")["stopped"] == "shard 3 of 8 failed 5 times"
 
 
-def test_a_driver_that_missed_its_quorum_does_not_decide_for_one_that_asks_for_less(
+def test_a_coordinator_that_missed_its_quorum_does_not_decide_for_one_that_asks_for_less(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
     put(aws, lanes_without_functions, "a", weights(1))
@@ -245,7 +260,7 @@ def test_a_driver_that_missed_its_quorum_does_not_decide_for_one_that_asks_for_l
 
 
 @pytest.mark.parametrize("shape", [(3, 5), LARGE])
-def test_an_aborted_round_stops_its_driver_drops_its_jobs_and_leaves_nothing_behind(
+def test_an_aborted_round_stops_its_coordinator_drops_its_jobs_and_leaves_nothing_behind(
     aws: AwsClients, lanes_without_functions: Deployment, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 1.0)
@@ -282,7 +297,7 @@ def test_an_open_round_can_be_aborted_before_anything_is_pinned(aws: AwsClients,
     assert round_status(aws, aws.bucket(bucket), "r-1")["state"] == "aborted"
 
 
-def test_a_round_whose_driver_stopped_after_storing_the_model_is_not_aborted(
+def test_a_round_whose_coordinator_stopped_after_storing_the_model_is_not_aborted(
     aws: AwsClients, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_round(aws.bucket(bucket), RoundRequest("digits", "r-1"))
@@ -301,14 +316,14 @@ def test_a_round_that_is_published_or_being_published_is_not_aborted(
     with pytest.raises(BadInput, match="There is no round r-1"):
         abort_round(aws.bucket(bucket), "r-1")
     put(aws, lanes_without_functions, "a", weights(1))
-    publish = driving.publish
+    publish = coordinating.publish
 
     def aborted_meanwhile(*arguments: Any) -> Any:
         with pytest.raises(RoundConflict, match=r"being published by process .* cannot be aborted any more"):
             abort_round(aws.bucket(bucket), "r-1")
         return publish(*arguments)
 
-    monkeypatch.setattr(driving, "publish", aborted_meanwhile)
+    monkeypatch.setattr(coordinating, "publish", aborted_meanwhile)
     with working(aws, lanes_without_functions, 2):
         report = start_round(aws, lanes_without_functions, request())
     with pytest.raises(RoundConflict, match="already published, and clients may have fetched"):
@@ -317,7 +332,7 @@ def test_a_round_that_is_published_or_being_published_is_not_aborted(
     assert read(aws, lanes_without_functions, report_key("r-1")) == report.to_bytes()
 
 
-def test_a_driver_that_is_overtaken_by_an_abort_does_not_publish(
+def test_a_coordinator_that_is_overtaken_by_an_abort_does_not_publish(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(aws, lanes_without_functions, "a", weights(1))

@@ -35,9 +35,8 @@ def a_table(nbytes: int) -> TensorTable:
 
 def frozen(aws: AwsClients, deployment: Deployment, shards: int, shape: tuple[int, int] = (3, 5)) -> RoundManifest:
     put(aws, deployment, "a", weights(1, shape))
-    pinned = pin_updates(
-        aws.bucket(deployment.bucket), "r-1", "digits", list_updates(aws.bucket(deployment.bucket), "r-1")
-    )  # fmt: skip
+    updates = list_updates(aws.bucket(deployment.bucket), "r-1")
+    pinned = pin_updates(aws.bucket(deployment.bucket), RECORD.request, updates)
     return freeze_round(aws.bucket(deployment.bucket), RECORD, pinned, shards)
 
 
@@ -156,9 +155,7 @@ def test_jobs_that_sqs_refuses_are_sent_again_and_none_twice() -> None:
 def test_jobs_that_sqs_refuses_for_good_are_an_error_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest: Any = type("Manifest", (), {"round_id": "r-1", "sha256": "ab" * 32})()
     sqs = FlakySqs(times=1000)
-    with pytest.raises(
-        OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` continues"
-    ):
+    with pytest.raises(OrchestratorError, match=r"SQS refused 1 jobs 5 times \(busy\).*`orchestrator resume` queues"):
         queue_jobs(AwsClients(None, sqs), "q", manifest, range(10), attempt=0)  # type: ignore[arg-type]
     assert len(sqs.calls) == queues._SEND_ATTEMPTS
 
@@ -168,7 +165,7 @@ def test_a_model_without_values_but_one_is_cut_into_mostly_empty_shards(
 ) -> None:
     put(aws, lanes_without_functions, "a", {"w": np.array(1.0, np.float32)})
     updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
-    pinned = pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates)
+    pinned = pin_updates(aws.bucket(lanes_without_functions.bucket), RECORD.request, updates)
     manifest = freeze_round(aws.bucket(lanes_without_functions.bucket), RECORD, pinned, 8)
     assert sum(manifest.shard_nbytes(shard) for shard in range(8)) == 4
     assert objects(aws, lanes_without_functions, "models/") == []

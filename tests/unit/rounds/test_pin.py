@@ -18,12 +18,13 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds import pin
 from orchestrator.rounds.pin import Pinned, list_updates, pin_updates
+from orchestrator.rounds.request import RoundRequest
 from tests.support.rounds import file_bytes, put, put_bytes, queued, update_bytes, weights
 
 
 def pinned(aws: AwsClients, deployment: Deployment) -> Pinned:
     updates = list_updates(aws.bucket(deployment.bucket), "r-1")
-    return pin_updates(aws.bucket(deployment.bucket), "r-1", "digits", updates)
+    return pin_updates(aws.bucket(deployment.bucket), RoundRequest("digits", "r-1"), updates)
 
 
 def test_participants_are_pinned_in_ascending_client_id_with_etag_size_and_count(
@@ -126,7 +127,7 @@ def test_a_bad_update_is_named_with_the_reason_and_the_next_step_before_anything
     text = str(caught.value)
     assert "1 of 3 updates cannot be averaged; nothing was queued" in text
     assert "client m: " in text
-    assert f"Delete what is wrong under s3://{lanes_without_functions.bucket}/rounds/r-1/updates/" in text
+    assert f"Delete these updates under s3://{lanes_without_functions.bucket}/rounds/r-1/updates/" in text
     assert "have those clients submit again" in text
     assert queued(aws, lanes_without_functions) == 0
 
@@ -205,7 +206,7 @@ def test_an_object_among_the_updates_that_is_none_is_passed_over_with_a_warning(
     key = f"rounds/r-1/updates/{name}"
     aws.s3.put_object(Bucket=lanes_without_functions.bucket, Key=key, Body=b"x")
     assert [p.client for p in pinned(aws, lanes_without_functions).participants] == ["a", "b"]
-    assert "is no update, and is passed over" in caplog.text
+    assert "is not an update, and is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
@@ -220,15 +221,15 @@ def test_an_update_that_changes_while_the_round_closes_is_noticed(
     else:
         aws.s3.delete_object(Bucket=lanes_without_functions.bucket, Key=update_key("r-1", "b"))
     with pytest.raises(RoundFailed, match="client b: was replaced or deleted while the round was closing"):
-        pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates)
+        pin_updates(aws.bucket(lanes_without_functions.bucket), RoundRequest("digits", "r-1"), updates)
 
 
 def test_more_updates_than_a_manifest_holds_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pin, "MAX_CLIENTS", 2)
     nowhere: Any = None
     updates = [pin.Update(f"c{i}", f"k{i}", "e", 1) for i in range(3)]
-    with pytest.raises(RoundFailed, match="has 3 updates; the most that one round averages is 2"):
-        pin_updates(Bucket(nowhere, "b"), "r-1", "digits", updates)
+    with pytest.raises(RoundFailed, match="has 3 updates; one round averages at most 2"):
+        pin_updates(Bucket(nowhere, "b"), RoundRequest("digits", "r-1"), updates)
 
 
 def test_updates_are_listed_beyond_a_thousand(aws: AwsClients, lanes_without_functions: Deployment) -> None:
@@ -248,5 +249,5 @@ def test_progress_is_told_for_every_update_also_for_bad_ones(
     told: list[int] = []
     updates = list_updates(aws.bucket(lanes_without_functions.bucket), "r-1")
     with pytest.raises(FederationError):
-        pin_updates(aws.bucket(lanes_without_functions.bucket), "r-1", "digits", updates, told.append)
+        pin_updates(aws.bucket(lanes_without_functions.bucket), RoundRequest("digits", "r-1"), updates, told.append)
     assert told == [1, 1]

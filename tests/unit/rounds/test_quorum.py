@@ -13,8 +13,9 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import QuorumMissed
 from orchestrator.progress import Narration
 from orchestrator.rounds import quorum
-from orchestrator.rounds.quorum import Window, await_updates
+from orchestrator.rounds.quorum import Window, wait_for_updates
 from orchestrator.rounds.request import RoundRecord, RoundRequest
+from tests.support.contexts import context_of
 from tests.support.rounds import put, weights
 
 
@@ -39,9 +40,7 @@ def waiting(
     **fields: Any,
 ) -> list[str]:
     record = RoundRecord(RoundRequest("digits", "r-1", **fields), opened_at if opened_at is not None else time.time())
-    return [
-        u.client for u in await_updates(aws.bucket(deployment.bucket), record, narration or Narration(), lambda: None)
-    ]
+    return [u.client for u in wait_for_updates(context_of(aws, deployment, record, narration))]
 
 
 def later(seconds: float, aws: AwsClients, deployment: Deployment, client: str) -> None:

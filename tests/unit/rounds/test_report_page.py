@@ -38,7 +38,7 @@ def test_participants_have_their_examples_and_the_norms_that_are_known() -> None
         ),
         (
             {"coordinators": [{"host": "ci", "pid": 7, "since": 1767225600.5}]},
-            "  coordinated by     ci, process 7, since 2026-01-01 00:00:00 UTC",
+            "  coordinator   ci, process 7, since 2026-01-01 00:00:00 UTC",
         ),
     ],
 )

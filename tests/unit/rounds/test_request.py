@@ -153,7 +153,7 @@ def test_options_are_replaced_while_the_round_is_open_if_that_is_said_and_the_de
     assert (second.request.min_clients, second.opened_at > first.opened_at) == (2, True)
     assert RoundRecord.from_bytes(read(aws, lanes_without_functions, round_key("r-1"))) == second
     s3.put_object(Bucket=bucket, Key=manifest_key("r-1"), Body=b"pinned")
-    with pytest.raises(RoundConflict, match="Its updates are pinned, so they stay"):
+    with pytest.raises(RoundConflict, match="Its updates are pinned, so the options stay"):
         open_round(Bucket(s3, bucket), request(min_clients=3), replace_options=True)
 
 

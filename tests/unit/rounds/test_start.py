@@ -21,8 +21,7 @@ from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, QuorumMissed, RoundConflict, RoundFailed
 from orchestrator.progress import Narration
-from orchestrator.rounds import coordinator as driving
-from orchestrator.rounds import intake, queues, quorum, wait
+from orchestrator.rounds import coordinator, intake, queues, quorum, sharded, wait
 from orchestrator.rounds import publish as publishing
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest, open_round
@@ -335,13 +334,13 @@ def test_an_update_that_is_replaced_after_pinning_fails_the_round_by_its_client(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_all(aws, lanes_without_functions)
-    real = driving.queue_jobs
+    real = sharded.queue_jobs
 
     def replace_first(*args: Any, **kwargs: Any) -> None:
         put_bytes(aws, lanes_without_functions, "b", update_bytes(weights(77), 1))
         real(*args, **kwargs)
 
-    monkeypatch.setattr(driving, "queue_jobs", replace_first)
+    monkeypatch.setattr(sharded, "queue_jobs", replace_first)
     with (
         working(aws, lanes_without_functions, 2),
         pytest.raises(RoundFailed, match=r"client b: its update .* was replaced"),
@@ -371,23 +370,23 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: 
 
 
 def half_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = driving.queue_jobs
+    real = sharded.queue_jobs
 
     def half(aws: AwsClients, url: str, manifest: Any, shards: Any, *, attempt: int) -> None:
-        monkeypatch.setattr(driving, "queue_jobs", real)
+        monkeypatch.setattr(sharded, "queue_jobs", real)
         real(aws, url, manifest, list(shards)[::2], attempt=attempt)
         raise Killed
 
-    monkeypatch.setattr(driving, "queue_jobs", half)
+    monkeypatch.setattr(sharded, "queue_jobs", half)
 
 
 INTERRUPTIONS = {
-    "after pinning, before queueing": lambda m: killed_at(m, driving, "queue_jobs"),
+    "after pinning, before queueing": lambda m: killed_at(m, sharded, "queue_jobs"),
     "half queued": half_queued,
-    "all queued, none averaged": lambda m: killed_at(m, driving, "_await"),
-    "all averaged, before publishing": lambda m: killed_at(m, driving, "publish"),
+    "all queued, none averaged": lambda m: killed_at(m, sharded, "wait_for_step"),
+    "all averaged, before publishing": lambda m: killed_at(m, coordinator, "publish"),
     "published, before the latest pointer": lambda m: killed_at(m, publishing, "_move_latest"),
-    "published, before the report": lambda m: killed_at(m, driving, "publish", after=True),
+    "published, before the report": lambda m: killed_at(m, coordinator, "publish", after=True),
 }
 
 
@@ -408,7 +407,7 @@ def test_a_round_that_was_interrupted_finishes_with_the_same_bytes_and_leaves_no
             run(aws, lanes_without_functions)
         first = manifest_of(aws, lanes_without_functions)
     if "published" in interruption:  # nothing is averaged again
-        monkeypatch.setattr(driving, "queue_jobs", None)
+        monkeypatch.setattr(sharded, "queue_jobs", None)
     # A late update does not get in, and the round stays the one that was opened.
     put_bytes(aws, lanes_without_functions, "late", update_bytes(weights(50, shape)))
     with pytest.raises(RoundConflict, match="opened with other options: shards is 2, not 4"):
@@ -441,12 +440,12 @@ def test_shards_that_are_stored_are_not_averaged_again(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_all(aws, lanes_without_functions)
-    killed_at(monkeypatch, driving, "_await")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions, 8)
     assert work_off(aws, lanes_without_functions, 8, jobs=5) == 5
     aws.sqs.purge_queue(QueueUrl=lanes_without_functions.lane(8).queue_url)
-    killed_at(monkeypatch, driving, "_await")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions, 8)
     assert queued(aws, lanes_without_functions) == 3
@@ -534,7 +533,7 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
         "state": "open",
         "updates": 3,
     }
-    killed_at(monkeypatch, driving, "_await")
+    killed_at(monkeypatch, sharded, "wait_for_step")
     with pytest.raises(Killed):
         run(aws, lanes_without_functions)
     assert work_off(aws, lanes_without_functions, 2, jobs=1) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import load
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.keys import partial_key, partials_prefix, report_key
 from lambdas.protocol.limits import MAX_CLIENTS
-from lambdas.protocol.messages import AggregatorJob, Partial, parse_job
+from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Partial, parse_job
 from lambdas.protocol.topologies import TREES
 from lambdas.protocol.tree import Tree
 from orchestrator.aws.clients import AwsClients
@@ -22,6 +23,7 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.errors import BadInput, NotDeployed, RoundFailed
 from orchestrator.paths import ROOT
 from orchestrator.rounds import queues, wait
+from orchestrator.rounds import tree as tree_averaging
 from orchestrator.rounds.queues import send_jobs
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
@@ -170,12 +172,12 @@ def test_a_round_continues_with_the_partial_sums_that_are_stored(
     stored = objects(aws, lanes_without_functions, partials_prefix("r-1"))
     assert len(stored) == Tree(tree, len(COUNTS)).widths[0]
     report = run(aws, lanes_without_functions, tree)
-    assert report["levels"][0]["seconds"] == 0, "the leaves were made again"
+    assert report["levels"][0]["seconds"] == 0, "the leaves were recomputed"
     assert report["levels"][-1]["reported"] == 1
     assert read_global(aws, lanes_without_functions) == expected_file(UPDATES)
 
 
-def test_a_partial_sum_that_disappears_is_made_again(aws: AwsClients, lanes_without_functions: Deployment) -> None:
+def test_a_partial_sum_that_disappears_is_recomputed(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     submit_all(aws, lanes_without_functions)
     stop_after_leaves(aws, lanes_without_functions, "lambda-fl")
     manifest = manifest_of(aws, lanes_without_functions)
@@ -186,6 +188,30 @@ def test_a_partial_sum_that_disappears_is_made_again(aws: AwsClients, lanes_with
     report = run(aws, lanes_without_functions, "lambda-fl")
     assert report["status"] == "published"
     assert read_global(aws, lanes_without_functions) == expected_file(UPDATES)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in-time", "while-the-next-level-runs"])
+def test_a_reported_try_of_an_aggregator_is_in_the_report_whenever_its_message_arrives(
+    aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    submit_all(aws, lanes_without_functions)
+    levels: list[int] = []
+
+    def queue_and_fail(clients: AwsClients, url: str, jobs: Sequence[AggregatorJob]) -> None:
+        levels.append(jobs[0].level)
+        if levels == ([0, 1] if late else [0]):
+            failed = AggregatorResult(
+                round_id="r-1", manifest_sha256=jobs[0].manifest_sha256, level=0, aggregator=2, status="retrying",
+                error="S3 answered 503",
+            )  # fmt: skip
+            clients.sqs.send_message(QueueUrl=lanes_without_functions.result_queue_url, MessageBody=failed.to_json())
+        send_jobs(clients, url, jobs)
+
+    monkeypatch.setattr(tree_averaging, "send_jobs", queue_and_fail)
+    report = run(aws, lanes_without_functions, "lifl")
+    told = [(row["level"], row["aggregator"], row["error"]) for row in report["redelivered"]]
+    assert told == [(0, 2, "S3 answered 503")]
+    assert report["silent_tries"] == []
 
 
 @pytest.mark.parametrize("tree", TREES)

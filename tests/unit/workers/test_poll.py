@@ -24,7 +24,7 @@ def averaging(aws: AwsClients, deployment: Deployment, shards: int, round_id: st
     put(aws, deployment, "a", weights(1), 3, round_id)
     put(aws, deployment, "b", weights(2), 1, round_id)
     found = list_updates(aws.bucket(deployment.bucket), round_id)
-    pinned = pin_updates(aws.bucket(deployment.bucket), round_id, "digits", found)
+    pinned = pin_updates(aws.bucket(deployment.bucket), RoundRequest("digits", round_id), found)
     manifest = freeze_round(
         aws.bucket(deployment.bucket), RoundRecord(RoundRequest("digits", round_id), 1.0), pinned, shards
     )
