@@ -27,8 +27,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambdas.averaging.mean import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
-from lambdas.protocol.keys import manifest_key
-from lambdas.protocol.lease import OVER, CoordinatorRecord, coordinator_key
+from lambdas.protocol.keys import coordinator_key, manifest_key
+from lambdas.protocol.lease import OVER, CoordinatorRecord
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import Job, JobResult, ShardStats
 from lambdas.storage.bucket import Bucket

@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from lambdas.protocol.documents import is_sha256, is_size, is_text, sha256_hex
+from lambdas.protocol.documents import load_json, sha256_hex
 from lambdas.protocol.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch, shown
+from lambdas.protocol.fields import is_sha256, is_size, is_text
 from lambdas.protocol.limits import MAX_DIMENSIONS, MAX_EXAMPLES, MAX_TENSOR_NAME, MAX_TENSORS
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.tensor_table import ITEMSIZE, WIRE_DTYPES, TensorSpec, TensorTable
@@ -77,7 +77,7 @@ def parse_header(raw: bytes, file_size: int) -> Header:
             knows it.
     """
     try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
+        entries = load_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InvalidTensorFile(f"no safetensors file: its header is not JSON ({error})") from error
     if not isinstance(entries, dict):
@@ -103,13 +103,6 @@ def parse_header(raw: bytes, file_size: int) -> Header:
             "truncated or padded"
         )
     return Header(TensorTable(tuple(spec for spec, _, _ in rows)), metadata, data_offset)
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
@@ -233,7 +226,7 @@ def _original_dtypes(header: Header) -> list[str]:
     if text is None:
         return [t.dtype for t in tensors]
     try:
-        original = json.loads(text)
+        original = load_json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidTensorFile(f"metadata {ORIGINAL_DTYPES!r} is not JSON ({error})") from error
     stored = {t.name: t.dtype for t in tensors}

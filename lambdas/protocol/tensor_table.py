@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lambdas.protocol.documents import canonical_json, is_size, is_text, sha256_hex
+from lambdas.protocol.documents import canonical_json, sha256_hex
 from lambdas.protocol.errors import InvalidContract, shown
+from lambdas.protocol.fields import is_size, is_text
 from lambdas.protocol.limits import MAX_DIMENSIONS, MAX_INT, MAX_SHARDS, MAX_TENSOR_NAME, MAX_TENSORS
 
 # safetensors' dtype names that are averaged, with their size in bytes.

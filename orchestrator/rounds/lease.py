@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError
-from lambdas.protocol.keys import global_key
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.keys import coordinator_key, global_key
+from lambdas.protocol.lease import CoordinatorRecord, Failure, Process
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict
@@ -242,7 +242,7 @@ class Lease:
 
     def _give_back(self, error: FederationError | None) -> None:
         """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
-        told = None
+        told: Failure | None = None
         if error is not None:
             told = {
                 "kind": type(error).__name__, "message": str(error), "exit_status": getattr(error, "exit_status", 1),

@@ -121,10 +121,11 @@ def test_a_header_takes_memory_by_its_length_and_not_by_what_it_claims() -> None
 
 _BOMBS = """
 import json, resource, sys
-from lambdas.average import Pacing, average_shard
-from lambdas.contract import RoundManifest
-from lambdas.errors import FederationError
-from lambdas.tensors import header_length, parse_update_header
+from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.protocol.errors import FederationError
+from lambdas.protocol.manifest import RoundManifest
+from lambdas.protocol.safetensors import header_length, parse_update_header
+from lambdas.protocol.tensor_table import TensorTable
 from tests.support import Update, manifest_of, table_of
 
 manifest = json.loads(manifest_of(table_of(("F32", 7)), [Update(b"0" * 28)]).to_bytes())
@@ -156,7 +157,6 @@ for elements in (2**60, 2**40, 2**33):
     claims = dict(manifest, bounds=[0, elements], tensors=[["w", "F32", [elements]]])
     p = dict(claims["participants"][0], size=claims["participants"][0]["data_offset"] + 4 * elements)
     claims["participants"] = [p]
-    from lambdas.contract import TensorTable
     claims["tensors_sha256"] = TensorTable.from_json("x", claims["tensors"]).sha256
 
     def read_and_average():

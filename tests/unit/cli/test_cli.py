@@ -263,12 +263,12 @@ def submit_arguments(file: Path, **changes: str) -> list[str | Path]:
         ({"examples": "0"}, "an example count of 0 makes no weight; expected an integer from 1 to 1000000000"),
         ({"examples": "-5"}, "an example count of -5 makes no weight"),
         ({"examples": "10000000000"}, "an example count of 10000000000 makes no weight"),
-        ({"client": "a/b"}, "'a/b' is no valid client id: expected 1 to 128 letters"),
-        ({"client": ".."}, "is no valid client id"),
-        ({"client": ""}, "is no valid client id"),
-        ({"client": "größe"}, "is no valid client id"),
-        ({"client": "a" * 300}, "is no valid client id"),
-        ({"round": "a b"}, "is no valid round"),
+        ({"client": "a/b"}, "'a/b' is not a valid client id: expected 1 to 128 letters"),
+        ({"client": ".."}, "is not a valid client id"),
+        ({"client": ""}, "is not a valid client id"),
+        ({"client": "größe"}, "is not a valid client id"),
+        ({"client": "a" * 300}, "is not a valid client id"),
+        ({"round": "a b"}, "is not a valid round"),
         ({"env": "production"}, "No environment 'production'; there are: dev, local, prod, staging"),
     ],
 )
@@ -520,6 +520,6 @@ def test_the_installed_command_runs() -> None:
     )
     assert result.returncode == 2
     assert json.loads(result.stdout)["error"]["kind"] == "BadInput"
-    assert result.stderr.startswith("Error: 'a/b' is no valid model")
+    assert result.stderr.startswith("Error: 'a/b' is not a valid model")
     version = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--version"], capture_output=True, text=True)
     assert "version" in version.stdout

@@ -466,9 +466,9 @@ def pin(aws: AwsClients, deployment: Deployment) -> None:
 def test_a_client_id_that_cannot_be_a_key_stores_nothing(
     aws: AwsClients, lanes_without_functions: Deployment, client: str
 ) -> None:
-    with pytest.raises(InvalidName, match="is no valid client id"):
+    with pytest.raises(InvalidName, match="is not a valid client id"):
         put(aws, lanes_without_functions, client, weights(1))
-    with pytest.raises(InvalidName, match="is no valid round"):
+    with pytest.raises(InvalidName, match="is not a valid round"):
         put(aws, lanes_without_functions, "a", weights(1), round_id=client)
     assert objects(aws, lanes_without_functions) == []
 
