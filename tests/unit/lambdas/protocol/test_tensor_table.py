@@ -27,9 +27,9 @@ from .examples import TABLE
         (["w", ["F32"], []], "is not averaged"),
         (["w", "F32", [-1]], "invalid dimension"),
         (["w", "F32", [1.0]], "invalid dimension"),
-        (["w", "F32", [2**40, 2**40]], "more than any object holds"),
-        (["\ud800", "F32", []], "no Unicode text"),
-        (["w" * 1025, "F32", []], "no Unicode text of up to 1024 characters"),
+        (["w", "F32", [2**40, 2**40]], "more than an object can have"),
+        (["\ud800", "F32", []], "not Unicode text"),
+        (["w" * 1025, "F32", []], "not Unicode text of up to 1024 characters"),
         (["w", "F32", [2**63]], "invalid dimension"),
         (["w", "F32", [1] * 65], "invalid dimension"),
         # Their product has more digits than Python prints.
