@@ -1,1 +1,1 @@
-"""What ships to AWS Lambda: the round's contracts and the averaging workers (stdlib, numpy, boto3 and fold.c)."""
+"""The code that runs on AWS Lambda: the round's protocol, the arithmetic, the storage and the two workers."""

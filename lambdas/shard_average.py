@@ -1,7 +1,4 @@
-"""The averaging worker: one shard job in, one averaged shard in S3 and one result message out.
-
-`handler` is what Lambda calls.
-"""
+"""The Lambda function of grads-sharding: each job averages one shard and stores it in S3. Lambda calls `handler`."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ from lambdas.protocol.keys import norms_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.protocol.topologies import GRADS_SHARDING
-from lambdas.storage.shards import ShardSink, Written, find_shard
+from lambdas.storage.shards import ShardSink, find_shard
 from lambdas.storage.updates import UpdateReader
-from lambdas.worker import Worker, handler_for, stats_of
+from lambdas.worker import Done, Stopwatch, Worker, handler_for
 
 
 @dataclass
 class ShardWorker(Worker[ShardJob, ShardResult]):
-    """Averages shards."""
+    """Runs shard jobs."""
 
     def parse(self, body: str) -> ShardJob:
         return ShardJob.from_json(body)
@@ -36,7 +33,7 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
         )
 
     def do(self, job: ShardJob, result: ShardResult) -> ShardResult:
-        began, cpu_began = time.perf_counter(), time.process_time()
+        stopwatch = Stopwatch()
         manifest = self.manifest_of(job)
         if job.shard >= manifest.shards or manifest.topology != GRADS_SHARDING:
             raise InvalidContract(
@@ -44,32 +41,34 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
                 f"and has {manifest.shards} shards."
             )
         reader = UpdateReader(self.bucket, at_once=min(len(manifest.participants), self.pacing.max_streams))
-        write_s, puts = 0.0, 0
-        written: Written | None = None
-        if self.may_be_done(job, result.receive_count):
-            written = find_shard(self.bucket, manifest, job.shard)
-        if written is None:
-            sink = ShardSink(self.bucket, manifest, job.shard)
-            try:
-                squares = average_shard(manifest, job.shard, reader.open, sink.write, self.pacing)
-                write_began = time.perf_counter()
-                norms = squares.astype("<f8").tobytes()
-                if manifest.norms == "objects":
-                    # Before the shard: who sees the shard can read them.
-                    self._put_norms(manifest, job.shard, norms)
-                else:
-                    result = replace(result, norms=base64.b64encode(norms).decode())
-                written = sink.finish()
-                write_s, puts = time.perf_counter() - write_began, 1 + (manifest.norms == "objects")
-            finally:
-                sink.close()
-                reader.close()
+        found = find_shard(self.bucket, manifest, job.shard) if self.may_be_done(job, result.receive_count) else None
+        if found is not None:
+            done = Done(found)
+        else:
+            done, norms = self._average(manifest, job.shard, reader)
+            result = replace(result, norms=norms)
         return replace(
-            result,
-            etag=written.etag,
-            sha256=written.sha256,
-            stats=stats_of(began, cpu_began, reader.counts, write_s=write_s, puts=puts, written=written.nbytes),
+            result, etag=done.written.etag, sha256=done.written.sha256, stats=stopwatch.stats(reader.counts, done)
         )
+
+    def _average(self, manifest: RoundManifest, shard: int, reader: UpdateReader) -> tuple[Done, str | None]:
+        """Average and store one shard; also returns the norms for the result message, where the manifest asks so."""
+        sink = ShardSink(self.bucket, manifest, shard)
+        try:
+            squares = average_shard(manifest, shard, reader.open, sink.write, self.pacing)
+            began = time.perf_counter()
+            norms = squares.astype("<f8").tobytes()
+            if manifest.norms == "objects":
+                # Before the shard, so that whoever finds the shard can read them.
+                self._put_norms(manifest, shard, norms)
+            written = sink.finish()
+            write_s = time.perf_counter() - began
+        finally:
+            sink.close()
+            reader.close()
+        if manifest.norms == "objects":
+            return Done(written, puts=2, write_s=write_s), None
+        return Done(written, puts=1, write_s=write_s), base64.b64encode(norms).decode()
 
     def _put_norms(self, manifest: RoundManifest, shard: int, norms: bytes) -> None:
         key = norms_key(manifest.round_id, shard, manifest.shards, manifest.revision)

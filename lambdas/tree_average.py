@@ -1,8 +1,8 @@
-"""The aggregators of the two trees, lambda-FL and LIFL: one tree job in, one partial sum (the root: the model) out.
+"""The Lambda function of the two trees, lambda-FL and LIFL: each job runs one aggregator. Lambda calls `handler`.
 
-An aggregator holds the complete model as float64 sums; that is what these topologies are, and what GradsSharding
-does without. Reading streams as in the sharded worker, the inputs are added in order, and the root rounds once. So the
-bytes follow from manifest and tree alone.
+An aggregator adds up its inputs in order and stores a partial sum; the root stores the model, which is rounded once. So
+the bytes of the model depend on manifest and tree only. Unlike a shard worker, an aggregator has the sums of the whole
+model in memory, as float64.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from lambdas.storage.partials import (
 )
 from lambdas.storage.shards import ShardSink, Written, find_shard
 from lambdas.storage.updates import UpdateReader
-from lambdas.worker import Worker, handler_for, stats_of
+from lambdas.worker import Done, Stopwatch, Worker, handler_for
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One job while it is done.
+    """One job while it runs.
 
     Attributes:
-        inputs: what is added up, as `add_up` takes it.
+        inputs: the inputs in the form that `add_up` takes.
         look: whether the result may be stored already.
     """
 
@@ -48,20 +48,10 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Block:
-    """A partial sum in memory, header included; `segment` is its name where the memory is shared."""
+    """A partial sum in memory, including the header; `segment` is the name of shared memory."""
 
     bytes: memoryview
     segment: str | None = None
-
-
-@dataclass
-class _Done:
-    """What became of a job: what is stored, the shared memory that holds it, PUTs and the seconds they took."""
-
-    written: Written
-    segment: str | None = None
-    puts: int = 0
-    write_s: float = 0.0
 
 
 @dataclass
@@ -69,7 +59,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
     """Runs the jobs of a tree's aggregators.
 
     Attributes:
-        shared: this machine's shared memory, in which LIFL's partial sums stay; None on Lambda, which has none.
+        shared: this machine's shared memory, which contains LIFL's partial sums; None on Lambda, which has none.
     """
 
     shared: SharedBlocks | None = None
@@ -88,7 +78,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
         )
 
     def do(self, job: AggregatorJob, result: AggregatorResult) -> AggregatorResult:
-        began, cpu_began = time.perf_counter(), time.process_time()
+        stopwatch = Stopwatch()
         place = Place.of(self.manifest_of(job), job)
         inputs = place.inputs(job.inputs)
         reader = UpdateReader(self.bucket, at_once=min(len(inputs.participants), self.pacing.max_streams))
@@ -106,52 +96,49 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
             etag=done.written.etag or None,
             sha256=done.written.sha256,
             segment=done.segment,
-            stats=stats_of(
-                began, cpu_began, reader.counts,
-                write_s=done.write_s, puts=done.puts, written=done.written.nbytes,
-            ),
-        )  # fmt: skip
+            stats=stopwatch.stats(reader.counts, done),
+        )
 
-    def _root(self, task: _Task) -> _Done:
+    def _root(self, task: _Task) -> Done:
         """Average the whole model and store it as the round's one shard."""
         manifest = task.place.manifest
         found = find_shard(self.bucket, manifest, 0) if task.look else None
         if found is not None:
-            return _Done(found)
+            return Done(found)
         sums = as_float64(zeros(8 * manifest.table.elements), 0)
         self._add_up(task, sums)
         sink = ShardSink(self.bucket, manifest, 0)
         try:
             write_mean(manifest, sums, sink.write, self.pacing)
             began = time.perf_counter()
-            return _Done(sink.finish(), puts=1, write_s=time.perf_counter() - began)
+            return Done(sink.finish(), puts=1, write_s=time.perf_counter() - began)
         finally:
             sink.close()
 
-    def _partial(self, task: _Task) -> _Done:
-        """Make a partial sum, and leave it in shared memory or in S3."""
+    def _partial(self, task: _Task) -> Done:
+        """Make a partial sum and store it in shared memory or in S3."""
         found = find_partial(self.bucket, task.place) if task.look else None
         if found is not None:
-            return _Done(found)
+            return Done(found)
         block = self._find_block(task) or self._fill_block(task)
         if block.segment is not None and not task.job.in_s3:
-            return _Done(Written("", None, len(block.bytes)), block.segment)
+            return Done(Written("", None, len(block.bytes)), block.segment)
         began = time.perf_counter()
         written = store_partial(self.bucket, task.place, block.bytes)
-        return _Done(written, puts=1, write_s=time.perf_counter() - began)
+        return Done(written, puts=1, write_s=time.perf_counter() - began)
 
     def _shared_for(self, task: _Task) -> SharedBlocks | None:
-        """The shared memory in which this job's partial sum may be; only LIFL's are kept there."""
+        """The shared memory for this job's partial sum; only LIFL uses it."""
         return self.shared if task.place.manifest.topology == LIFL else None
 
     def _find_block(self, task: _Task) -> _Block | None:
-        """A complete partial sum in shared memory, from an earlier delivery."""
+        """A complete partial sum that an earlier delivery left in shared memory."""
         shared = self._shared_for(task)
         block = whole_block(shared, task.place) if shared is not None else None
         return _Block(block, shared.full_name(task.place.segment)) if shared is not None and block is not None else None
 
     def _new_block(self, task: _Task) -> _Block:
-        """Zeroed memory for a partial sum: shared where that is wanted and this machine has room, else private."""
+        """Zeroed memory for a partial sum: shared if the topology uses it and there is enough, else private."""
         shared, place = self._shared_for(task), task.place
         if shared is not None and not task.job.in_s3:
             block = shared.create(place.segment, place.nbytes, task.job.round_id)
@@ -168,7 +155,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
             if block.segment is not None and self.shared is not None:
                 self.shared.drop(task.place.segment)
             raise
-        # The header's length comes last: a block in shared memory that has its whole header is complete.
+        # The header's length is written last: a block in shared memory with a whole header is complete.
         block.bytes[8 : len(header)] = header[8:]
         block.bytes[:8] = header[:8]
         return block
@@ -180,7 +167,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
         try:
             add_up(task.inputs, sums, opener(task.place, task.job.inputs, self.shared, task.reader.open), self.pacing)
         except UpdateChanged as error:
-            # Somebody has replaced or deleted partial sums while their round runs: they can be made again.
+            # Partial sums were replaced or deleted while their round runs; the coordinator has them made again.
             gone = tuple(int(e.client or 0) for e in error.each)
             named = ", ".join(map(str, gone))
             raise PartialsMissing(

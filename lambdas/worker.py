@@ -1,7 +1,7 @@
-"""What the workers share: one job in, one result message out.
+"""The base of the workers, which take one job message and send one result message, and the Lambda entry point.
 
-`Worker.run` does a job, in Lambda and in `orchestrator worker`, and its answer decides who acknowledges the message:
-True means that the message can go, False leaves it in the queue, which delivers it again and, after the last try, moves
+`Worker.run` runs a job in Lambda and in `orchestrator worker`. Where it returns True, its caller deletes the message.
+Where it returns False, the message stays in the queue, which delivers it again. After the last delivery the queue moves
 it to the dead-letter queue.
 """
 
@@ -27,14 +27,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambdas.averaging.mean import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
-from lambdas.protocol.keys import manifest_key
-from lambdas.protocol.lease import OVER, CoordinatorRecord, coordinator_key
+from lambdas.protocol.keys import coordinator_key, manifest_key
+from lambdas.protocol.lease import OVER, CoordinatorRecord
 from lambdas.protocol.manifest import Exclusion, RoundManifest
 from lambdas.protocol.messages import Job, JobResult, ShardStats
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.connections import tls_context
 from lambdas.storage.deliveries import beside, retry_soon, time_limit
 from lambdas.storage.logs import keep_secrets_out
+from lambdas.storage.shards import Written
 from lambdas.storage.updates import ReadCounts
 
 if TYPE_CHECKING:
@@ -44,22 +45,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AnyJob = TypeVar("AnyJob", bound=Job)
 AnyResult = TypeVar("AnyResult", bound=JobResult)
-# How many clients at fault a result names, and how long a reason may be: a message has its limits. Who is left out is
-# found the next time.
+# The most clients at fault that a result names, and the longest reason, since messages have a size limit. The replanned
+# round finds the other clients.
 _MOST_NAMED, _REASON_CHARS = 200, 500
 
 
 def client_config() -> Config:
-    """Bounded waits and retries for the worker's own S3 and SQS calls."""
+    """boto3 configuration with bounded waits and retries."""
     return Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "max_attempts": 5})
 
 
 def s3_config() -> Config:
-    """The same, with Signature V4 and the region's own endpoint also for the URLs that the worker presigns.
+    """The same for S3, with Signature V4 and the region's own endpoint for presigned URLs.
 
-    By itself boto3 presigns with Signature V2, which S3 refuses for objects under KMS, and for the global endpoint,
-    which redirects requests for a new bucket of another region. Shards are sent with the SHA-256 of what was averaged,
-    in a signed header, and over TLS: boto3 need not hash them again to sign the body too.
+    By default boto3 presigns with Signature V2, which S3 refuses for objects under KMS, and for the global endpoint,
+    which redirects requests for new buckets of other regions. Bodies are not signed: a shard is sent over TLS with the
+    SHA-256 of the averaged bytes in a signed header, so hashing it again is not needed.
     """
     style: Literal["auto", "virtual"] = "auto" if os.environ.get("AWS_ENDPOINT_URL") else "virtual"
     return client_config().merge(
@@ -69,12 +70,13 @@ def s3_config() -> Config:
 
 @dataclass
 class Worker(ABC, Generic[AnyJob, AnyResult]):
-    """Runs one kind of jobs. It keeps its clients between jobs, and nothing of a round.
+    """Runs jobs of one kind. Between jobs it keeps its boto3 clients, and nothing of a round.
 
     Attributes:
-        bucket: the environment's.
-        result_queue_url: where result messages go.
+        bucket: the environment's bucket.
+        result_queue_url: the queue of the result messages.
         memory_mb: the function's memory, for the report; 0 outside Lambda.
+        pacing: how updates are read.
     """
 
     bucket: Bucket
@@ -84,22 +86,23 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
     pacing: Pacing = field(default_factory=Pacing)
 
     def run(self, body: str, *, receive_count: int, worker: str, limit_s: float | None = None) -> bool:
-        """Do one job.
+        """Run one job and send its result.
 
         Args:
             body: the SQS message's body, a job.
             receive_count: SQS's ApproximateReceiveCount.
-            worker: who runs it, for the report.
-            limit_s: seconds until the process is killed (None: it is not).
+            worker: name of the process or function that runs the job, for the report.
+            limit_s: seconds until the process is killed; None without such a limit.
 
         Returns:
-            True when the message is dealt with, False when it should be delivered again.
+            True if the message can be deleted, False if the queue should deliver it again.
         """
         try:
             job = self.parse(body)
         except InvalidContract as error:
-            # Nobody to tell: a message that names no round can only be looked at in the dead-letter queue.
-            log.error("Not a job of this queue, left for the dead-letter queue: %s", error)
+            # The message names no round, so there is no result to send; it stays in the queue and ends in the
+            # dead-letter queue.
+            log.error("The message is not a job of this queue; it is left for the dead-letter queue: %s", error)
             return False
         what, result = self.begin(job)
         result = replace(result, receive_count=receive_count, worker=worker, memory_mb=self.memory_mb)
@@ -109,50 +112,43 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
         except Superseded as error:
             log.info("%s: dropped: %s", what, error)
             return True
-        except (InvalidUpdate, InvalidContract) as error:
-            client, bad = _at_fault(error)
-            result = replace(
-                result, status="failed", error_kind=type(error).__name__, error=f"{error}", client=client, bad=bad
-            )
         except Exception as error:
-            # Whatever it is, a later delivery may succeed; the dead-letter queue keeps the job if none does.
-            level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
-            log.log(level, "%s: %s", what, error, exc_info=not isinstance(error, FederationError))
-            result = replace(result, status="retrying", error_kind=type(error).__name__, error=_sentence(error))
+            result = _unsuccessful(what, error, result)
         try:
             self.sqs.send_message(QueueUrl=self.result_queue_url, MessageBody=result.to_json())
         except (ClientError, BotoCoreError) as error:
-            # What is in S3 can be seen there without its message; anything else is known from its message only.
-            log.warning("%s: no result sent: %s", what, error)
+            # The coordinator finds a shard that is stored in S3 without the message, and nothing else.
+            log.warning("%s: the result was not sent: %s", what, error)
             return result.status == "done" and result.is_in_s3
         log.info(
             "%s: %s in %.2f s, %.1f MB read", what, result.status, result.stats.wall_s, result.stats.bytes_read / 1e6
         )
         return result.status != "retrying"
 
-    # -- what differs between shards and aggregators --
+    # -- what a kind of worker implements --
 
     @abstractmethod
     def parse(self, body: str) -> AnyJob:
-        """The job in a message; InvalidContract where it is not one of this worker's."""
+        """The job in a message; InvalidContract if it is not a job for this worker."""
 
     @abstractmethod
     def begin(self, job: AnyJob) -> tuple[str, AnyResult]:
-        """What the job does, in words, and the result that is sent if it succeeds, still empty."""
+        """What the job does, in words, and its result with status `done`, not filled in yet."""
 
     @abstractmethod
     def do(self, job: AnyJob, result: AnyResult) -> AnyResult:
-        """Do the work; the result, filled in."""
+        """Do the work and return the completed result."""
 
-    # -- what they share --
+    # -- what every kind of worker uses --
 
     def may_be_done(self, job: AnyJob, receive_count: int) -> bool:
-        """Whether what the job makes may be stored already: it was queued or delivered before, or its round resumed.
+        """Whether the job's output may be stored already: the job was queued or delivered before, or its round resumed.
 
-        A round that is resumed queues its missing jobs again, so a job from before may come after its repetition.
+        A resumed round queues its missing jobs again, so the earlier job may arrive after its repetition.
 
         Raises:
-            Superseded: the round has ended, or nothing of it is missing any more.
+            Superseded: the round has ended, or all its shards are stored.
+            StorageUnavailable: S3 failed after retries.
         """
         key = coordinator_key(job.round_id)
         try:
@@ -168,49 +164,81 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
         return job.attempt > 0 or receive_count > 1 or bool(coordinator.earlier)
 
     def manifest_of(self, job: AnyJob) -> RoundManifest:
-        """The manifest that a job was made for.
+        """The manifest of a job's round.
 
         Raises:
-            Superseded: the round has another manifest by now, or none.
-            StorageUnavailable: S3 kept failing.
+            Superseded: the round has a newer manifest, or none any more.
+            StorageUnavailable: S3 failed after retries.
         """
         key = manifest_key(job.round_id)
         try:
             data = self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
-                raise Superseded(f"the round has no manifest any more ({key})") from error
+                raise Superseded(f"the manifest {key} does not exist any more") from error
             raise StorageUnavailable(f"Reading {key}: {error}") from error
         if sha256_hex(data) != job.manifest_sha256:
-            raise Superseded(f"{key} is not the manifest that the job was made for; the round was planned anew")
+            raise Superseded(f"{key} is not the manifest of this job; the round was replanned")
         manifest = RoundManifest.from_bytes(data)
         if manifest.round_id != job.round_id:
             raise InvalidContract(f"Job of round {job.round_id}: the manifest is of round {manifest.round_id}.")
         return manifest
 
 
-def stats_of(
-    began: float, cpu_began: float, counts: ReadCounts, *, write_s: float, puts: int, written: int
-) -> ShardStats:
-    """What a job took that began at perf_counter `began` and process_time `cpu_began` and stored `written` bytes."""
-    wall_s = time.perf_counter() - began
-    return ShardStats(
-        bytes_read=counts.bytes_read,
-        bytes_written=written if puts else 0,
-        read_s=round(counts.seconds, 6),
-        compute_s=round(max(0.0, wall_s - counts.seconds - write_s), 6),
-        write_s=round(write_s, 6),
-        wall_s=round(wall_s, 6),
-        cpu_s=round(time.process_time() - cpu_began, 6),
-        peak_rss_mb=peak_rss_mb(),
-        gets=counts.gets + 2,  # and the manifest and the coordinator's record
-        puts=puts,
-        retries=counts.retries,
-    )
+@dataclass
+class Done:
+    """The output of a job.
+
+    Attributes:
+        written: what is stored.
+        segment: the shared memory that contains a partial sum; None where it is in S3.
+        puts, write_s: PUT requests of this job, and the seconds they took; 0 where the output was stored already.
+    """
+
+    written: Written
+    segment: str | None = None
+    puts: int = 0
+    write_s: float = 0.0
+
+
+class Stopwatch:
+    """Measures a job, from the creation of this object to `stats`."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+
+    def stats(self, counts: ReadCounts, done: Done) -> ShardStats:
+        """What the job took."""
+        wall_s = time.perf_counter() - self._began
+        return ShardStats(
+            bytes_read=counts.bytes_read,
+            bytes_written=done.written.nbytes if done.puts else 0,
+            read_s=round(counts.seconds, 6),
+            compute_s=round(max(0.0, wall_s - counts.seconds - done.write_s), 6),
+            write_s=round(done.write_s, 6),
+            wall_s=round(wall_s, 6),
+            cpu_s=round(time.process_time() - self._cpu_began, 6),
+            peak_rss_mb=peak_rss_mb(),
+            gets=counts.gets + 2,  # and the manifest and the coordinator record
+            puts=done.puts,
+            retries=counts.retries,
+        )
+
+
+def _unsuccessful(what: str, error: Exception, result: AnyResult) -> AnyResult:
+    """The result of a job that ended in an error; logs the error where it is not in the client's update."""
+    kind = type(error).__name__
+    if isinstance(error, InvalidUpdate | InvalidContract):
+        client, bad = _at_fault(error)
+        return replace(result, status="failed", error_kind=kind, error=f"{error}", client=client, bad=bad)
+    # A later delivery may succeed, whatever the error is; otherwise the job ends in the dead-letter queue.
+    level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
+    log.log(level, "%s: %s", what, error, exc_info=None if isinstance(error, FederationError) else error)
+    return replace(result, status="retrying", error_kind=kind, error=_sentence(error))
 
 
 def _at_fault(error: InvalidUpdate | InvalidContract) -> tuple[str | None, tuple[Exclusion, ...]]:
-    """The (first) client at fault, and all of them with what is wrong with their updates."""
+    """The first client at fault, and all of them with the reasons."""
     if isinstance(error, InvalidContract):
         return None, ()
     bad = [(e.client, e) for e in error.each[:_MOST_NAMED]]
@@ -218,14 +246,14 @@ def _at_fault(error: InvalidUpdate | InvalidContract) -> tuple[str | None, tuple
 
 
 def _sentence(error: Exception) -> str:
-    """What went wrong; an error that is not the kit's own may have no words, as MemoryError has none."""
+    """The error in words; errors of other libraries are named, because they may have no text, such as MemoryError."""
     return f"{error}" if isinstance(error, FederationError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, MiB."""
     try:
-        # Not getrusage's figure, which remembers the process that this one was forked from.
+        # getrusage would include the peak of the process that this one was forked from.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)
@@ -239,7 +267,7 @@ AnyWorker = TypeVar("AnyWorker", bound=Worker[Any, Any])
 
 
 def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
-    """The function's worker: FL_BUCKET, FL_RESULT_QUEUE_URL, FL_LOG_LEVEL and what Lambda itself sets."""
+    """The function's worker, configured by FL_BUCKET, FL_RESULT_QUEUE_URL, FL_LOG_LEVEL and Lambda's own variables."""
     keep_secrets_out()
     logging.getLogger().setLevel(os.environ.get("FL_LOG_LEVEL", "INFO"))
     worker = kind(
@@ -248,7 +276,7 @@ def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
         result_queue_url=os.environ["FL_RESULT_QUEUE_URL"],
         memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")),
     )
-    # What is made on first use otherwise: endpoint rules, signer, certificates, the codec of host names.
+    # Load now what the first use would load: endpoint rules, signer, certificates, the codec of host names.
     worker.bucket.s3.generate_presigned_url("get_object", Params={"Bucket": worker.bucket.name, "Key": "warm-up"})
     tls_context()
     codecs.lookup("idna")
@@ -258,12 +286,12 @@ def worker_from_environment(kind: type[AnyWorker]) -> AnyWorker:
 def handler_for(kind: type[AnyWorker], module: str) -> Callable[[dict[str, Any], Any], dict[str, list[dict[str, str]]]]:
     """The Lambda entry point of a kind of worker: SQS records in, `batchItemFailures` out (partial batch responses).
 
-    Lambda gives INIT a whole core, whatever the function's size: a small function starts several times faster with its
-    clients made here, when its `module` is imported, than in its first invocation.
+    Lambda gives INIT a whole core, whatever the function's size. So the boto3 clients are created during INIT, when the
+    handler's `module` is imported; a small function would take several times as long in its first invocation.
     """
     workers = [worker_from_environment(kind)] if os.environ.get("_HANDLER", "").startswith(module) else []
     if workers:
-        gc.freeze()  # boto3's many objects stay: no garbage collection needs to look at them again
+        gc.freeze()  # boto3's many objects live as long as the process; exclude them from garbage collection
 
     def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
         if not workers:

@@ -1,1 +1,1 @@
-"""The arithmetic. It reads streams and writes bytes, and does no I/O of its own."""
+"""The arithmetic of the average, over streams that the caller opens. No AWS."""

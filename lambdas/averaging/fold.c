@@ -1,12 +1,12 @@
-/* One client's part of a float32 piece, added to the float64 sums in one pass: what WeightedSum.add in mean.py does
-   in four numpy calls. orchestrator/deployment/function_zip.py compiles it for the function's processor.
+/* Adds one client's part of a float32 piece to the float64 sums in one pass. WeightedSum.add in mean.py does the same in
+   four numpy calls. orchestrator/deployment/function_zip.py compiles this file for the function's processor.
 
-   The sums have numpy's bits: the product is rounded, then the sum, as long as the compiler does not contract the two
-   into one operation (-ffp-contract=off). The squares are added up in another order than numpy's. */
+   The sums have the same bits as numpy's, because the product is rounded before it is added. The compiler must not
+   contract the two operations into one (-ffp-contract=off). The squares are added in another order than numpy's. */
 
 #include <stddef.h>
 
-/* Eight values at a time, at any address that a value may have. The compiler cuts them to the processor's registers. */
+/* Eight values, aligned as single values are. The compiler divides them among the processor's registers. */
 typedef float Floats __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float))));
 typedef double Doubles __attribute__((vector_size(8 * sizeof(double)), aligned(sizeof(double))));
 

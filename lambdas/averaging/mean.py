@@ -1,8 +1,9 @@
-"""The weighted mean, element by element, over streams of pieces. No AWS, no clock.
+"""The weighted mean, element by element, over streams of the clients' values. No AWS, no clock.
 
-For each value: round_to_dtype( sum_c w_c * x_c / sum_c w_c ), summed in float64 in ascending client id, starting from
-+0.0, and rounded once, to nearest, ties to even. So the bytes of the result depend on the updates and their example
-counts alone: not on the number of shards, the size of the pieces, the order of arrival or the machine.
+Each value of the result is round_to_dtype( sum_c w_c * x_c / sum_c w_c ). The sum is float64, starts from +0.0 and runs
+in ascending client id. The quotient is rounded once, to nearest, ties to even. So the bytes of the result depend only
+on the updates and their example counts, and not on the number of shards, the size of the pieces, the order of arrival
+or the machine.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ _NUMPY: dict[str, str] = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|u1",
 }  # fmt: skip
 
-# How many clients at fault an error names.
+# The number of clients at fault that an error names.
 _NAMED = 10
-# Values of a dot product: OpenBLAS gives those of more than 10,000 to several threads (interface/dot.c), which takes
-# many times as long where a function has a fraction of a core.
+# Values per dot product. OpenBLAS divides more than 10,000 among threads (interface/dot.c), which takes many times as
+# long in a function that has a fraction of a core.
 _DOT = 8 * 1024
-# Values that are converted, weighted and added at a time. Larger than fits a core's L2 cache: the few calls that each
-# block takes cost more than what the cache saves.
+# Values that are converted, weighted and added at a time. A block does not fit a core's L2 cache, because the calls per
+# block cost more than the cache saves.
 BLOCK = 128 * 1024
-# What takes the place of those calls for float32, where the zip has it.
+# Replaces these calls for float32, if the compiled library is installed.
 _fold_float32 = load()
 
 
 def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
-    """Widen stored values, exactly (64-bit integers: to the nearest float64).
+    """Convert stored values to float64: exactly, but 64-bit integers to the nearest float64.
 
     Args:
         raw: len(out) little-endian values of `dtype` (a safetensors dtype name).
@@ -57,7 +58,7 @@ def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
         np.left_shift(widened, 16, out=widened)
         out[:] = widened.view("<f4")
     elif dtype == "BOOL":
-        np.not_equal(np.frombuffer(raw, dtype="|u1"), 0, out=out)  # any byte but 0 is True
+        np.not_equal(np.frombuffer(raw, dtype="|u1"), 0, out=out)  # every byte except 0 is True
     else:
         out[:] = np.frombuffer(raw, dtype=_NUMPY[dtype])
 
@@ -65,7 +66,7 @@ def to_float64(raw: memoryview | bytes, dtype: str, out: Float64) -> None:
 def from_float64(values: Float64, dtype: str) -> Bytes:
     """Round float64 values once to `dtype`, to nearest, ties to even.
 
-    Integers are rounded half to even and kept within their range; BOOL is a majority vote (a tie is False).
+    Integers are rounded and clipped to their range; BOOL is a majority vote (a tie is False).
 
     Returns:
         The little-endian bytes, uint8, shape (len(values) * itemsize,).
@@ -78,7 +79,7 @@ def from_float64(values: Float64, dtype: str) -> Bytes:
     if dtype == "BOOL":
         return whole.astype(np.uint8)
     info = np.iinfo(np.dtype(_NUMPY[dtype]))
-    # Clip in integers: float(2**63 - 1) is 2**63, which does not fit.
+    # float(2**63 - 1) is 2**63, which does not fit into 64 bits.
     result = np.clip(whole, float(info.min), np.nextafter(float(info.max), 0.0) if info.bits == 64 else float(info.max))
     converted = result.astype(_NUMPY[dtype])
     converted[whole >= float(info.max)] = info.max
@@ -86,9 +87,9 @@ def from_float64(values: Float64, dtype: str) -> Bytes:
 
 
 def _bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
-    # float64 -> float32 -> bfloat16 would round twice. Rounding the first step to odd keeps the second one correct,
-    # since float32 has more than two bits to spare (Boldo and Melquiond, "Emulation of FMA and correctly rounded
-    # sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008).
+    # float64 -> float32 -> bfloat16 rounds twice. The result is still correct if the first step rounds to odd, since
+    # float32 has more than two extra bits (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved
+    # algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008).
     single = values.astype("<f4")
     widened = single.astype(np.float64)
     bits = single.view("<u4")
@@ -106,10 +107,10 @@ def _squares(values: Float64) -> float:
 
 
 class WeightedSum:
-    """A float64 weighted sum over at most `capacity` values at a time: one sum, whatever the number of clients.
+    """Float64 weighted sums of at most `capacity` values, for any number of clients.
 
     Args:
-        sums: where the sums are, float64, shape (capacity,), with what is in them already; None: an array of its own.
+        sums: the array that is added to, float64, shape (capacity,); None for a new array of zeros.
     """
 
     def __init__(self, capacity: int, sums: Float64 | None = None) -> None:
@@ -118,12 +119,12 @@ class WeightedSum:
         self._count = 0 if sums is None else capacity
 
     def reset(self, count: int) -> None:
-        """Start over with `count` values, all +0.0."""
+        """Start again with `count` values of +0.0."""
         self._count = count
         self._sums[:count] = 0.0
 
     def add(self, at: int, raw: memoryview, dtype: str, weight: int) -> float:
-        """Add weight * x for the stored values x of `raw`, which belong at index `at` of this sum.
+        """Add weight * x for the stored values x of `raw`, whose first one belongs to index `at`.
 
         Returns:
             The sum of the squares of weight * x; 0 for integers and booleans.
@@ -146,23 +147,23 @@ class WeightedSum:
         return squares
 
     def first_non_finite(self) -> int | None:
-        """Index of the first sum that is NaN or infinite, None where all are finite."""
+        """Index of the first sum that is NaN or infinite; None if all are finite."""
         finite = np.isfinite(self._sums[: self._count])
         return None if finite.all() else int(np.argmin(finite))
 
     def mean(self, total: float, dtype: str) -> Bytes:
-        """Sum / total, rounded once to `dtype`: uint8, shape (count * itemsize,)."""
+        """The sums / `total`, rounded once to `dtype`: uint8, shape (count * itemsize,). Overwrites the sums."""
         sums = self._sums[: self._count]
         np.divide(sums, total, out=sums)
         return from_float64(sums, dtype)
 
     def park(self, file: IO[bytes], at: int) -> None:
-        """Store the sums, as they are, at value index `at` of `file`."""
+        """Write the sums, without rounding, to value index `at` of `file`."""
         file.seek(at * 8)
         file.write(self._sums[: self._count].data)
 
     def unpark(self, file: IO[bytes], at: int, count: int) -> None:
-        """Go on with `count` sums that were parked at value index `at`."""
+        """Read back `count` sums from value index `at` of `file`."""
         self._count = count
         file.seek(at * 8)
         self._sums[:count] = np.frombuffer(file.read(count * 8), dtype=np.float64, count=count)
@@ -175,28 +176,28 @@ class Stream(Protocol):
     """Bytes of one update, in order."""
 
     def readinto(self, view: memoryview) -> None:
-        """Fill the whole of `view` with the next bytes, or raise."""
+        """Fill all of `view` with the next bytes, or raise."""
 
     def close(self) -> None:
-        """Release what the stream holds; called once, also after an error."""
+        """Release the stream's resources; called once, also after an error."""
 
 
-# Opens the bytes start <= b < stop of a participant's data section. May return before the first byte is there.
+# Opens the bytes start <= b < stop of a participant's data section. May return before the first byte has arrived.
 OpenStream = Callable[[Participant, int, int], Stream]
 
 
 @dataclass(frozen=True)
 class Pacing:
-    """How a shard is cut into pieces. Changes speed, memory and request counts, never the result.
+    """How a shard is divided into pieces. Affects speed, memory and request counts, never the result.
 
     Attributes:
-        max_streams: clients whose streams are open together and read in turn, piece by piece. More clients are
-            averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
+        max_streams: clients whose streams are open at the same time and are read in turn, piece by piece. More clients
+            are averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
         piece_elements: values averaged at a time.
-        window_elements: values whose sums are parked at a time (8 bytes each); with up to `max_streams` clients
-            nothing is parked, and each client's part of the shard is one request. Otherwise each window is.
-        read_bytes: size of the read buffer: what is taken from one client before the next one has its turn. Small
-            reads cost a change of connection, and the caches' contents, each.
+        window_elements: values whose sums are parked at a time, 8 bytes each. With more than `max_streams` clients,
+            each client's part of a window is one request; with fewer, its part of the shard is one request.
+        read_bytes: size of the read buffer, the bytes read from one client before the next one. Each read has the cost
+            of switching to another connection and of the evicted caches.
     """
 
     max_streams: int = 64
@@ -206,7 +207,7 @@ class Pacing:
 
     @property
     def ahead(self) -> int:
-        """Requests under way at once."""
+        """The number of requests that are open at the same time."""
         return self.max_streams
 
 
@@ -216,14 +217,13 @@ def average_shard(
     """Average one shard and write its bytes, in order, piece by piece.
 
     Returns:
-        Per participant the sum of the squares of its floating-point values in this shard, float64, shape (N,). It
-        depends on how the model is cut, in the last digits; the average does not.
+        Per participant the sum of the squares of its floating-point values in this shard, float64, shape (N,). Its last
+        digits depend on the pieces; the average does not.
 
     Raises:
         NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
-        InvalidUpdate: what the streams find wrong with an update.
-        Whatever else `open_stream`, the streams and `write` raise.
-        Of several clients at fault, those that the same piece shows are named together (`each`).
+        InvalidUpdate: a stream finds an update invalid. All clients that are at fault in the same piece are in `each`.
+        Any error of `open_stream`, the streams and `write`.
     """
     start, stop = manifest.bounds[shard], manifest.bounds[shard + 1]
     participants = manifest.participants
@@ -232,7 +232,7 @@ def average_shard(
     total = WeightedSum(min(pacing.piece_elements, stop - start))
     squares = np.zeros(len(participants), dtype=np.float64)
     buffer = memoryview(bytearray(pacing.read_bytes))
-    # NaN, Inf and overflow are found in the sums and reported by name; numpy's warnings would only repeat it.
+    # NaN, Inf and overflow are found in the sums and reported as errors, so numpy's warnings are not needed.
     with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
         for first in range(start, stop, window):
             last = min(stop, first + window)
@@ -261,11 +261,11 @@ def average_shard(
 
 
 def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, pacing: Pacing) -> None:
-    """Add weight * x of every participant, in order, to `sums`, float64, shape (elements,), from +0.0 on.
+    """Add weight * x of every participant, in order, to `sums`, float64, shape (elements,), which starts as +0.0.
 
     Raises:
         NonFiniteUpdate: a value is NaN or infinite; names client and tensor.
-        Whatever `open_stream` and the streams raise.
+        Any error of `open_stream` and the streams.
     """
     participants = manifest.participants
     pieces = list(_pieces(manifest, pacing))
@@ -306,7 +306,7 @@ def _open(
     open_stream: OpenStream,
     stack: ExitStack,
 ) -> list[Stream]:
-    """One stream per client of the group, all opened before the first is read: the network always has work."""
+    """One stream per client of the group. All are opened before the first one is read, to keep the network busy."""
     ranges = [(table.byte_at(first), table.byte_at(last)) for table in manifest.layout_tables]
     streams = []
     for participant in group:
@@ -319,7 +319,7 @@ def _open(
 def _add(
     piece: Run, group: Sequence[Participant], streams: Sequence[Stream], total: WeightedSum, buffer: memoryview
 ) -> list[float]:
-    """Add a piece of every client of a group; the sums of squares of their weighted values."""
+    """Add a piece of every client of a group; returns the sums of squares of their weighted values."""
     count = piece.stop - piece.start
     squares, wrong = [], []
     for participant, stream in zip(group, streams, strict=True):
@@ -359,43 +359,45 @@ def _check_finite(
 def _blame(
     manifest: RoundManifest, piece: Run, element: int, suspects: Sequence[Participant], open_stream: OpenStream
 ) -> NonFiniteUpdate:
-    """Read the piece again from every suspect, and name those that have values that are not finite, or not with their
-    weight, and where.
-    """
-    tensors, tensor_at = manifest.table.tensors, manifest.table.tensor_at
+    """The error for a piece whose sum at flat index `element` is not finite; names clients and tensors."""
     by_tensor: dict[str, list[tuple[str, str]]] = {}
-    values: Float64 = np.empty(piece.stop - piece.start, dtype=np.float64)
     for participant in suspects:
-        dtype = piece.stored[participant.layout]
-        raw = bytearray(len(values) * ITEMSIZE[dtype])
-        at = manifest.layout_tables[participant.layout].byte_at(piece.start)
-        stream = open_stream(participant, at, at + len(raw))
-        try:
-            stream.readinto(memoryview(raw))
-        finally:
-            stream.close()
-        to_float64(memoryview(raw), dtype, values)
+        values = _read_again(manifest, piece, participant, open_stream)
         finite = np.isfinite(values * float(participant.num_examples))
         if not finite.all():
             first = int(np.argmin(finite))
-            tensor = shown(tensors[tensor_at(piece.start + first)].name)
             has = f"has {_spell(values[first])}"
             if np.isfinite(values[first]):
                 has += f", too large for its {participant.num_examples} examples"
-            by_tensor.setdefault(tensor, []).append((participant.client, has))
+            by_tensor.setdefault(_tensor_name(manifest, piece.start + first), []).append((participant.client, has))
     if not by_tensor:
-        tensor = shown(tensors[tensor_at(element)].name)
-        return NonFiniteUpdate(f"tensor {tensor}: the weighted sum leaves the range of float64")
+        return NonFiniteUpdate(f"tensor {_tensor_name(manifest, element)}: the weighted sum exceeds float64's range")
     each = [
         NonFiniteUpdate(f"tensor {tensor}: client {client} {has}", client=client)
         for tensor, culprits in by_tensor.items()
         for client, has in culprits
     ]
-    return NonFiniteUpdate(
-        "; ".join(f"tensor {tensor}: {_named(culprits)}" for tensor, culprits in by_tensor.items()),
-        client=each[0].client,
-        each=each,
-    )
+    sentences = [f"tensor {tensor}: {_named(culprits)}" for tensor, culprits in by_tensor.items()]
+    return NonFiniteUpdate("; ".join(sentences), client=each[0].client, each=each)
+
+
+def _read_again(manifest: RoundManifest, piece: Run, participant: Participant, open_stream: OpenStream) -> Float64:
+    """A participant's values of a piece, float64, shape (piece.stop - piece.start,)."""
+    dtype = piece.stored[participant.layout]
+    values: Float64 = np.empty(piece.stop - piece.start, dtype=np.float64)
+    raw = bytearray(len(values) * ITEMSIZE[dtype])
+    at = manifest.layout_tables[participant.layout].byte_at(piece.start)
+    stream = open_stream(participant, at, at + len(raw))
+    try:
+        stream.readinto(memoryview(raw))
+    finally:
+        stream.close()
+    to_float64(memoryview(raw), dtype, values)
+    return values
+
+
+def _tensor_name(manifest: RoundManifest, element: int) -> str:
+    return shown(manifest.table.tensors[manifest.table.tensor_at(element)].name)
 
 
 def _named(culprits: Sequence[tuple[str, str]]) -> str:

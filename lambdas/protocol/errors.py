@@ -1,17 +1,17 @@
-"""The error tree of the kit. Each class says who has to act; each message says what, where and what to do next.
+"""The errors of the kit. The class says who has to act; the message says what failed, where, and what to do next.
 
-    FederationError                 anything that this kit raises on purpose
+    FederationError                 every error that the kit raises on purpose
     ├── InvalidName                 a client, round or model name that cannot be part of a key
-    ├── InvalidContract             a manifest, job, result or round record that does not parse (never retried)
-    ├── InvalidUpdate               one client's update cannot be averaged (never retried: the bytes are wrong)
+    ├── InvalidContract             a document or message that does not have the documented form (never retried)
+    ├── InvalidUpdate               a client's update that cannot be averaged (never retried: the bytes are wrong)
     │   ├── InvalidTensorFile       not a safetensors file, or one whose header contradicts itself
     │   ├── TensorTableMismatch     other tensors, shapes or dtypes than the round's
     │   ├── NonFiniteUpdate         NaN or Inf among the values
     │   └── UpdateChanged           replaced or deleted after it was pinned
-    ├── Superseded                  the job belongs to a round that has finished, or to an older manifest: drop it
-    ├── OutOfTime                   the function's time is nearly over: let the queue deliver the job again
-    ├── PartialsMissing             a tree's partial sums cannot be had here: the round has them made again
-    └── StorageUnavailable          S3 or SQS kept failing after bounded retries: let the queue deliver the job again
+    ├── Superseded                  the job's round has ended or has a newer manifest: the job is dropped
+    ├── OutOfTime                   the function's timeout is near: the queue delivers the job again
+    ├── PartialsMissing             partial sums that this worker cannot read: the coordinator has them made again
+    └── StorageUnavailable          S3 or SQS failed after bounded retries: the queue delivers the job again
 
 The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
 """
@@ -26,13 +26,13 @@ _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
 
 
 def shown(value: object) -> str:
-    """A value as an error's message shows it: quoted, without control characters, and short whatever it is."""
+    """A value for an error message: quoted, without control characters, at most 80 characters."""
     text = _SHOWN.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 class FederationError(Exception):
-    """Base of every error that the kit raises on purpose; `str(error)` is the sentence a user needs."""
+    """Base of every error that the kit raises on purpose; `str(error)` is a sentence for the user."""
 
 
 class InvalidName(FederationError):
@@ -40,14 +40,14 @@ class InvalidName(FederationError):
 
 
 class InvalidContract(FederationError):
-    """A manifest, job, result or round record that does not have the documented form."""
+    """A document or message that does not have the documented form."""
 
 
 class InvalidUpdate(FederationError):
-    """An update that cannot be averaged, whoever tries and however often.
+    """An update that cannot be averaged by any worker, however often it is tried.
 
     Attributes:
-        client: the client's id, or None where the file is not yet a client's; the first, where several are at fault.
+        client: the client's id; None where the file does not belong to a client yet; the first of several clients.
     """
 
     def __init__(self, message: str, *, client: str | None = None, each: Sequence[InvalidUpdate] = ()) -> None:
@@ -57,12 +57,12 @@ class InvalidUpdate(FederationError):
 
     @property
     def each(self) -> tuple[InvalidUpdate, ...]:
-        """One error per client where several are at fault, else this one."""
+        """One error per client at fault; this error where there is only one."""
         return self._each or (self,)
 
     @classmethod
     def of_several(cls, errors: Sequence[InvalidUpdate]) -> InvalidUpdate:
-        """One error for all of them."""
+        """Combine the errors of several clients into one."""
         if len(errors) == 1:
             return errors[0]
         named = "; ".join(str(error) for error in errors[:10])
@@ -73,7 +73,7 @@ class InvalidUpdate(FederationError):
 
 
 class InvalidTensorFile(InvalidUpdate):
-    """Not a safetensors file, or one whose header contradicts itself or the file's length."""
+    """The file is not a safetensors file, or its header contradicts itself or the file's length."""
 
 
 class TensorTableMismatch(InvalidUpdate):
@@ -81,22 +81,22 @@ class TensorTableMismatch(InvalidUpdate):
 
 
 class NonFiniteUpdate(InvalidUpdate):
-    """NaN or Inf among the values of an update."""
+    """The update contains NaN or Inf."""
 
 
 class UpdateChanged(InvalidUpdate):
-    """The update was replaced or deleted after the round had pinned it."""
+    """The update was replaced or deleted after the round pinned it."""
 
 
 class Superseded(FederationError):
-    """The job's round has finished, or has a newer manifest: there is nothing left to do."""
+    """The job's round has ended or has a newer manifest, so the job has nothing left to do."""
 
 
 class PartialsMissing(FederationError):
-    """Partial sums of a tree that cannot be read where their sum is to be made.
+    """Partial sums that the worker which has to add them up cannot read.
 
     Attributes:
-        aggregators: whose, of the level below.
+        aggregators: the aggregators of the level below that made them.
     """
 
     def __init__(self, message: str, aggregators: tuple[int, ...]) -> None:
@@ -105,8 +105,8 @@ class PartialsMissing(FederationError):
 
 
 class StorageUnavailable(FederationError):
-    """S3 or SQS kept failing after bounded retries; a later delivery of the same job may succeed."""
+    """S3 or SQS failed after bounded retries; a later delivery of the same job may succeed."""
 
 
 class OutOfTime(FederationError):
-    """The time that the function has for a job is nearly over."""
+    """The function's timeout is near."""

@@ -1,44 +1,32 @@
-"""`models/<model>/latest.json`: the pointer to the newest global model."""
+"""The pointer to the newest global model of a model name: `models/<model>/latest.json`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
-from lambdas.protocol.limits import MAX_INT
+from lambdas.protocol.documents import Document
+from lambdas.protocol.fields import ModelName, RoundId, Sha256, Size
 
 
 @dataclass(frozen=True)
-class LatestModel:
-    """`models/<model>/latest.json`: where a model's newest global model is.
+class LatestModel(Document):
+    """Where the newest global model is, and which round published it.
 
     Attributes:
-        pinned_at: when its round was pinned (the manifest's `created_at`). The pointer only moves to a round that was
-            pinned later, so that a round resumed after its successor does not turn the model back.
+        size: bytes of the model's file.
+        pinned_at: when the round was pinned (the manifest's `created_at`), seconds since the epoch. The pointer moves
+            only to a round that was pinned later: a round that is resumed after its successor has published does not
+            turn the model back.
+        published_at: when the pointer was written, seconds since the epoch.
     """
 
-    model: str
-    round_id: str
+    WHAT = "Pointer to the latest model"
+
+    model: ModelName
+    round_id: RoundId
     key: str
     etag: str
-    size: int
-    tensors_sha256: str
+    size: Size
+    tensors_sha256: Sha256
     pinned_at: float
     published_at: float
-
-    def to_bytes(self) -> bytes:
-        return canonical_json({"schema": SCHEMA, **asdict(self)})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> LatestModel:
-        f = Fields.parse("Pointer to the latest model", data)
-        return cls(
-            model=f.name("model", "model"),
-            round_id=f.name("round_id", "round"),
-            key=f.text("key"),
-            etag=f.text("etag"),
-            size=f.integer("size", 0, MAX_INT),
-            tensors_sha256=f.digest("tensors_sha256"),
-            pinned_at=f.number("pinned_at"),
-            published_at=f.number("published_at"),
-        )

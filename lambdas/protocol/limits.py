@@ -1,4 +1,4 @@
-"""Limits of S3, and of what a round may be. Standard library only."""
+"""The largest and smallest sizes: of S3 parts, and of a round's clients, shards and tensors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ MAX_PART_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
 MAX_SHARDS = MAX_PARTS
 MAX_CLIENTS = 100_000
-# What a header or manifest may list. Both are read whole, in small functions; the largest models have some ten
-# thousand tensors with names of some hundred characters.
+# Headers and manifests are read whole, in small functions. The largest models have about ten thousand tensors, whose
+# names have about a hundred characters.
 MAX_TENSORS = 50_000
 MAX_TENSOR_NAME = 1024
 MAX_DIMENSIONS = 64
-# A billion examples on one client is a unit error, not a data set. It also keeps every sum of weights an exact
-# float64: MAX_CLIENTS * MAX_EXAMPLES < 2**53.
+# A larger example count on one client is a unit error. The limit also keeps every sum of weights an exact float64:
+# MAX_CLIENTS * MAX_EXAMPLES < 2**53.
 MAX_EXAMPLES = 10**9
 MAX_INT = 2**63 - 1

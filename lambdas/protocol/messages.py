@@ -1,103 +1,102 @@
-"""The SQS messages of a round: jobs and results."""
+"""The SQS messages of a round: jobs for the workers, and the workers' results.
+
+A shard job and its result belong to grads-sharding; an aggregator job and its result belong to the trees.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
 
-from lambdas.protocol.documents import SCHEMA, Fields, canonical_json
+from lambdas.protocol.documents import Document, parse_object
 from lambdas.protocol.errors import InvalidContract
-from lambdas.protocol.limits import MAX_CLIENTS, MAX_INT, MAX_SHARDS
+from lambdas.protocol.fields import RoundId, Sha256, ShardIndex, Size, integer, one_of
+from lambdas.protocol.limits import MAX_CLIENTS
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.tree import tree_of
+from lambdas.protocol.tree import MAX_LEVELS, tree_of
+
+Level = Annotated[int, integer(0, MAX_LEVELS - 1)]
+AggregatorIndex = Annotated[int, integer(0, MAX_CLIENTS - 1)]
+_Counter = Annotated[int, integer(0, 1_000_000)]
+
+SHARD_STATUSES = ("done", "failed", "retrying")
+AGGREGATOR_STATUSES = (*SHARD_STATUSES, "missing")
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """The SQS message that asks a worker for one shard. It points; the manifest describes.
+class ShardJob(Document):
+    """The message that asks a worker to average one shard. The manifest describes the shard.
 
     Attributes:
-        attempt: 0 when first queued; more when queued again. A worker that sees more than 0, or a redelivery, looks
-            first whether the shard is already there.
+        attempt: 0 when the job is first queued, more when it is queued again. A worker that sees more than 0, or a
+            redelivery, first checks whether the shard is stored already.
     """
 
-    round_id: str
-    manifest_sha256: str
-    shard: int
-    attempt: int = 0
+    WHAT = "Shard job"
 
-    def to_json(self) -> str:
-        return canonical_json({"schema": SCHEMA, **asdict(self)}).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> ShardJob:
-        f = Fields.parse("Shard job", text)
-        return cls(
-            round_id=f.name("round_id", "round"),
-            manifest_sha256=f.digest("manifest_sha256"),
-            shard=f.integer("shard", 0, MAX_SHARDS - 1),
-            attempt=f.integer("attempt", 0, 1_000_000),
-        )
+    round_id: RoundId
+    manifest_sha256: Sha256
+    shard: ShardIndex
+    attempt: _Counter = 0
 
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What one shard took: bytes, seconds, MiB and counts."""
+    """What one job took: bytes, seconds, MiB and counts."""
 
-    bytes_read: int = 0
-    bytes_written: int = 0
+    bytes_read: Size = 0
+    bytes_written: Size = 0
     read_s: float = 0.0
     compute_s: float = 0.0
     write_s: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_rss_mb: float = 0.0
-    gets: int = 0
-    puts: int = 0
-    retries: int = 0
+    gets: Size = 0
+    puts: Size = 0
+    retries: Size = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobResult:
-    """What every result message says; a worker sends one when it is through with a job.
+class JobResult(Document):
+    """What the results of all kinds of jobs have in common. A worker sends one at the end of every delivery of a job.
 
     Attributes:
-        status: `done`; `failed`: no delivery of this job can succeed (bad update); `retrying`: the queue will
-            deliver the job again.
-        etag, sha256: of the written part or object (part 1 has the file header in front).
-        error: what went wrong, a sentence; `client` names the client at fault where there is one.
+        status: `done`; `failed`: no delivery of this job can succeed (bad update); `retrying`: the queue delivers the
+            job again.
+        etag, sha256: of the written part or object; part 1 includes the file header.
+        error_kind: class name of the error.
+        error: what went wrong, a sentence.
+        client: the client at fault, where there is one.
         bad: with `failed`, the clients whose updates cannot be averaged, as far as this worker has seen.
-        receive_count: how many times SQS had delivered the job.
-        worker: who ran it (function name and request id, or host and process).
+        receive_count: how many times SQS has delivered the job.
+        worker: the function name and request id, or the host and process, that ran the job.
+        memory_mb: the function's memory; 0 outside Lambda.
     """
 
-    round_id: str
-    manifest_sha256: str
-    status: str
+    round_id: RoundId
+    manifest_sha256: Sha256
+    status: Annotated[str, one_of(SHARD_STATUSES)]
     etag: str | None = None
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     error_kind: str | None = None
     error: str | None = None
     client: str | None = None
     bad: tuple[Exclusion, ...] = ()
-    receive_count: int = 1
+    receive_count: Annotated[int, integer(1, 1_000_000)] = 1
     worker: str = ""
-    memory_mb: int = 0
+    memory_mb: _Counter = 0
     stats: ShardStats = field(default_factory=ShardStats)
 
     @property
     def is_in_s3(self) -> bool:
-        """Whether what a job with status `done` made is in S3, where it can be seen without this message."""
+        """Whether the output of a job with status `done` is in S3, where it can be found without this message."""
         return True
 
     @property
     def job_name(self) -> dict[str, int]:
-        """Which job of its round this is the result of, as a report tells it."""
+        """Which job of its round this is the result of, as a report shows it."""
         raise NotImplementedError
-
-    def to_json(self) -> str:
-        return canonical_json({"schema": SCHEMA, **asdict(self)}).decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,24 +108,14 @@ class ShardResult(JobResult):
             little-endian, in base64; None where they are in S3 (the manifest's `norms`), or not known.
     """
 
-    shard: int
+    WHAT = "Shard result"
+
+    shard: ShardIndex
     norms: str | None = None
 
     @property
     def job_name(self) -> dict[str, int]:
         return {"shard": self.shard}
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> ShardResult:
-        return cls.from_fields(Fields.parse("Shard result", text))
-
-    @classmethod
-    def from_fields(cls, f: Fields) -> ShardResult:
-        return cls(
-            **_shared(f, ("done", "failed", "retrying")),
-            shard=f.integer("shard", 0, MAX_SHARDS - 1),
-            norms=f.optional_text("norms"),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +123,16 @@ class AggregatorResult(JobResult):
     """The result of an aggregator's job in a tree.
 
     Attributes:
-        status: also `missing`: the aggregator's inputs cannot be had where it ran.
+        status: also `missing`: the aggregator's inputs cannot be read where it ran.
         segment: the shared memory that holds the partial sum; None where it is in S3.
-        missing: which aggregators of the level below left partial sums that this one cannot read.
+        missing: the aggregators of the level below whose partial sums this one cannot read.
     """
 
-    level: int
-    aggregator: int
+    WHAT = "Aggregator result"
+
+    status: Annotated[str, one_of(AGGREGATOR_STATUSES)]
+    level: Level
+    aggregator: AggregatorIndex
     segment: str | None = None
     missing: tuple[int, ...] = ()
 
@@ -152,60 +144,15 @@ class AggregatorResult(JobResult):
     def is_in_s3(self) -> bool:
         return self.segment is None
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> AggregatorResult:
-        return cls.from_fields(Fields.parse("Aggregator result", text))
-
-    @classmethod
-    def from_fields(cls, f: Fields) -> AggregatorResult:
-        return cls(
-            **_shared(f, ("done", "failed", "retrying", "missing")),
-            level=f.integer("level", 0, 2),
-            aggregator=f.integer("aggregator", 0, MAX_CLIENTS - 1),
-            segment=f.optional_text("segment"),
-            missing=f.integers("missing"),
-        )
-
 
 def parse_result(text: str | bytes) -> ShardResult | AggregatorResult:
-    """Any result: an aggregator's has a level.
+    """Parse the result of any kind of job; an aggregator's has a level.
 
     Raises:
-        InvalidContract: not a result.
+        InvalidContract: the message is not a result.
     """
-    f = Fields.parse("Result", text)
-    return AggregatorResult.from_fields(f) if "level" in f else ShardResult.from_fields(f)
-
-
-def _shared(f: Fields, statuses: Sequence[str]) -> dict[str, Any]:
-    stats = f.object("stats")
-    return {
-        "round_id": f.name("round_id", "round"),
-        "manifest_sha256": f.digest("manifest_sha256"),
-        "status": f.choice("status", statuses),
-        "etag": f.optional_text("etag"),
-        "sha256": f.optional_digest("sha256"),
-        "error_kind": f.optional_text("error_kind"),
-        "error": f.optional_text("error"),
-        "client": f.optional_text("client"),
-        "bad": tuple(Exclusion.from_fields(e) for e in f.objects("bad")),
-        "receive_count": f.integer("receive_count", 1, 1_000_000),
-        "worker": f.text("worker"),
-        "memory_mb": f.integer("memory_mb", 0, 1_000_000),
-        "stats": ShardStats(
-            bytes_read=stats.integer("bytes_read", 0, MAX_INT),
-            bytes_written=stats.integer("bytes_written", 0, MAX_INT),
-            read_s=stats.number("read_s"),
-            compute_s=stats.number("compute_s"),
-            write_s=stats.number("write_s"),
-            wall_s=stats.number("wall_s"),
-            cpu_s=stats.number("cpu_s"),
-            peak_rss_mb=stats.number("peak_rss_mb"),
-            gets=stats.integer("gets", 0, MAX_INT),
-            puts=stats.integer("puts", 0, MAX_INT),
-            retries=stats.integer("retries", 0, MAX_INT),
-        ),
-    }
+    value = parse_object("Result", text)
+    return AggregatorResult.from_object(value) if "level" in value else ShardResult.from_object(value)
 
 
 @dataclass(frozen=True)
@@ -217,39 +164,33 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class AggregatorJob:
-    """The SQS message that asks a worker to be one aggregator.
+class AggregatorJob(Document):
+    """The message that asks a worker to run one aggregator of a tree.
 
     Attributes:
         inputs: the partial sums of the level below, in order; empty on level 0, whose updates the manifest names.
-        attempt: 0 when first queued; more when queued again. A worker that sees more than 0, or a redelivery, looks
-            first whether the result is already there.
-        in_s3: store the partial sum in S3 even where shared memory is at hand: somebody elsewhere needs it.
+        attempt: 0 when the job is first queued, more when it is queued again. A worker that sees more than 0, or a
+            redelivery, first checks whether the result is stored already.
+        in_s3: store the partial sum in S3 even where shared memory is available: a worker elsewhere needs it.
     """
 
-    round_id: str
-    manifest_sha256: str
-    level: int
-    aggregator: int
+    WHAT = "Aggregator job"
+
+    round_id: RoundId
+    manifest_sha256: Sha256
+    level: Level
+    aggregator: AggregatorIndex
     inputs: tuple[Partial, ...] = ()
-    attempt: int = 0
+    attempt: _Counter = 0
     in_s3: bool = False
 
-    def to_json(self) -> str:
-        return canonical_json({"schema": SCHEMA, **asdict(self)}).decode()
-
     @classmethod
-    def from_json(cls, text: str | bytes) -> AggregatorJob:
-        f = Fields.parse("Aggregator job", text)
-        return cls(
-            round_id=f.name("round_id", "round"),
-            manifest_sha256=f.digest("manifest_sha256"),
-            level=f.integer("level", 0, 2),
-            aggregator=f.integer("aggregator", 0, MAX_CLIENTS - 1),
-            inputs=tuple(_partial(item) for item in f.objects("inputs")),
-            attempt=f.integer("attempt", 0, 1_000_000),
-            in_s3=f.boolean("in_s3"),
-        )
+    def from_object(cls, value: dict[str, Any]) -> Self:
+        job = super().from_object(value)
+        for i, partial in enumerate(job.inputs):
+            if (partial.etag is None) == (partial.segment is None):
+                raise InvalidContract(f"{cls.WHAT}: inputs[{i}]: expected either an etag or a segment.")
+        return job
 
     def check(self, manifest: RoundManifest) -> None:
         """Raise InvalidContract where the job asks for an aggregator that the manifest's tree does not have."""
@@ -262,20 +203,14 @@ class AggregatorJob:
             raise InvalidContract(f"{what}: {len(self.inputs)} partial sums to add up, expected {expected}.")
 
 
-def _partial(f: Fields) -> Partial:
-    found = Partial(f.optional_text("etag"), f.optional_text("segment"))
-    if (found.etag is None) == (found.segment is None):
-        raise InvalidContract(f"{f.what}: expected either an etag or a segment.")
-    return found
-
-
 def parse_job(text: str | bytes) -> ShardJob | AggregatorJob:
-    """Any job: a tree's has a level.
+    """Parse any kind of job; an aggregator's has a level.
 
     Raises:
-        InvalidContract: no job at all.
+        InvalidContract: the message is not a job.
     """
-    return AggregatorJob.from_json(text) if "level" in Fields.parse("Job", text) else ShardJob.from_json(text)
+    value = parse_object("Job", text)
+    return AggregatorJob.from_object(value) if "level" in value else ShardJob.from_object(value)
 
 
 Job = ShardJob | AggregatorJob

@@ -1,4 +1,4 @@
-"""safetensors headers to and from tensor tables, and the runs of equal dtype inside a shard. No I/O.
+"""The headers of safetensors files: from and to tensor tables, and the runs of equal dtype inside a shard. No I/O.
 
 The format (huggingface/safetensors, README "Format"): 8 bytes little-endian length N of the header, N bytes of JSON
 `{"name": {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, "__metadata__": {str: str}}` padded with
@@ -11,34 +11,34 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from lambdas.protocol.documents import is_sha256, is_size, is_text, sha256_hex
+from lambdas.protocol.documents import load_json, sha256_hex
 from lambdas.protocol.errors import InvalidTensorFile, InvalidUpdate, TensorTableMismatch, shown
+from lambdas.protocol.fields import is_sha256, is_size, is_text
 from lambdas.protocol.limits import MAX_DIMENSIONS, MAX_EXAMPLES, MAX_TENSOR_NAME, MAX_TENSORS
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.tensor_table import ITEMSIZE, WIRE_DTYPES, TensorSpec, TensorTable
 
-# safetensors itself allows 100 MB (MAX_HEADER_SIZE in its Rust source). A header is parsed as a whole, into some twenty
-# times its length, and MAX_TENSORS take far less than this.
+# safetensors itself allows 100 MB (MAX_HEADER_SIZE in its Rust source). Parsing a header takes about twenty times its
+# length in memory, and the header of MAX_TENSORS tensors is much smaller than this limit.
 MAX_HEADER_BYTES = 16 * 1024**2
 
-# In which order the safetensors library stores dtypes (`Dtype` in its Rust source, last to first).
+# The order in which the safetensors library stores dtypes (`Dtype` in its Rust source, last to first).
 _STORED_FIRST = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "I8", "U8", "BOOL")
 
-# What an update's `__metadata__` says of it.
+# Names in the `__metadata__` of an update.
 NUM_EXAMPLES = "num_examples"
-_INTEGER = re.compile(r"-?[0-9]{1,19}")
 ORIGINAL_DTYPES = "original_dtypes"
 DATA_SHA256 = "data_sha256"
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
-# The global model's `__metadata__`. Nothing of the round is in it, so that equal averages are equal files.
+# The global model's `__metadata__`. It contains nothing about the round, so that equal averages are equal files.
 GLOBAL_METADATA: Mapping[str, str] = {"format": "pt"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """A parsed header: the tensor table in file order, the metadata, and where the data section starts."""
+    """A parsed header: the tensor table in file order, the metadata, and the offset of the data section."""
 
     table: TensorTable
     metadata: Mapping[str, str]
@@ -53,15 +53,15 @@ def header_length(prefix: bytes, file_size: int) -> int:
         file_size: length of the whole file in bytes.
 
     Raises:
-        InvalidTensorFile: the file is too short, or the length cannot be true.
+        InvalidTensorFile: the file is too short, or the length is impossible.
     """
     if len(prefix) < 8 or file_size < 8:
-        raise InvalidTensorFile(f"no safetensors file: {file_size} bytes long, expected 8 bytes of length first")
+        raise InvalidTensorFile(f"not a safetensors file: {file_size} bytes long, expected at least 8")
     length = int.from_bytes(prefix[:8], "little")
     if length > MAX_HEADER_BYTES or length + 8 > file_size:
         raise InvalidTensorFile(
-            f"no safetensors file, or a truncated one: its first 8 bytes announce a header of {length} bytes, "
-            f"the file has {file_size} (and no header of more than {MAX_HEADER_BYTES} bytes is read)"
+            f"not a safetensors file, or a truncated one: its first 8 bytes announce a header of {length} bytes, "
+            f"the file has {file_size} bytes, and the limit of a header is {MAX_HEADER_BYTES}"
         )
     return length
 
@@ -69,19 +69,18 @@ def header_length(prefix: bytes, file_size: int) -> int:
 def parse_header(raw: bytes, file_size: int) -> Header:
     """Parse the header (the bytes after the 8-byte length) of a file of `file_size` bytes.
 
-    Allocates nothing but the parsed JSON: a header that claims 2**60 values is refused by arithmetic.
+    Allocates only the parsed JSON, whatever sizes the header claims.
 
     Raises:
-        InvalidTensorFile: the header is not JSON, contradicts itself, leaves gaps, overlaps or does not add up to
-            the file's length, or has a dtype that is not averaged. The message does not name the file: the caller
-            knows it.
+        InvalidTensorFile: the header is not JSON, contradicts itself or the file's length, has tensors with gaps or
+            overlaps, or a dtype that is not averaged. The message does not name the file, which the caller knows.
     """
     try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
+        entries = load_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidTensorFile(f"no safetensors file: its header is not JSON ({error})") from error
+        raise InvalidTensorFile(f"not a safetensors file: its header is not JSON ({error})") from error
     if not isinstance(entries, dict):
-        raise InvalidTensorFile("no safetensors file: its header is not a JSON object")
+        raise InvalidTensorFile("not a safetensors file: its header is not a JSON object")
     if len(entries) > MAX_TENSORS:
         raise InvalidTensorFile(f"its header lists {len(entries)} tensors; at most {MAX_TENSORS} are averaged")
     metadata = entries.pop("__metadata__", {})
@@ -93,7 +92,7 @@ def parse_header(raw: bytes, file_size: int) -> Header:
         if begin != position:
             raise InvalidTensorFile(
                 f"tensor {shown(spec.name)} starts at byte {begin} of the data section, expected {position}: "
-                "tensors must follow each other without gaps"
+                "expected tensors without gaps or overlaps"
             )
         position = end
     data_offset = 8 + len(raw)
@@ -105,17 +104,10 @@ def parse_header(raw: bytes, file_size: int) -> Header:
     return Header(TensorTable(tuple(spec for spec, _, _ in rows)), metadata, data_offset)
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
-
-
 def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
     what = f"tensor {shown(name)}"
     if not is_text(name) or len(name) > MAX_TENSOR_NAME:
-        raise InvalidTensorFile(f"{what}: its name is no Unicode text of up to {MAX_TENSOR_NAME} characters")
+        raise InvalidTensorFile(f"{what}: its name is not Unicode text of up to {MAX_TENSOR_NAME} characters")
     if not isinstance(entry, dict):
         raise InvalidTensorFile(f"{what}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -124,9 +116,9 @@ def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
             f"{what} has dtype {shown(dtype)}, which is not averaged; supported: {', '.join(ITEMSIZE)}"
         )
     if not (isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and all(is_size(d) for d in shape)):
-        raise InvalidTensorFile(f"{what}: its shape is no list of at most {MAX_DIMENSIONS} sizes from 0 to 2**63-1")
+        raise InvalidTensorFile(f"{what}: its shape is not a list of at most {MAX_DIMENSIONS} sizes from 0 to 2**63-1")
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(is_size(o) for o in offsets)):
-        raise InvalidTensorFile(f"{what}: data_offsets is no pair of byte offsets")
+        raise InvalidTensorFile(f"{what}: data_offsets is not a pair of byte offsets")
     spec = TensorSpec(name, dtype, tuple(shape))
     begin, end = offsets
     if end - begin != spec.elements * ITEMSIZE[dtype]:
@@ -138,12 +130,12 @@ def _parse_entry(name: str, entry: object) -> tuple[TensorSpec, int, int]:
 
 
 def serialize_header(table: TensorTable, metadata: Mapping[str, str], *, padded_to: int = 0) -> bytes:
-    """The first bytes of a safetensors file with this table: length, JSON, spaces up to a multiple of 8.
+    """The first bytes of a safetensors file: length, JSON, and spaces up to a multiple of 8.
 
-    The same table and metadata always give the same bytes.
+    Equal tables and metadata give equal bytes.
 
     Args:
-        padded_to: more spaces, up to this many bytes in all (a multiple of 8); a longer header stays as it is.
+        padded_to: add spaces up to this total length in bytes, a multiple of 8; a longer header is not changed.
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for i, t in enumerate(table.tensors):
@@ -155,12 +147,12 @@ def serialize_header(table: TensorTable, metadata: Mapping[str, str], *, padded_
 
 
 def global_header(table: TensorTable) -> bytes:
-    """The first bytes of a global model: everything in front of its data section."""
+    """The bytes in front of the data section of a global model."""
     return serialize_header(table, GLOBAL_METADATA)
 
 
 def canonical_order(table: TensorTable) -> list[int]:
-    """The order in which safetensors itself stores tensors: by dtype, larger ones first, then by name."""
+    """The indices of the tensors in the order in which the safetensors library stores them: by dtype, then by name."""
     tensors = table.tensors
     return sorted(range(len(tensors)), key=lambda i: (_STORED_FIRST.index(tensors[i].dtype), tensors[i].name))
 
@@ -170,11 +162,14 @@ def canonical_order(table: TensorTable) -> list[int]:
 
 @dataclass(frozen=True)
 class UpdateHeader:
-    """What an update's header says: the model's table, the dtypes in which it is stored, and the example count.
+    """The header of an update.
 
     Attributes:
-        sha256: of everything in front of the data section.
-        data_sha256: of the data section, where the header says so. Nobody has checked it yet.
+        table: the model's tensor table.
+        dtypes: the dtypes in which this update stores the tensors.
+        num_examples: the update's weight.
+        sha256: SHA-256 of everything in front of the data section.
+        data_sha256: SHA-256 of the data section according to the header, not checked; None where it gives none.
     """
 
     table: TensorTable
@@ -186,10 +181,10 @@ class UpdateHeader:
 
 
 def check_num_examples(value: int) -> int:
-    """Return `value` if it can be a weight, else raise InvalidUpdate (without naming the client)."""
+    """Return `value` if it can be a weight, else raise InvalidUpdate, which does not name the client."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXAMPLES:
         raise InvalidUpdate(
-            f"an example count of {value} makes no weight; expected an integer from 1 to {MAX_EXAMPLES}"
+            f"an example count of {value} is not a valid weight; expected an integer from 1 to {MAX_EXAMPLES}"
         )
     return value
 
@@ -198,8 +193,8 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
     """Parse an update's header (the bytes after the 8-byte length).
 
     Raises:
-        InvalidTensorFile: not a safetensors file that adds up.
-        InvalidUpdate: no example count, or an absurd one, or a `data_sha256` that is none.
+        InvalidTensorFile: see `parse_header`.
+        InvalidUpdate: the example count is missing or out of range, or `data_sha256` is not a SHA-256.
     """
     header = parse_header(raw, file_size)
     text = header.metadata.get(NUM_EXAMPLES)
@@ -227,13 +222,13 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
 
 
 def _original_dtypes(header: Header) -> list[str]:
-    """Dtypes of the model where the update stores some of its tensors in a smaller wire dtype."""
+    """The dtypes of the model, of whose tensors the update may store some in a smaller wire dtype."""
     tensors = header.table.tensors
     text = header.metadata.get(ORIGINAL_DTYPES)
     if text is None:
         return [t.dtype for t in tensors]
     try:
-        original = json.loads(text)
+        original = load_json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidTensorFile(f"metadata {ORIGINAL_DTYPES!r} is not JSON ({error})") from error
     stored = {t.name: t.dtype for t in tensors}
@@ -247,7 +242,7 @@ def _original_dtypes(header: Header) -> list[str]:
 
 
 def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) -> None:
-    """Raise TensorTableMismatch where `table` differs from the round's; `source` says whose table that is."""
+    """Raise TensorTableMismatch where `table` differs from `expected`; `source` names the expected table."""
     if table == expected:
         return
     have, want = {t.name: t for t in table.tensors}, {t.name: t for t in expected.tensors}
@@ -266,8 +261,8 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
         if name not in want:
             raise TensorTableMismatch(f"tensor {shown(name)} is unknown; {source} does not have it")
     raise TensorTableMismatch(
-        f"its tensors lie in another order in the file than in {source}; save it again with `orchestrator submit`, "
-        "which stores them in safetensors' own order"
+        f"its tensors are stored in another order than in {source}; save it again with `orchestrator submit`, which "
+        "stores them in the order of the safetensors library"
     )
 
 
@@ -276,10 +271,10 @@ def check_same_table(table: TensorTable, expected: TensorTable, *, source: str) 
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring values that every layout stores in one dtype: flat indices start <= i < stop.
+    """Neighbouring values that have one dtype in every layout: flat indices start <= i < stop.
 
     Attributes:
-        dtype: of the global model.
+        dtype: dtype of the global model.
         stored: dtype per layout of the manifest.
     """
 
@@ -290,7 +285,7 @@ class Run:
 
 
 def runs(manifest: RoundManifest, start: int, stop: int) -> Iterator[Run]:
-    """Cut the flat indices start <= i < stop into maximal runs of equal dtype, in order, covering each exactly once."""
+    """Divide the flat indices start <= i < stop into maximal runs of equal dtype, in order."""
     table = manifest.table
     pending: Run | None = None
     index = table.tensor_at(start) if start < stop else 0

@@ -1,4 +1,4 @@
-"""The tensor table of a model, and how it is cut into shards."""
+"""The tensor table of a model: names, dtypes and shapes, and the shard bounds that divide its values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lambdas.protocol.documents import canonical_json, is_size, is_text, sha256_hex
+from lambdas.protocol.documents import canonical_json, sha256_hex
 from lambdas.protocol.errors import InvalidContract, shown
+from lambdas.protocol.fields import is_size, is_text
 from lambdas.protocol.limits import MAX_DIMENSIONS, MAX_INT, MAX_SHARDS, MAX_TENSOR_NAME, MAX_TENSORS
 
-# safetensors' dtype names that are averaged, with their size in bytes.
+# The dtypes that can be averaged, by their safetensors names, with their size in bytes.
 ITEMSIZE: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-# The wire dtypes that a float32 tensor may be stored as, to send fewer bytes.
+# The dtypes in which an update may store a float32 tensor, to send fewer bytes.
 WIRE_DTYPES = ("BF16", "F16")
 
 
@@ -39,7 +40,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """Tensors in the order in which their values lie in the data section, one after the other, without gaps.
+    """Tensors in the order of their values in the data section, which has no gaps.
 
     Values are addressed by their flat index over the whole table, 0 <= index < `elements`. Byte offsets count from
     the start of the data section.
@@ -69,11 +70,11 @@ class TensorTable:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the table's canonical JSON: equal tables, equal digest."""
+        """SHA-256 of the table's canonical JSON; equal tables have equal digests."""
         return sha256_hex(canonical_json(self.to_json()))
 
     def tensor_at(self, element: int) -> int:
-        """Index of the tensor that holds flat index `element` (tensors without values hold none)."""
+        """Index of the tensor that contains flat index `element`; an empty tensor contains none."""
         return bisect.bisect_right(self.first_element, element, hi=len(self.tensors)) - 1
 
     def byte_at(self, element: int) -> int:
@@ -84,14 +85,16 @@ class TensorTable:
         return self.first_byte[index] + (element - self.first_element[index]) * ITEMSIZE[self.tensors[index].dtype]
 
     def with_dtypes(self, dtypes: Sequence[str]) -> TensorTable:
-        """The same tensors stored as other dtypes (an update's wire layout)."""
+        """The same tensors with other dtypes, such as those of an update's layout."""
         return TensorTable(tuple(TensorSpec(t.name, d, t.shape) for t, d in zip(self.tensors, dtypes, strict=True)))
 
     def to_json(self) -> list[object]:
+        """Rows [name, dtype, shape], as documents store the table."""
         return [[t.name, t.dtype, list(t.shape)] for t in self.tensors]
 
     @classmethod
     def from_json(cls, what: str, rows: Sequence[Any]) -> TensorTable:
+        """Parse and check the rows of a document; `what` names the document in an InvalidContract."""
         if len(rows) > MAX_TENSORS:
             raise InvalidContract(f"{what}: {len(rows)} tensors; at most {MAX_TENSORS} are averaged.")
         tensors = []
@@ -101,7 +104,7 @@ class TensorTable:
             name, dtype, shape = row
             if not is_text(name) or len(name) > MAX_TENSOR_NAME:
                 raise InvalidContract(
-                    f"{what}: tensor {shown(name)}: its name is no Unicode text of up to {MAX_TENSOR_NAME} characters."
+                    f"{what}: tensor {shown(name)}: its name is not Unicode text of up to {MAX_TENSOR_NAME} characters."
                 )
             if not isinstance(dtype, str) or dtype not in ITEMSIZE:
                 raise InvalidContract(f"{what}: tensor {shown(name)}: dtype {shown(dtype)} is not averaged.")
@@ -112,19 +115,22 @@ class TensorTable:
             raise InvalidContract(f"{what}: two tensors have the same name.")
         table = cls(tuple(tensors))
         if table.nbytes > MAX_INT:
-            raise InvalidContract(f"{what}: the tensors add up to {table.nbytes} bytes, more than any object holds.")
+            raise InvalidContract(f"{what}: the tensors have {table.nbytes} bytes, more than an object can have.")
         return table
 
 
 def shard_bounds(table: TensorTable, shards: int) -> tuple[int, ...]:
-    """Cut a table into `shards` shards of nearly equal bytes, on element boundaries.
+    """Divide a table into `shards` shards of nearly equal bytes, on element boundaries.
 
     Returns:
-        shards + 1 ascending flat indices; shard m holds the values bounds[m] <= index < bounds[m + 1]. Together they
-        cover every value exactly once. A table with fewer values than shards yields empty shards.
+        shards + 1 ascending flat indices; shard m contains the values bounds[m] <= index < bounds[m + 1]. The shards
+        cover every value exactly once. With fewer values than shards, some shards are empty.
+
+    Raises:
+        InvalidContract: the shard count is out of range.
     """
     if not 1 <= shards <= MAX_SHARDS:
-        raise InvalidContract(f"Cutting a model into {shards} shards: expected 1 to {MAX_SHARDS}.")
+        raise InvalidContract(f"Dividing a model into {shards} shards: expected 1 to {MAX_SHARDS}.")
     bounds = []
     for m in range(shards):
         byte = table.nbytes * m // shards

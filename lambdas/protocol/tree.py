@@ -1,8 +1,8 @@
-"""The trees that GradsSharding is compared with: who aggregates what, and their job. Standard library only.
+"""The trees of lambda-FL and LIFL, with which GradsSharding is compared: which aggregator adds up which inputs.
 
-lambda-FL (two levels): leaves add up ceil(sqrt N) clients each, one root adds up the leaves. LIFL (three levels): every
-aggregator has at most ceil(cbrt N) inputs. Every aggregator holds the whole model. Inputs are taken in order, so the
-groups follow the clients' ascending ids. (Both as GradsSharding, arXiv:2604.22072, describes and measured them.)
+lambda-FL has two levels: each leaf adds up ceil(sqrt N) clients, and one root adds up the leaves. LIFL has three
+levels, whose aggregators have at most ceil(cbrt N) inputs each. Every aggregator holds the whole model. Inputs are
+taken in order, so the groups follow the ascending client ids. Source of both: GradsSharding, arXiv:2604.22072.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from functools import cached_property
 
 from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, LIFL
+
+_LEVELS = {LAMBDA_FL: 2, LIFL: 3}
+MAX_LEVELS = max(_LEVELS.values())
 
 
 def fan_in(topology: str, clients: int) -> int:
-    """The most inputs that one aggregator of a tree over `clients` clients has."""
+    """The largest number of inputs of one aggregator in a tree over `clients` clients."""
     if topology == LAMBDA_FL:
         return math.isqrt(clients - 1) + 1
     return next(k for k in range(1, clients + 1) if k**3 >= clients)
@@ -39,18 +42,18 @@ class Tree:
     def widths(self) -> tuple[int, ...]:
         """Aggregators per level, from the leaves to the one root."""
         width, widths = self.clients, []
-        for _ in range(1 if self.topology == LAMBDA_FL else 2):
+        for _ in range(_LEVELS[self.topology] - 1):
             width = -(-width // fan_in(self.topology, self.clients))
             widths.append(width)
         return (*widths, 1)
 
     @property
     def root(self) -> int:
-        """The highest level."""
+        """The highest level, which has one aggregator."""
         return len(self.widths) - 1
 
     def inputs(self, level: int, aggregator: int) -> range:
-        """What an aggregator adds up: participants on level 0, else aggregators of the level below."""
+        """What an aggregator adds up, by index: participants on level 0, else aggregators of the level below."""
         below = self.clients if level == 0 else self.widths[level - 1]
         if level == self.root:
             return range(below)
@@ -66,10 +69,10 @@ class Tree:
 
 
 def tree_of(manifest: RoundManifest) -> Tree:
-    """The tree of a round that is averaged by one.
+    """The tree of a round.
 
     Raises:
-        InvalidContract: it is averaged by shards.
+        InvalidContract: the round is averaged by shards, not by a tree.
     """
     if manifest.topology == GRADS_SHARDING:
         raise InvalidContract(f"Round {manifest.round_id} is averaged by shards, not by a tree.")

@@ -1,4 +1,4 @@
-"""The bucket that everything of a deployment is stored in."""
+"""A deployment's bucket, together with the boto3 client that reaches it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket and the boto3 client that reaches it. Threads may share it."""
+    """A bucket and its boto3 client. Threads may share it."""
 
     s3: S3Client
     name: str

@@ -1,4 +1,4 @@
-"""Kept-alive connections to S3 for many downloads that are read in turn."""
+"""Connections to S3 that are kept alive, for many downloads that are read in turn."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from functools import cache
 
 from botocore.httpsession import get_cert_path
 
-# What the kernel may hold over all connections that are read in turn: it keeps the network busy while others are read
-# (0.2 s at 75 MB/s), and no more, since what waits in the kernel when the last byte arrives is still to be read.
-# The kernel's own tuning lets the first connections have megabytes while the last ones, which are just as urgent, wait.
+# Receive buffers of all connections together. They keep the network busy while another connection is read (0.2 s at
+# 75 MB/s). They are not larger, because what they hold when the last byte arrives still has to be read. The kernel's
+# own tuning gives megabytes to the first connections and little to the last ones.
 WINDOW_BYTES = 16 * 1024**2
-AUTOTUNED_ABOVE = 2 * 1024**2  # few connections: the kernel knows best
+AUTOTUNED_ABOVE = 2 * 1024**2  # with few connections the kernel's own tuning is used
 
 
 class ConnectionPool:
-    """Kept-alive connections to one S3 endpoint. Not for several threads at once.
+    """Connections to one S3 endpoint that are kept alive. Not thread-safe.
 
     Args:
-        timeout_s: for connecting, and for every wait for bytes; seconds.
-        at_once: how many connections will be open together.
+        timeout_s: limit of connecting and of every wait for bytes, seconds.
+        at_once: how many connections are open at the same time.
     """
 
     def __init__(self, timeout_s: float, at_once: int) -> None:
@@ -44,16 +44,16 @@ class ConnectionPool:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
         connection.connect()
-        connection.auto_open = 0  # never again by itself: this class makes connections
+        connection.auto_open = 0  # http.client must not connect again by itself
         if self._window < AUTOTUNED_ABOVE and hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux
-            # Neither does alone: the kernel's tuning overrides the clamp unless the buffer is set, and the window of a
-            # connected socket grows to its buffer's size by the clamp only.
+            # Both are needed: the kernel's tuning overrides the clamp unless the buffer is set, and the window of a
+            # connected socket grows to its buffer's size only because of the clamp.
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, self._window)
         return connection
 
     def release(self, connection: http.client.HTTPConnection) -> None:
-        """Take back a connection whose answer has been read to the end."""
+        """Take back a connection whose response has been read to the end."""
         self._idle.append(connection)
 
     def discard(self, connection: http.client.HTTPConnection) -> None:
@@ -67,12 +67,12 @@ class ConnectionPool:
 
 
 class Body:
-    """An answer's body of known length, read from the socket itself, past http.client's layers.
+    """A response's body of known length, read from the socket itself.
 
-    They cost several Python calls for every TLS record (16 KiB), which is a fifth of all that reading costs.
+    http.client's own layers take several Python calls per TLS record (16 KiB), a fifth of the CPU time of reading.
 
     Args:
-        connection: that `response`, with its head read and nothing of its body, came from.
+        connection: the connection of `response`, whose head has been read and whose body has not.
     """
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
@@ -80,14 +80,14 @@ class Body:
         self.reusable = not response.will_close
         if self.reusable:
             self._read = _reader(connection.sock)
-            # What came together with the head is in the response's buffer.
+            # Bytes that arrived together with the head are in the response's buffer.
             self._early = memoryview(response.fp.peek()[: response.length]) if response.length else memoryview(b"")
         else:  # http.client has taken the socket from the connection
             self._read = lambda _, view: response.readinto(view)
             self._early = memoryview(b"")
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the front of `view`, which must not be longer than the rest of the body; 0 where the answer ends."""
+        """Read into the front of `view`, which must not be longer than the rest of the body; returns 0 at the end."""
         if self._early:
             count = min(len(view), len(self._early))
             view[:count] = self._early[:count]
@@ -99,7 +99,7 @@ class Body:
                 count = read(wanted - filled, view[filled:])
             except OSError:
                 if filled:
-                    break  # what came before counts; the next call says how it ended
+                    break  # return what was read; the next call raises the error
                 raise
             if not count:
                 break
@@ -112,13 +112,13 @@ class Body:
 
 
 def _reader(sock: socket.socket) -> Callable[[int, memoryview], int]:
-    """`sock.recv_into`; of a TLS socket, the method that it calls after checks and copies of its argument."""
+    """`sock.recv_into`; for a TLS socket the method behind it, without its checks."""
     if isinstance(sock, ssl.SSLSocket):
-        return sock.read  # type: ignore[return-value]  # an int, where there is a buffer
+        return sock.read  # type: ignore[return-value]  # returns an int when it gets a buffer
     return lambda _, view: sock.recv_into(view)
 
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Verifies servers as boto3 does: by AWS_CA_BUNDLE where it is set, else by botocore's bundle. Made once."""
+    """A context that verifies servers as boto3 does: by AWS_CA_BUNDLE if it is set, else by botocore's bundle."""
     return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True))

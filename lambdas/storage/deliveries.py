@@ -1,4 +1,4 @@
-"""How a job's delivery ends when it does not succeed: soon again, and with a cause, not with a function's timeout."""
+"""Failed deliveries of a job: a short delay before the next one, and a time limit before Lambda's own timeout."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds until a failed job is delivered again: doubled with every try, up to the cap.
+# Seconds until a failed job is delivered again: doubled with every delivery, up to the cap.
 RETRY_BASE_S = 3.0
 RETRY_CAP_S = 300.0
-# What is kept of a function's time to report that the rest was not enough: seconds, and at most this share.
+# How long before the function's timeout a job is interrupted, so that its result can be sent: seconds, and the largest
+# share of the time.
 _SPARE_S = 3.0
 _SPARE_SHARE = 0.1
 
 
 def retry_soon(sqs: SQSClient, queue_url: str, receipt_handle: str, receive_count: int) -> None:
-    """Let a failed message be delivered again after some seconds, more with every try.
+    """Have a failed message delivered again after some seconds, more with every delivery.
 
-    A failure that is only reported to Lambda stays hidden for the queue's visibility timeout, six times the function's
-    timeout (AWS Lambda developer guide, "Implementing partial batch responses"): minutes that a round would wait.
+    Without this call the message stays hidden for the queue's visibility timeout, which is six times the function's
+    timeout (AWS Lambda developer guide, "Implementing partial batch responses"), and the round waits for minutes.
     """
     delay = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (receive_count - 1))
-    # Some shards' jobs fail together, from one cause; they should not come back together.
+    # Jobs that fail together from one cause should not return together.
     seconds = round(random.uniform(delay / 2, delay))
     try:
         sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds)
     except (ClientError, BotoCoreError) as error:
-        log.warning("A failed job comes back after the queue's visibility timeout, not sooner: %s", error)
+        log.warning("The failed job is delivered again only after the queue's visibility timeout: %s", error)
 
 
 def beside(queue_url: str, arn: str) -> str:
-    """The URL of the queue with that ARN, which is of the same account, region and endpoint as `queue_url`'s."""
+    """The URL of the queue with this ARN, which has the account, region and endpoint of `queue_url`."""
     return f"{queue_url.rpartition('/')[0]}/{arn.rpartition(':')[2]}"
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise OutOfTime in the block shortly before `seconds` are over, wherever it is.
+    """Raise OutOfTime in the block shortly before `seconds` have passed.
 
-    Without it, Lambda kills a function that takes too long, and nobody is told why. Only where signals can do that: in
-    a process's main thread, which is where Lambda calls handlers.
+    Lambda kills a function at its timeout, before it can send a result. The limit uses a signal, so it applies in the
+    main thread only, where Lambda calls handlers. None sets no limit.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,9 +1,9 @@
-"""Partial sums, as a tree's aggregators hand them on: their bytes, in S3 or in this machine's shared memory.
+"""Partial sums, which a tree's aggregators pass to the level above, in S3 or in this machine's shared memory.
 
-A partial sum is a safetensors file: the model's tensors as float64 sums of weight * x, in the model's order, and in its
-`__metadata__` whose sum it is and the total `weight`. Means of means over groups of different sizes would be wrong, and
-float32 sums would be rounded once per level. Everything in front of the sums follows from manifest and place in the
-tree, so equal sums are equal files, whoever makes them.
+A partial sum is a safetensors file with the model's tensors as float64 sums of weight * x, in the model's order. Its
+`__metadata__` names the aggregator and the total `weight`. Means of groups of different sizes could not be averaged
+correctly, and float32 sums would be rounded once per level. The header follows from the manifest and the place in the
+tree, so every worker that makes the same partial sum writes the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from botocore.exceptions import BotoCoreError, ClientError
@@ -27,9 +27,6 @@ from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import tree_of
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.shards import Written, from_s3_checksum, to_s3_checksum
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -47,28 +44,28 @@ class Place:
 
     @classmethod
     def of(cls, manifest: RoundManifest, job: AggregatorJob) -> Place:
-        """Where a job belongs; InvalidContract where the manifest's tree has no such place."""
+        """The place of a job; InvalidContract where the manifest's tree does not have it."""
         job.check(manifest)
         return cls(manifest, job.manifest_sha256, job.level, job.aggregator)
 
     @property
     def is_root(self) -> bool:
-        """Whether its result is the global model."""
+        """Whether the aggregator's result is the global model."""
         return self.level == tree_of(self.manifest).root
 
     @property
     def key(self) -> str:
-        """Key of its partial sum."""
+        """Key of the partial sum."""
         return partial_key(self.manifest.round_id, self.digest, self.level, self.aggregator)
 
     @property
     def segment(self) -> str:
-        """Name of its partial sum in shared memory."""
+        """Name of the partial sum in shared memory."""
         return f"{self.digest[:16]}-{self.level}-{self.aggregator}"
 
     @property
     def header(self) -> bytes:
-        """The bytes in front of its sums."""
+        """The bytes in front of the sums."""
         group = tree_of(self.manifest).participants(self.level, self.aggregator)
         weight = sum(p.num_examples for p in self.manifest.participants[group.start : group.stop])
         return serialize_header(
@@ -84,11 +81,15 @@ class Place:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its partial sum, header included."""
+        """Bytes of the partial sum, including the header."""
         return len(self.header) + 8 * self.manifest.table.elements
 
     def inputs(self, pins: tuple[Partial, ...]) -> RoundManifest:
-        """What it adds up, as `average.add_up` takes it: updates with their weights, or sums of the level below."""
+        """The aggregator's inputs in the form that `mean.add_up` takes: updates, or partial sums with weight 1.
+
+        Args:
+            pins: where the partial sums of the level below are; empty on level 0.
+        """
         manifest, group = self.manifest, tree_of(self.manifest).inputs(self.level, self.aggregator)
         if self.level == 0:
             return replace(manifest, participants=manifest.participants[group.start : group.stop])
@@ -123,43 +124,43 @@ def sums_table(table: TensorTable) -> TensorTable:
 
 
 class SharedBlocks(Protocol):
-    """Named blocks of bytes that the worker processes of a machine can map: orchestrator/workers/shared_memory.py."""
+    """Named blocks of bytes that the worker processes of one machine share (orchestrator/workers/shared_memory.py)."""
 
     def find(self, name: str) -> memoryview | None:
-        """A block's bytes, None where there is none."""
+        """A block's bytes; None if it does not exist."""
 
     def create(self, name: str, nbytes: int, round_id: str) -> memoryview | None:
-        """A new block of zeros, None where this machine has no room for it.
+        """A new block of zeros; None if this machine has not enough memory.
 
         Raises:
-            StorageUnavailable: it exists: another process is at work on it.
+            StorageUnavailable: the block exists, so another process is writing it.
         """
 
     def drop(self, name: str) -> None:
-        """Give up a block."""
+        """Delete a block."""
 
     def full_name(self, name: str) -> str:
-        """What tells a block from those of other machines."""
+        """The block's name, unique among all machines."""
 
 
 def whole_block(shared: SharedBlocks, place: Place) -> memoryview | None:
-    """A finished partial sum in shared memory, header included; None where there is none, or half of one.
+    """A complete partial sum in shared memory, including the header; None if there is none.
 
-    The header is written last, so a block whose header is right is complete.
+    The header is written last, so a block with the right header is complete.
     """
     block = shared.find(place.segment)
     header = place.header
-    # A system may round a block's size up to whole pages.
+    # The operating system may round a block's size up to whole pages.
     return block[: place.nbytes] if block is not None and bytes(block[: len(header)]) == header else None
 
 
 def zeros(nbytes: int) -> memoryview:
-    """Zeroed bytes; the system hands them out page by page, as they are used."""
+    """Zeroed bytes, which the operating system allocates page by page when they are used."""
     return np.zeros(nbytes, dtype=np.uint8).data
 
 
 def as_float64(block: memoryview, offset: int) -> Float64:
-    """The sums behind a header."""
+    """The sums that follow a header of `offset` bytes, float64, shape (elements,)."""
     return np.frombuffer(block, dtype="<f8", offset=offset)
 
 
@@ -181,10 +182,10 @@ class BlockStream(Stream):
 
 
 def store_partial(bucket: Bucket, place: Place, block: memoryview) -> Written:
-    """Store a partial sum, once: where it is there already, the one that is there stays, and has the same bytes.
+    """Store a partial sum, unless it is stored already, with the same bytes.
 
     Raises:
-        StorageUnavailable: boto3's retries are used up.
+        StorageUnavailable: all of boto3's retries failed.
     """
     sha256 = hashlib.sha256(block).hexdigest()
     try:
@@ -206,10 +207,10 @@ def store_partial(bucket: Bucket, place: Place, block: memoryview) -> Written:
 
 
 def find_partial(bucket: Bucket, place: Place) -> Written | None:
-    """A partial sum that is stored with the expected length; None where it is not.
+    """The partial sum, if it is stored already with the expected length, else None.
 
     Raises:
-        StorageUnavailable: boto3's retries are used up.
+        StorageUnavailable: all of boto3's retries failed.
     """
     expected = place.nbytes
     try:
@@ -224,7 +225,7 @@ def find_partial(bucket: Bucket, place: Place) -> Written | None:
 
 
 class _BlockFile(io.RawIOBase):
-    """A block as a file that boto3 can read, and read again when it retries, without a copy of the whole."""
+    """A block as a file that boto3 can read, and read again for a retry, without a copy of the block."""
 
     def __init__(self, block: memoryview) -> None:
         self._block, self._at = block, 0
@@ -259,10 +260,10 @@ def opener(
     shared: SharedBlocks | None,
     from_s3: Callable[[Participant, int, int], Stream],
 ) -> Callable[[Participant, int, int], Stream]:
-    """How an aggregator above the leaves opens its inputs: pinned objects from S3, blocks from shared memory.
+    """The function with which an aggregator above the leaves opens its inputs: from S3, or from shared memory.
 
     Raises:
-        PartialsMissing: a block is on another machine, or gone.
+        PartialsMissing: a block is on another machine or does not exist any more.
     """
     blocks: dict[str, memoryview] = {}
     missing: dict[int, str] = {}

@@ -1,8 +1,8 @@
-"""Where an averaged shard goes: a part of the round's multipart upload, or an object of its own.
+"""Stores averaged shards: each as a part of the round's multipart upload, or as an object of its own.
 
-A shard is spooled to a temporary file (Lambda's /tmp) while it is averaged and sent when it is complete: memory stays
-flat, a failed upload is repeated without reading the updates again, and the connection is never idle for so long
-that S3 gives up on it.
+A shard is written to a temporary file (Lambda's /tmp) while it is averaged, and sent when it is complete. So memory
+does not grow with the shard, a failed upload is repeated without reading the updates again, and S3 does not time out
+while the worker averages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -21,13 +21,10 @@ from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
 from lambdas.storage.bucket import Bucket
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Written:
-    """A shard in S3: its ETag, SHA-256 (None where it was found there and S3 keeps none) and length in bytes."""
+    """A stored object or part: ETag, SHA-256 (None where S3 has no checksum of it) and length in bytes."""
 
     etag: str
     sha256: str | None
@@ -35,33 +32,33 @@ class Written:
 
 
 def to_s3_checksum(sha256: str) -> str:
-    """A SHA-256 in hexadecimal as S3 takes it, in base64."""
+    """A SHA-256 in hexadecimal in S3's form, base64."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 def from_s3_checksum(checksum: str | None) -> str | None:
-    """The `ChecksumSHA256` that S3 keeps with a part or object, in hexadecimal; None where it keeps none."""
+    """S3's `ChecksumSHA256` of a part or object in hexadecimal; None where S3 has none."""
     try:
         digest = base64.b64decode(checksum or "", validate=True)
-    except ValueError:  # of an object made of parts: a digest of digests, with their number behind it
+    except ValueError:  # an object made of parts has a digest of digests, followed by the number of parts
         return None
     return digest.hex() if len(digest) == 32 else None
 
 
 def head_of_shard(manifest: RoundManifest, shard: int) -> bytes:
-    """What comes in front of a shard's values: the global model's file header for part 1, else nothing."""
+    """The bytes in front of a shard's values: the global model's file header for part 1, else nothing."""
     return global_header(manifest.table) if shard == 0 and manifest.output.kind == "multipart" else b""
 
 
 def shard_size(manifest: RoundManifest, shard: int) -> int:
-    """Bytes of a shard as it is stored, with what comes in front of its values."""
+    """Bytes of a shard as it is stored, including the file header of part 1."""
     return manifest.shard_nbytes(shard) + len(head_of_shard(manifest, shard))
 
 
 def check_size(manifest: RoundManifest, shard: int) -> int:
-    """The same, where S3 takes so many bytes: its limits on parts are not left to S3, or to an emulator, to enforce.
+    """The size of a shard, checked against S3's limits of parts.
 
-    S3 itself finds a part too small only when the upload is completed, after all the work, and not every emulator does.
+    S3 refuses a part that is too small only when the upload is completed, and some emulators never do.
 
     Raises:
         InvalidContract: the shard is too large to be stored, or too small to be a part.
@@ -69,17 +66,19 @@ def check_size(manifest: RoundManifest, shard: int) -> int:
     size = shard_size(manifest, shard)
     what = f"Storing shard {shard} of {manifest.shards} of round {manifest.round_id}: {size} bytes"
     if size > MAX_PART_BYTES:
-        raise InvalidContract(f"{what} are more than S3 takes at once, {MAX_PART_BYTES}; the round needs more shards.")
+        raise InvalidContract(
+            f"{what} are more than the limit of a part, {MAX_PART_BYTES}; the round needs more shards."
+        )
     if manifest.output.kind == "multipart" and size < MIN_PART_BYTES and shard < manifest.shards - 1:
         raise InvalidContract(
-            f"{what} are less than S3's smallest part, {MIN_PART_BYTES}, and only the last may be smaller; the round "
-            "needs fewer shards, or an object for each."
+            f"{what} are less than S3's smallest part, {MIN_PART_BYTES}, and only the last part may be smaller; the "
+            "round needs fewer shards, or one object per shard."
         )
     return size
 
 
 class ShardSink:
-    """Takes one shard's bytes in order; `finish` stores them under the name that manifest and shard index determine.
+    """Collects the bytes of one shard, in order, and stores them where the manifest says.
 
     Raises:
         InvalidContract: see `check_size`.
@@ -102,11 +101,11 @@ class ShardSink:
         self._nbytes += len(piece)
 
     def finish(self) -> Written:
-        """Store the shard; storing it again replaces it with equal bytes.
+        """Store the shard; if it is stored already, it is replaced with equal bytes.
 
         Raises:
-            Superseded: the round's upload is finished or aborted.
-            StorageUnavailable: boto3's retries are used up.
+            Superseded: the round's upload is completed or aborted.
+            StorageUnavailable: all of boto3's retries failed.
         """
         if self._nbytes != self._expected:
             raise FederationError(
@@ -114,50 +113,49 @@ class ShardSink:
                 f"says {self._expected}."
             )
         self._spool.seek(0)
-        output = self._manifest.output
-        # The digest of what was averaged, not of what the spool gives back: S3 compares, and keeps it with the shard.
-        # And boto3 sends the file as it is; to append a checksum of its own, it would cut the body into chunks, for
-        # twice the CPU time.
         sha256 = self._sha256.hexdigest()
-        checksum = to_s3_checksum(sha256)
         try:
-            if output.upload_id is not None:
-                etag = self._bucket.s3.upload_part(
-                    Bucket=self._bucket.name,
-                    Key=output.key,
-                    UploadId=output.upload_id,
-                    PartNumber=self._shard + 1,
-                    Body=self._spool,
-                    ContentLength=self._nbytes,
-                    ChecksumSHA256=checksum,
-                )["ETag"]
-            else:
-                key = self._manifest.shard_key(self._shard)
-                etag = self._bucket.s3.put_object(
-                    Bucket=self._bucket.name,
-                    Key=key,
-                    Body=self._spool,
-                    ContentLength=self._nbytes,
-                    ChecksumSHA256=checksum,
-                )["ETag"]
+            etag = self._send(to_s3_checksum(sha256))
         except (ClientError, BotoCoreError) as error:
-            raise self._translated(error) from error
+            raise _translated(error, f"Storing shard {self._shard} of {self._manifest.shards}") from error
         return Written(etag, sha256, self._nbytes)
 
-    def close(self) -> None:
-        """Drop the spool."""
-        self._spool.close()
+    def _send(self, checksum: str) -> str:
+        """Upload the temporary file; returns the ETag.
 
-    def _translated(self, error: Exception) -> FederationError:
-        return _translated(error, f"Storing shard {self._shard} of {self._manifest.shards}")
+        The checksum is of the averaged bytes, not of what the file returns, so S3 detects a difference. It also keeps
+        boto3 from adding a checksum of its own, which takes twice the CPU time because the body is sent in chunks.
+        """
+        s3, output = self._bucket.s3, self._manifest.output
+        if output.upload_id is not None:
+            return s3.upload_part(
+                Bucket=self._bucket.name,
+                Key=output.key,
+                UploadId=output.upload_id,
+                PartNumber=self._shard + 1,
+                Body=self._spool,
+                ContentLength=self._nbytes,
+                ChecksumSHA256=checksum,
+            )["ETag"]
+        return s3.put_object(
+            Bucket=self._bucket.name,
+            Key=self._manifest.shard_key(self._shard),
+            Body=self._spool,
+            ContentLength=self._nbytes,
+            ChecksumSHA256=checksum,
+        )["ETag"]
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        self._spool.close()
 
 
 def find_shard(bucket: Bucket, manifest: RoundManifest, shard: int) -> Written | None:
-    """The shard, if it is already stored with the expected length; None if it is not.
+    """The shard, if it is stored already with the expected length, else None.
 
     Raises:
-        Superseded: the round's upload is finished or aborted.
-        StorageUnavailable: boto3's retries are used up.
+        Superseded: the round's upload is completed or aborted.
+        StorageUnavailable: all of boto3's retries failed.
     """
     expected = shard_size(manifest, shard)
     output = manifest.output
@@ -182,5 +180,5 @@ def find_shard(bucket: Bucket, manifest: RoundManifest, shard: int) -> Written |
 
 def _translated(error: Exception, what: str) -> FederationError:
     if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchUpload":
-        return Superseded(f"{what}: the round's multipart upload is finished or aborted.")
+        return Superseded(f"{what}: the round's multipart upload is completed or aborted.")
     return StorageUnavailable(f"{what}: {error}")

@@ -1,8 +1,8 @@
-"""Byte-range streams of pinned updates, straight from S3's connections into the caller's buffer.
+"""Byte-range streams of pinned updates, read from the sockets into the caller's buffer.
 
-boto3's body reads through layers of Python objects and copies. So boto3 signs (a presigned GET per range), http.client
-speaks HTTP, and connections.py reads; the retries are the project's own, bounded: a stream that breaks is resumed
-from the byte it reached.
+boto3's response body copies every byte through several layers of Python objects. Here boto3 only signs (a presigned GET
+per range), http.client sends the request and parses the response's head, and lambdas.storage.connections reads the
+body. Retries are bounded, and resume a broken stream at the byte it reached.
 """
 
 from __future__ import annotations
@@ -16,28 +16,24 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 from lambdas.protocol.manifest import Participant
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.connections import Body, ConnectionPool
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
-# Answers that a later attempt may not get again: throttling and server faults (S3 API reference, "Error responses").
+# Responses that are retried: throttling and server faults (S3 API reference, "Error responses").
 _RETRYABLE = {408, 429, 500, 502, 503, 504}
-_RETRYABLE_CODES = {"RequestTimeout"}  # comes with status 400
+_RETRYABLE_CODES = {"RequestTimeout"}  # its status is 400
 _CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How long a worker tries: `attempts` per stretch without a single byte of progress; seconds."""
+    """Limits of retries: at most `attempts` without one byte of progress, then StorageUnavailable. Times in seconds."""
 
     attempts: int = 5
     base_s: float = 0.2
@@ -47,7 +43,7 @@ class Retry:
 
 @dataclass
 class ReadCounts:
-    """What reading took so far."""
+    """Requests, retries, bytes and seconds of reading so far."""
 
     gets: int = 0
     retries: int = 0
@@ -56,11 +52,11 @@ class ReadCounts:
 
 
 class UpdateReader:
-    """Opens byte ranges of pinned updates, over connections that are kept alive.
+    """Opens byte ranges of pinned updates over connections that are kept alive.
 
     Args:
-        bucket: its client only signs; with Signature V4.
-        at_once: how many ranges will be open together; buffers are sized by it.
+        bucket: its boto3 client signs the requests, with Signature V4.
+        at_once: how many ranges are open at the same time; it determines the size of the receive buffers.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class UpdateReader:
         self.counts = ReadCounts()
 
     def open(self, participant: Participant, start: int, stop: int) -> RangeStream:
-        """Ask for the bytes start <= b < stop of the participant's data section; the answer is awaited on reading."""
+        """Request the bytes start <= b < stop of the participant's data section, without waiting for the response."""
         return RangeStream(self, participant, participant.data_offset + start, participant.data_offset + stop)
 
     def close(self) -> None:
@@ -112,23 +108,23 @@ class UpdateReader:
                 connection.request("GET", f"{url.path}?{url.query}", headers={"Host": url.netloc, **headers})
             except (OSError, http.client.HTTPException):
                 self._pool.discard(connection)
-                if reused:  # the server had closed it while it was idle
+                if reused:  # the server closed it while it was idle
                     continue
                 raise
             return Exchange(connection, reused)
 
     def release(self, connection: http.client.HTTPConnection) -> None:
-        """Take back a connection whose answer has been read to the end."""
+        """Take back a connection whose response has been read to the end."""
         self._pool.release(connection)
 
     def discard(self, connection: http.client.HTTPConnection) -> None:
-        """Take back a connection that nothing more can be read from."""
+        """Close a connection that cannot be used again."""
         self._pool.discard(connection)
 
     def backoff(self, failures: int, cause: str, what: str) -> None:
-        """Sleep before the next attempt, or raise StorageUnavailable when `failures` attempts in a row are enough."""
+        """Sleep before the next attempt, or raise StorageUnavailable after the last one."""
         if failures >= self._retry.attempts:
-            raise StorageUnavailable(f"Reading {what}: {failures} attempts in a row failed, the last with: {cause}.")
+            raise StorageUnavailable(f"Reading {what}: {failures} consecutive attempts failed, the last with: {cause}.")
         self.counts.retries += 1
         # "Full jitter" (AWS Architecture Blog, "Exponential Backoff And Jitter").
         delay = random.uniform(0, min(self._retry.cap_s, self._retry.base_s * 2**failures))
@@ -138,11 +134,11 @@ class UpdateReader:
 
 @dataclass
 class Exchange:
-    """A request under way.
+    """A request that was sent.
 
     Attributes:
-        reused: the connection had served another request before, so the server may have closed it in the meantime.
-        body: None until the answer's head has been read and checked.
+        reused: the connection has served another request before, so the server may have closed it in the meantime.
+        body: None until the response's head has been read and checked.
     """
 
     connection: http.client.HTTPConnection
@@ -151,7 +147,7 @@ class Exchange:
 
 
 class RangeStream:
-    """A byte range of one pinned update. Never silently short: it fills what it is asked for or raises."""
+    """A byte range of one pinned update. A read either fills the whole buffer or raises."""
 
     def __init__(self, reader: UpdateReader, participant: Participant, start: int, stop: int) -> None:
         self._reader = reader
@@ -175,7 +171,7 @@ class RangeStream:
 
         Raises:
             UpdateChanged: the object is no longer the pinned one (412) or is gone (404).
-            InvalidUpdate: the answer is not the range that was asked for.
+            InvalidUpdate: the response is not the requested range.
             StorageUnavailable: bounded retries are used up.
         """
         began = time.perf_counter()
@@ -196,7 +192,7 @@ class RangeStream:
             self._reader.counts.seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """Give the connection back if everything was read, else close it."""
+        """Return the connection to the pool if everything was read, else close it."""
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
@@ -227,7 +223,7 @@ class RangeStream:
         if status in (404, 412):
             happened = "was replaced" if status == 412 else "was deleted"
             raise UpdateChanged(
-                f"client {client}: its update {self._participant.key} {happened} after the round had pinned it "
+                f"client {client}: its update {self._participant.key} {happened} after the round pinned it "
                 f"({status} {code})",
                 client=client,
             )
@@ -258,6 +254,6 @@ class RangeStream:
         if exchange is not None:
             self._reader.discard(exchange.connection)
             if exchange.reused and exchange.body is None and isinstance(error, (ConnectionError, ssl.SSLError)):
-                return  # not a failure of S3's: it had closed the connection while that was idle; ask on another one
+                return  # not counted as a failure: S3 closed the idle connection, and the next read uses another one
         self._failures += 1
         self._reader.backoff(self._failures, f"{type(error).__name__}: {error}", self._what)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated, TypedDict
 
-from lambdas.protocol.documents import Fields
-from lambdas.protocol.limits import MAX_SHARDS
-from lambdas.protocol.topologies import GRADS_SHARDING, TREES
+from lambdas.protocol.documents import build
+from lambdas.protocol.fields import ShardCount, integer, one_of
+from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.errors import NotDeployed
 
 
@@ -21,17 +22,17 @@ class Lane:
         maximum_concurrency: functions of the lane that run at once; by default the maximum of an event source mapping.
     """
 
-    shards: int
+    shards: ShardCount
     queue_url: str
     dead_letter_queue_url: str
     function_name: str
-    memory_mb: int
-    timeout_s: int
-    cpu_architecture: str
-    max_receive_count: int
-    topology: str = GRADS_SHARDING
-    ephemeral_storage_mb: int = 512
-    maximum_concurrency: int = 1000
+    memory_mb: Annotated[int, integer(128, 10240)]
+    timeout_s: Annotated[int, integer(1, 900)]
+    cpu_architecture: Annotated[str, one_of(("arm64", "x86_64"))]
+    max_receive_count: Annotated[int, integer(1, 1000)]
+    topology: Annotated[str, one_of(TOPOLOGIES)] = GRADS_SHARDING
+    ephemeral_storage_mb: Annotated[int, integer(512, 10240)] = 512
+    maximum_concurrency: Annotated[int, integer(2, 1000)] = 1000
 
 
 @dataclass(frozen=True)
@@ -96,38 +97,24 @@ class Deployment:
         return self.baselines[topology]
 
 
+class _Schema(TypedDict):
+    schema: Annotated[int, integer(1, 1)]
+
+
 def parse_deployment(value: object) -> Deployment:
     """Parse the `deployment` output (infra/aggregator/outputs.tf).
 
     Raises:
         InvalidContract: the output has another form than this release writes.
     """
-    f = Fields("Terraform's output `deployment`", value)
-    f.integer("schema", 1, 1)
-    lanes = [_lane(lane) for lane in f.object("lanes").children()]
-    baselines, refused = f.object("baselines"), f.object("baselines_refused")
-    return Deployment(
-        environment=f.text("environment"),
-        region=f.text("region"),
-        bucket=f.text("bucket"),
-        endpoint_url=f.optional_text("endpoint_url"),
-        result_queue_url=f.text("result_queue_url"),
-        lanes={lane.shards: lane for lane in sorted(lanes, key=lambda lane: lane.shards)},
-        baselines={name: replace(_lane(baselines.object(name)), topology=name) for name in TREES if name in baselines},
-        baselines_refused={name: refused.text(name) for name in TREES if name in refused},
-    )
-
-
-def _lane(f: Fields) -> Lane:
-    return Lane(
-        shards=f.integer("shards", 1, MAX_SHARDS),
-        queue_url=f.text("queue_url"),
-        dead_letter_queue_url=f.text("dead_letter_queue_url"),
-        function_name=f.text("function_name"),
-        memory_mb=f.integer("memory_mb", 128, 10240),
-        timeout_s=f.integer("timeout_s", 1, 900),
-        cpu_architecture=f.choice("cpu_architecture", ("arm64", "x86_64")),
-        max_receive_count=f.integer("max_receive_count", 1, 1000),
-        ephemeral_storage_mb=f.integer("ephemeral_storage_mb", 512, 10240),
-        maximum_concurrency=f.integer("maximum_concurrency", 2, 1000),
+    what = "Terraform's output `deployment`"
+    build(what, _Schema, value)
+    found = build(what, Deployment, value)
+    # Terraform's maps have strings as keys.
+    lanes = sorted(found.lanes.values(), key=lambda lane: lane.shards)
+    return replace(
+        found,
+        lanes={lane.shards: lane for lane in lanes},
+        baselines={name: replace(found.baselines[name], topology=name) for name in TREES if name in found.baselines},
+        baselines_refused={name: found.baselines_refused[name] for name in TREES if name in found.baselines_refused},
     )

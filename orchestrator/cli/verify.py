@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lambdas.protocol.documents import is_sha256
+from lambdas.protocol.fields import is_sha256
 from lambdas.protocol.keys import check_name
 from orchestrator.cli.options import Answer, connect_to, env_option, output_option
 from orchestrator.progress import StderrNarration

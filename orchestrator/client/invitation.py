@@ -12,12 +12,13 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lambdas.protocol.documents import Fields, canonical_json, sha256_hex
+from lambdas.protocol.documents import build, canonical_json, parse_object, sha256_hex
 from lambdas.protocol.errors import InvalidContract, shown
+from lambdas.protocol.fields import ClientId, ModelName, RoundId, Sha256, integer, one_of
 from lambdas.protocol.keys import global_key, update_key
-from lambdas.protocol.limits import MAX_PARTS
+from lambdas.protocol.limits import MAX_INT, MAX_PARTS
 from lambdas.protocol.tensor_table import WIRE_DTYPES
 from orchestrator.errors import BadInput
 
@@ -27,6 +28,7 @@ _MAX_BYTES = 32 * 1024**2
 # The tolerated error of a client's clock. S3 checks the expiry by its own clock in any case.
 _CLOCK_SKEW_S = 15 * 60
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_Bytes = Annotated[int, integer(1, MAX_INT)]
 
 
 class UnusableInvitation(BadInput):
@@ -37,7 +39,7 @@ class UnusableInvitation(BadInput):
 class Parts:
     """Presigned requests of a multipart upload. Part i + 1 is PUT to `urls[i]`; all but the last have `part_bytes`."""
 
-    part_bytes: int
+    part_bytes: _Bytes
     urls: tuple[str, ...]
     complete_url: str
     abort_url: str
@@ -61,21 +63,21 @@ class Invitation:
         base_round, base_url: the global model to start from; None in a model's first round.
     """
 
-    round_id: str
-    client: str
-    model: str
+    round_id: RoundId
+    client: ClientId
+    model: ModelName
     issued_at: float
     expires_at: float
-    size: int
-    header_bytes: int
+    size: _Bytes
+    header_bytes: Annotated[int, integer(8, MAX_INT)]
     stored_url: str
     closed_url: str
     result_url: str
-    wire: str | None = None
-    tensors_sha256: str | None = None
+    wire: Annotated[str, one_of(WIRE_DTYPES)] | None = None
+    tensors_sha256: Sha256 | None = None
     put_url: str | None = None
     parts: Parts | None = None
-    base_round: str | None = None
+    base_round: RoundId | None = None
     base_url: str | None = None
 
     def to_json(self) -> str:
@@ -179,45 +181,25 @@ def parse_invitation(text: str) -> Invitation:
 
 
 def _parse(text: str) -> Invitation:
-    f = Fields.parse("Invitation", text)
-    f.choice("kind", ("invitation",))
-    document = json.loads(text)
+    document = parse_object("Invitation", text)
+    if document.get("kind") != "invitation":
+        raise InvalidContract(f"Invitation: field 'kind': expected 'invitation', found {shown(document.get('kind'))}.")
     digest = document.pop("sha256", None)
     try:
         content = canonical_json(document)
-    except ValueError:  # NaN, or half a surrogate pair
+    except ValueError:  # an infinite float, or half a surrogate pair
         content = b""
     if digest != sha256_hex(content):
-        raise InvalidContract("Invitation: its content does not match its digest: it was changed after it was made.")
-    size = f.integer("size", 1, 2**63 - 1)
-    parts = _parts(f.object("parts"), size) if document.get("parts") is not None else None
-    if (parts is None) == (f.optional_text("put_url") is None):
+        raise InvalidContract("Invitation: its content does not match its digest: it was changed since it was made.")
+    invitation = build("Invitation", Invitation, document)
+    size, parts = invitation.size, invitation.parts
+    if (parts is None) == (invitation.put_url is None):
         raise InvalidContract("Invitation: expected one of put_url and parts.")
-    return Invitation(
-        round_id=f.name("round_id", "round"),
-        client=f.name("client", "client id"),
-        model=f.name("model", "model"),
-        issued_at=f.number("issued_at"),
-        expires_at=f.number("expires_at"),
-        size=size,
-        header_bytes=f.integer("header_bytes", 8, size),
-        stored_url=f.text("stored_url"),
-        closed_url=f.text("closed_url"),
-        result_url=f.text("result_url"),
-        wire=f.choice("wire", WIRE_DTYPES) if f.optional_text("wire") else None,
-        tensors_sha256=f.digest("tensors_sha256") if f.optional_text("tensors_sha256") else None,
-        put_url=f.optional_text("put_url"),
-        parts=parts,
-        base_round=f.name("base_round", "round") if f.optional_text("base_round") else None,
-        base_url=f.optional_text("base_url"),
-    )
-
-
-def _parts(f: Fields, size: int) -> Parts:
-    part_bytes, urls = f.integer("part_bytes", 1, size), f.array("urls")
-    if len(urls) != -(-size // part_bytes) or len(urls) > MAX_PARTS or not all(isinstance(url, str) for url in urls):
-        raise InvalidContract(f"Invitation: {len(urls)} parts of {part_bytes} bytes do not make {size}.")
-    return Parts(part_bytes, tuple(urls), f.text("complete_url"), f.text("abort_url"))
+    if invitation.header_bytes > size:
+        raise InvalidContract(f"Invitation: a header of {invitation.header_bytes} bytes in a file of {size}.")
+    if parts is not None and (len(parts.urls) > MAX_PARTS or len(parts.urls) != -(-size // parts.part_bytes)):
+        raise InvalidContract(f"Invitation: {len(parts.urls)} parts of {parts.part_bytes} bytes do not make {size}.")
+    return invitation
 
 
 def _check_urls(invitation: Invitation) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lambdas.protocol.documents import is_text
 from lambdas.protocol.errors import InvalidTensorFile, shown
+from lambdas.protocol.fields import is_text
 from lambdas.protocol.limits import MAX_TENSOR_NAME
 from lambdas.protocol.safetensors import MAX_HEADER_BYTES, Header, header_length, parse_header
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable

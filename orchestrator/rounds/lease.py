@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError
-from lambdas.protocol.keys import global_key
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.keys import coordinator_key, global_key
+from lambdas.protocol.lease import CoordinatorRecord, Failure, Process
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict, kind_of
@@ -237,8 +237,8 @@ class Lease:
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:
-        """Mark the lease as stopped. If AWS cannot be reached, the lease runs out instead."""
-        told = None
+        """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
+        told: Failure | None = None
         if error is not None:
             told = {
                 "kind": kind_of(error), "message": str(error), "exit_status": getattr(error, "exit_status", 1),

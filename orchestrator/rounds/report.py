@@ -6,9 +6,10 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from lambdas.protocol.documents import Fields, canonical_json
+from lambdas.protocol.documents import build, canonical_json, parse_object
+from lambdas.protocol.fields import ModelName, RoundId, integer, one_of
 from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.manifest import RoundManifest
@@ -34,6 +35,28 @@ STATUSES = ("published", "failed", "aborted")
 _ERROR_BOUNDS = {"BF16": (2.0**-8, 2.0**-134), "F16": (2.0**-11, 2.0**-25)}
 
 
+class _Read(TypedDict):
+    """What other commands read of any report."""
+
+    round: RoundId
+    model: ModelName
+    status: Annotated[str, one_of(STATUSES)]
+    participants: tuple[Any, ...]
+    shards: Annotated[int, integer(0, MAX_SHARDS)]
+
+
+class _Failed(_Read):
+    error: str
+
+
+class _GlobalModel(TypedDict):
+    key: str
+
+
+class _Published(_Read):
+    global_model: _GlobalModel
+
+
 @dataclass(frozen=True)
 class Report:
     """What a round did. `document` is the JSON; its fields are in docs/design.md."""
@@ -47,17 +70,9 @@ class Report:
     @classmethod
     def from_bytes(cls, data: bytes) -> Report:
         """Parse a stored report and check what other commands read of it; else InvalidContract."""
-        f = Fields.parse("Report", data, SCHEMA)
-        f.name("round", "round")
-        f.name("model", "model")
-        f.choice("status", STATUSES)
-        f.array("participants")
-        f.integer("shards", 0, MAX_SHARDS)
-        if "error" in f:
-            f.text("error")
-        else:
-            f.object("global_model").text("key")
-        return cls(f.document)
+        document = parse_object("Report", data, SCHEMA)
+        build("Report", _Failed if "error" in document else _Published, document)
+        return cls(document)
 
     def to_text(self) -> str:
         """A readable page."""

@@ -6,10 +6,11 @@ import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from lambdas.protocol.documents import Fields, canonical_json
+from lambdas.protocol.documents import Document, build, canonical_json
 from lambdas.protocol.errors import FederationError, InvalidContract
+from lambdas.protocol.fields import ClientCount, ClientId, Examples, ModelName, RoundId, ShardCount, integer, one_of
 from lambdas.protocol.keys import check_name, manifest_key, round_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_EXAMPLES, MAX_SHARDS
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
@@ -17,13 +18,6 @@ from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.choices import ON_DEADLINE, ON_INVALID
-
-if TYPE_CHECKING:
-    pass
-
-# 2: `topology` was `architecture`.
-SCHEMA = 2
-
 
 # Options that concern only the process that coordinates: with another value it is still the same round.
 _OF_THE_PROCESS = ("timeout_s",)
@@ -54,23 +48,23 @@ class RoundRequest:
         topology: `grads-sharding`, or a tree: `lambda-fl` or `lifl`.
     """
 
-    model: str
-    round_id: str
-    shards: int | None = None
-    min_clients: int = 1
-    expect: int | None = None
+    model: ModelName
+    round_id: RoundId
+    shards: ShardCount | None = None
+    min_clients: ClientCount = 1
+    expect: ClientCount | None = None
     deadline_s: float = 0.0
     timeout_s: float | None = None
     min_fraction: float | None = None
-    expect_clients: tuple[str, ...] | None = None
-    on_deadline: str = "fail"
+    expect_clients: tuple[ClientId, ...] | None = None
+    on_deadline: Annotated[str, one_of(ON_DEADLINE)] = "fail"
     extend_s: float | None = None
-    max_extensions: int = 3
-    on_invalid: str = "fail"
+    max_extensions: Annotated[int, integer(1, 1000)] = 3
+    on_invalid: Annotated[str, one_of(ON_INVALID)] = "fail"
     max_norm: float | None = None
-    max_examples: int = MAX_EXAMPLES
-    late_from: str | None = None
-    topology: str = GRADS_SHARDING
+    max_examples: Examples = MAX_EXAMPLES
+    late_from: RoundId | None = None
+    topology: Annotated[str, one_of(TOPOLOGIES)] = GRADS_SHARDING
 
     def __post_init__(self) -> None:
         check_name("model", self.model)
@@ -162,12 +156,15 @@ def _shown(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class RoundRecord:
+class RoundRecord(Document):
     """`rounds/R/round.json`: what the round was opened with.
 
     Attributes:
         opened_at: seconds since the epoch; the deadline counts from here, whoever waits.
     """
+
+    WHAT = "Round record"
+    SCHEMA = 2  # `topology` was `architecture` in 1
 
     request: RoundRequest
     opened_at: float
@@ -183,38 +180,17 @@ class RoundRecord:
         return self.request.model
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, as stored."""
-        return canonical_json({"schema": SCHEMA, "opened_at": self.opened_at, **asdict(self.request)})
+        return canonical_json({"schema": self.SCHEMA, "opened_at": self.opened_at, **asdict(self.request)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> RoundRecord:
-        """Parse and check a record: whatever is no possible request raises InvalidContract."""
-        f = Fields.parse("Round record", data, SCHEMA)
+    def from_object(cls, value: dict[str, Any]) -> RoundRecord:
         try:
-            request = RoundRequest(
-                model=f.name("model", "model"),
-                round_id=f.name("round_id", "round"),
-                shards=f.optional_integer("shards", 1, MAX_SHARDS),
-                min_clients=f.integer("min_clients", 1, MAX_CLIENTS),
-                expect=f.optional_integer("expect", 1, MAX_CLIENTS),
-                deadline_s=f.number("deadline_s"),
-                timeout_s=f.optional_number("timeout_s"),
-                min_fraction=f.optional_number("min_fraction"),
-                expect_clients=f.optional_names("expect_clients", "client id"),
-                on_deadline=f.choice("on_deadline", ON_DEADLINE),
-                extend_s=f.optional_number("extend_s"),
-                max_extensions=f.integer("max_extensions", 1, 1000),
-                on_invalid=f.choice("on_invalid", ON_INVALID),
-                max_norm=f.optional_number("max_norm"),
-                max_examples=f.integer("max_examples", 1, MAX_EXAMPLES),
-                late_from=f.optional_name("late_from", "round"),
-                topology=f.choice("topology", TOPOLOGIES),
-            )
+            request = build(cls.WHAT, RoundRequest, value)
         except InvalidContract:
             raise
         except FederationError as error:
-            raise InvalidContract(f"Round record: {error}") from error
-        return cls(request, f.number("opened_at"))
+            raise InvalidContract(f"{cls.WHAT}: {error}") from error
+        return build(cls.WHAT, cls, value, request=request)
 
 
 def read_record(bucket: Bucket, round_id: str) -> RoundRecord | None:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from lambdas import shard_average
-from lambdas.protocol.keys import latest_key, report_key
+from lambdas.protocol.keys import coordinator_key, latest_key, report_key
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import coordinator_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
 from lambdas.storage.bucket import Bucket

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from lambdas import shard_average
-from lambdas.protocol.keys import global_key, latest_key, manifest_key, report_key, shards_prefix
+from lambdas.protocol.keys import coordinator_key, global_key, latest_key, manifest_key, report_key, shards_prefix
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.shard_average import ShardWorker
 from lambdas.storage import shards

@@ -197,7 +197,7 @@ def test_an_update_that_changes_after_pinning_is_noticed_by_every_shard_and_neve
     assert [(r["shard"], r["status"], r["error_kind"], r["client"]) for r in told] == [
         (shard, "failed", "UpdateChanged", "b") for shard in range(2)
     ]
-    assert all(f"was {happened} after the round had pinned it" in r["error"] for r in told)
+    assert all(f"was {happened} after the round pinned it" in r["error"] for r in told)
     for result in told:
         aws.sqs.send_message(QueueUrl=lanes_without_functions.result_queue_url, MessageBody=json.dumps(result))
     stop.join(30)

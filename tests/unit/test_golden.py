@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 
 from lambdas.protocol.keys import (
+    coordinator_key,
     global_key,
     latest_key,
     manifest_key,
@@ -43,7 +44,7 @@ from lambdas.protocol.keys import (
     update_key,
 )
 from lambdas.protocol.latest_model import LatestModel
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.manifest import Exclusion, Output, Participant, RoundManifest
 from lambdas.protocol.messages import (
     AggregatorJob,

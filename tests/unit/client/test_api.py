@@ -73,9 +73,9 @@ def test_a_wire_dtype_makes_the_update_smaller(aws: AwsClients, lanes_without_fu
 
 @pytest.mark.parametrize("name", ["", "a/b", "a.b", "x" * 300])
 def test_names_that_cannot_be_keys_are_refused_at_once(lanes_without_functions: Deployment, name: str) -> None:
-    with pytest.raises(InvalidName, match="is no valid client id"):
+    with pytest.raises(InvalidName, match="is not a valid client id"):
         Client(name, model="digits", deployment=lanes_without_functions)
-    with pytest.raises(InvalidName, match="is no valid model"):
+    with pytest.raises(InvalidName, match="is not a valid model"):
         Client("a", model=name, deployment=lanes_without_functions)
 
 

@@ -278,7 +278,7 @@ def test_an_altered_invitation_says_so(make: Callable[..., Invitation]) -> None:
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"'])
 def test_an_invitation_that_has_no_digest_at_all_is_refused(make: Callable[..., Invitation], value: str) -> None:
-    with pytest.raises(UnusableInvitation, match="does not match its digest"):
+    with pytest.raises(UnusableInvitation, match=r"does not match its digest|is not a JSON number"):
         parse_invitation(make().to_json().replace('"base_url":null', f'"base_url":{value}'))
 
 

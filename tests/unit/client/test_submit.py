@@ -208,7 +208,7 @@ def test_nan_and_infinity_are_not_lost_in_a_wire_dtype(bits: int, wire: str) -> 
 @pytest.mark.parametrize("examples", [0, -5, 10**9 + 1, True, 2.5, "7", None])
 def test_an_absurd_example_count_is_refused_with_the_range(examples: Any) -> None:
     with pytest.raises(
-        BadInput, match=r"an example count of .* makes no weight.*from 1 to 1000000000.*Pass the number"
+        BadInput, match=r"an example count of .* is not a valid weight.*from 1 to 1000000000.*Pass the number"
     ):
         written(from_state_dict(weights(1)), examples)
 
@@ -266,7 +266,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "huge": (file_bytes({"a": {**entry, "shape": [2**60]}}, bytes(8)), "takes 4611686018427387904 bytes"),
         "utf8": (file_bytes(b'{"\xff\xfe":{}}'), "not JSON"),
         "dtype": (file_bytes({"a": {**entry, "dtype": "F8_E5M2"}}, bytes(8)), "not averaged; supported"),
-        "shape": (file_bytes({"a": {**entry, "shape": 2}}, bytes(8)), "its shape is no list"),
+        "shape": (file_bytes({"a": {**entry, "shape": 2}}, bytes(8)), "its shape is not a list"),
         "deep": (file_bytes(b"[" * 100_000), "not JSON"),
         "no_tensors": (file_bytes({}), "the file has no tensors"),
     }
@@ -466,9 +466,9 @@ def pin(aws: AwsClients, deployment: Deployment) -> None:
 def test_a_client_id_that_cannot_be_a_key_stores_nothing(
     aws: AwsClients, lanes_without_functions: Deployment, client: str
 ) -> None:
-    with pytest.raises(InvalidName, match="is no valid client id"):
+    with pytest.raises(InvalidName, match="is not a valid client id"):
         put(aws, lanes_without_functions, client, weights(1))
-    with pytest.raises(InvalidName, match="is no valid round"):
+    with pytest.raises(InvalidName, match="is not a valid round"):
         put(aws, lanes_without_functions, "a", weights(1), round_id=client)
     assert objects(aws, lanes_without_functions) == []
 

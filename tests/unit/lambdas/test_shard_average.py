@@ -16,8 +16,8 @@ import pytest
 from lambdas import shard_average
 from lambdas import worker as base
 from lambdas.protocol.documents import sha256_hex
-from lambdas.protocol.keys import global_key, manifest_key, norms_key, shard_key
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.keys import coordinator_key, global_key, manifest_key, norms_key, shard_key
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from lambdas.protocol.manifest import Output
 from lambdas.protocol.messages import ShardJob, ShardResult
 from lambdas.protocol.safetensors import global_header

@@ -96,15 +96,15 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "absurd example count": (
         lambda: claiming("999999999999"),
         "InvalidUpdate",
-        "an example count of 999999999999 makes no weight",
+        "an example count of 999999999999 is not a valid weight",
     ),
     "more examples than the round believes": (
         lambda: update_bytes(weights(4), 10_001),
         "InvalidUpdate",
         "an example count of 10001 is above the largest of 10000",
     ),
-    "no safetensors file": (lambda: b"\xff" * 100, "InvalidTensorFile", "no safetensors file"),
-    "empty": (lambda: b"", "InvalidTensorFile", "no safetensors file"),
+    "not a safetensors file": (lambda: b"\xff" * 100, "InvalidTensorFile", "not a safetensors file"),
+    "empty": (lambda: b"", "InvalidTensorFile", "not a safetensors file"),
 }  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_below_the_quorum_the_round_stays_open_and_says_who_cannot_be_averaged(
     submit_good(aws, lanes_without_functions)
     put_bytes(aws, lanes_without_functions, "b", b"rubbish!")
     with pytest.raises(
-        QuorumMissed, match=r"has 2 of the 3 updates.*These cannot be averaged: client b \(no safetensors"
+        QuorumMissed, match=r"has 2 of the 3 updates.*These cannot be averaged: client b \(not a safetensors"
     ):
         run(aws, lanes_without_functions, min_clients=3)
     assert round_status(aws, aws.bucket(lanes_without_functions.bucket), "r-1")["state"] == "open"
@@ -222,7 +222,7 @@ def test_an_update_that_changes_after_pinning_is_excluded(
     with working(aws, lanes_without_functions, 2):
         report = run(aws, lanes_without_functions)
     assert read_global(aws, lanes_without_functions) == expected
-    assert f"was {spoil} after the round had pinned it" in reasons(report)["b"]
+    assert f"was {spoil} after the round pinned it" in reasons(report)["b"]
 
 
 def test_a_norm_above_the_largest_is_excluded_and_all_norms_are_reported(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lambdas.protocol.errors import InvalidContract
-from lambdas.protocol.keys import report_key
-from lambdas.protocol.lease import CoordinatorRecord, Process, coordinator_key
+from lambdas.protocol.keys import coordinator_key, report_key
+from lambdas.protocol.lease import CoordinatorRecord, Process
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object, swap_object

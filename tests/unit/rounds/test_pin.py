@@ -85,7 +85,7 @@ def bad_updates() -> dict[str, tuple[bytes, str]]:
         return update_bytes({n: v for n, v in values.items() if n != name})
 
     return {
-        "text": (b"epoch,loss\n1,0.5\n", "no safetensors file, or a truncated one"),
+        "text": (b"epoch,loss\n1,0.5\n", "not a safetensors file, or a truncated one"),
         "empty": (b"", "0 bytes long"),
         "three_bytes": (b"abc", "3 bytes long"),
         "truncated": (good[:-1], "truncated or padded"),
@@ -98,10 +98,10 @@ def bad_updates() -> dict[str, tuple[bytes, str]]:
         "huge": (file_bytes({**said, "a": {**entry, "shape": [2**60]}}, bytes(8)), "takes 4611686018427387904 "),
         "deep": (file_bytes(b"[" * 100_000), "not JSON"),
         "utf8": (file_bytes(b'{"\xff":{}}'), "not JSON"),
-        "surrogate": (file_bytes({**said, "\ud800": entry}, bytes(8)), "no Unicode text"),
+        "surrogate": (file_bytes({**said, "\ud800": entry}, bytes(8)), "not Unicode text"),
         "dtype": (file_bytes({**said, "a": {**entry, "dtype": "F8_E4M3"}}, bytes(8)), "is not averaged; supported"),
         "no_count": (file_bytes({"a": entry}, bytes(8)), "has no num_examples"),
-        "zero_count": (good.replace(b'"num_examples":"1"', b'"num_examples":"0"'), "count of 0 makes no weight"),
+        "zero_count": (good.replace(b'"num_examples":"1"', b'"num_examples":"0"'), "count of 0 is not a valid weight"),
         "two_signs": (file_bytes({"__metadata__": {"num_examples": "--5"}, "a": entry}, bytes(8)), "no num_examples"),
         "no_values": (file_bytes(said), "has no values: expected a model's tensors"),
         "missing_tensor": (without("scale"), "tensor 'scale' is missing; client a's update has it"),
@@ -142,7 +142,7 @@ def test_tensors_in_another_order_are_refused_with_how_to_save_them_again(
         "x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
     }
     put_bytes(aws, lanes_without_functions, "b", file_bytes(header, bytes(16)))
-    with pytest.raises(RoundFailed, match=r"client b: its tensors lie in another order.*orchestrator submit"):
+    with pytest.raises(RoundFailed, match=r"client b: its tensors are stored in another order.*orchestrator submit"):
         pinned(aws, lanes_without_functions)
 
 

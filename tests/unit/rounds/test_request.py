@@ -95,7 +95,7 @@ def test_a_request_that_makes_no_sense_is_refused(fields: dict[str, Any], messag
 
 
 def test_a_client_that_cannot_be_named_cannot_be_expected() -> None:
-    with pytest.raises(InvalidName, match="'a/b' is no valid client id"):
+    with pytest.raises(InvalidName, match="'a/b' is not a valid client id"):
         request(expect_clients=("a/b",))
 
 

@@ -173,9 +173,9 @@ def test_a_quorum_below_one_and_an_expectation_below_the_quorum_are_refused() ->
         request(min_clients=0)
     with pytest.raises(BadInput, match="Expecting 2 clients cannot reach the quorum of 3"):
         request(min_clients=3, expect=2)
-    with pytest.raises(InvalidName, match="is no valid round"):
+    with pytest.raises(InvalidName, match="is not a valid round"):
         request(round_id="a/b")
-    with pytest.raises(InvalidName, match="is no valid model"):
+    with pytest.raises(InvalidName, match="is not a valid model"):
         request(model="..")
 
 

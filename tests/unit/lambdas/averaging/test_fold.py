@@ -123,4 +123,4 @@ def test_a_library_that_cannot_be_loaded_is_said_and_done_without(
     (tmp_path / "libfold.so").write_bytes(b"for another machine")
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path / "libfold.so") is None
-    assert "numpy alone" in caplog.text
+    assert "Cannot load the compiled loop" in caplog.text

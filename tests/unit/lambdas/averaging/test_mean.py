@@ -233,7 +233,7 @@ def test_sums_of_squares_add_up_over_shards_to_each_clients_norm(
 
 def test_a_sum_beyond_float64_is_an_error_not_an_infinity(recwarn) -> None:
     updates = [Update(struct.pack("<d", 1.7e308))] * 2
-    with pytest.raises(NonFiniteUpdate, match="the weighted sum leaves the range of float64") as caught:
+    with pytest.raises(NonFiniteUpdate, match="the weighted sum exceeds float64") as caught:
         averaged(manifest_of(table_of(("F64", 1)), updates), MemoryStreams(updates))
     assert caught.value.client is None
     updates = [Update(struct.pack("<d", 1.0)), Update(struct.pack("<d", 1.7e308), 2)]

@@ -134,14 +134,14 @@ def sized(values: int, shards: int, output: Output | None = PARTS):
     ("values", "output", "shard", "refusal"),
     [
         (MIN_PART_BYTES * 3, PARTS, 1, None),
-        (MIN_PART_BYTES * 3 - 3, PARTS, 1, "less than S3's smallest part, 5242880, and only the last may be smaller"),
+        (MIN_PART_BYTES * 3 - 3, PARTS, 1, "less than S3's smallest part, 5242880, and only the last part"),
         (MIN_PART_BYTES * 3 - 3, PARTS, 2, None),
         (MIN_PART_BYTES * 3 - 3, PARTS, 0, None),  # the file's header makes up for it
         (30, None, 1, None),  # objects may be small
         (MAX_PART_BYTES * 3, PARTS, 1, None),
-        (MAX_PART_BYTES * 3 + 3, PARTS, 2, "more than S3 takes at once, 5368709120; the round needs more shards"),
-        (MAX_PART_BYTES * 3, PARTS, 0, "more than S3 takes at once"),
-        (MAX_PART_BYTES * 3 + 3, None, 1, "more than S3 takes at once"),
+        (MAX_PART_BYTES * 3 + 3, PARTS, 2, "more than the limit of a part, 5368709120; the round needs more shards"),
+        (MAX_PART_BYTES * 3, PARTS, 0, "more than the limit of a part"),
+        (MAX_PART_BYTES * 3 + 3, None, 1, "more than the limit of a part"),
     ],
 )
 def test_a_shard_that_s3_would_not_take_is_refused_before_anything_is_averaged(

@@ -107,7 +107,7 @@ def test_a_connection_closed_right_after_an_answer_costs_no_attempt(server) -> N
 def test_a_server_that_only_hangs_up_uses_the_attempts_up(server) -> None:
     scene = Scene(server)
     server.script = [servers.hang_up] * 50
-    with pytest.raises(StorageUnavailable, match="3 attempts in a row failed"):
+    with pytest.raises(StorageUnavailable, match="3 consecutive attempts failed"):
         scene.read()
     assert len(server.requests) == 3
 
@@ -134,7 +134,7 @@ def test_progress_renews_the_attempts(server) -> None:
 def test_cuts_without_progress_end(server) -> None:
     scene = Scene(server)
     server.script = [servers.cut(1000), *[servers.cut(0)] * 50]
-    with pytest.raises(StorageUnavailable, match=r"client c-00000\) from byte 1008: 3 attempts"):
+    with pytest.raises(StorageUnavailable, match=r"client c-00000\) from byte 1008: 3 consecutive attempts"):
         scene.read()
 
 
