@@ -10,6 +10,7 @@ output "deployment" {
     memory_mb             = aws_lambda_function.worker.memory_size
     timeout_s             = aws_lambda_function.worker.timeout
     ephemeral_storage_mb  = module.sizing.ephemeral_storage_mb
+    topology              = var.topology
     cpu_architecture      = var.function.cpu_architecture
     maximum_concurrency   = local.maximum_concurrency
     max_receive_count     = var.delivery.max_receive_count

@@ -124,6 +124,7 @@ run "the_deployment_output_has_the_documented_fields" {
       for lane in output.deployment.lanes : keys(lane) == [
         "cpu_architecture", "dead_letter_queue_arn", "dead_letter_queue_url", "ephemeral_storage_mb", "function_name",
         "max_receive_count", "maximum_concurrency", "memory_mb", "queue_arn", "queue_url", "shards", "timeout_s",
+        "topology",
       ]
     ])
     error_message = "orchestrator/aws/deployment.py expects other fields in a lane."

@@ -330,6 +330,7 @@ run "the_deployment_output_says_what_was_deployed" {
       memory_mb             = 256
       timeout_s             = 842
       ephemeral_storage_mb  = 988
+      topology              = "grads-sharding"
       cpu_architecture      = "arm64"
       maximum_concurrency   = 4
       max_receive_count     = 5

@@ -115,6 +115,6 @@ def parse_deployment(value: object) -> Deployment:
     return replace(
         found,
         lanes={lane.shards: lane for lane in lanes},
-        baselines={name: replace(found.baselines[name], topology=name) for name in TREES if name in found.baselines},
+        baselines={name: found.baselines[name] for name in TREES if name in found.baselines},
         baselines_refused={name: found.baselines_refused[name] for name in TREES if name in found.baselines_refused},
     )

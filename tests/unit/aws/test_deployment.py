@@ -16,7 +16,7 @@ from orchestrator.errors import NotDeployed
 LANE = {
     "shards": 4, "queue_url": "q4", "dead_letter_queue_url": "d4", "function_name": "f4", "memory_mb": 256,
     "timeout_s": 60, "ephemeral_storage_mb": 512, "cpu_architecture": "arm64", "max_receive_count": 3,
-    "maximum_concurrency": 10,
+    "maximum_concurrency": 10, "topology": "grads-sharding",
 }  # fmt: skip
 OUTPUT: dict[str, Any] = {
     "schema": 1,
@@ -56,7 +56,7 @@ def test_the_output_is_parsed_with_lanes_in_ascending_shard_count() -> None:
 
 
 def test_baseline_lanes_are_parsed_with_the_reasons_for_those_that_are_not_there() -> None:
-    lane = {**LANE, "shards": 1, "function_name": "f-lifl"}
+    lane = {**LANE, "shards": 1, "function_name": "f-lifl", "topology": "lifl"}
     found = parse_deployment({**OUTPUT, "baselines": {"lifl": lane}, "baselines_refused": {"lambda-fl": "too large."}})
     assert found.lane_for("lifl", 1).function_name == "f-lifl"
     assert found.lane_for("lifl", 1).topology == "lifl"

@@ -22,7 +22,7 @@ from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import RoundRecord, RoundRequest
 from orchestrator.rounds.tree import TreeRun
 from orchestrator.rounds.wait import BadUpdate
-from tests.support import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
+from tests.support.manifests import BUCKET, MODEL, ROUND, Update, manifest_of, table_of
 
 DIGEST = "ab" * 32
 LANE = Lane(1, "q", "dead", "function", 512, 60, "x86_64", 3)

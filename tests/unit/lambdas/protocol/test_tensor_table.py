@@ -14,7 +14,7 @@ from lambdas.protocol.errors import InvalidContract
 from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable, shard_bounds
 from tests.support.examples import TABLE
-from tests.unit.strategies import tables
+from tests.support.strategies import tables
 
 
 @pytest.mark.parametrize(
