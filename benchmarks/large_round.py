@@ -32,7 +32,7 @@ from orchestrator.client.submit import submit
 from orchestrator.deployment import function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
-from orchestrator.progress import Narration, StderrNarration, still_at_it
+from orchestrator.progress import Narration, StderrNarration, elapsed_time
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 
@@ -114,7 +114,7 @@ def main() -> int:
                 "memory_mb_override": MEMORY_MB,
             }
             narration.say(f"terraform apply: one lane of {SHARDS} shards, {MEMORY_MB} MB ...")
-            with still_at_it(narration, "terraform apply"):
+            with elapsed_time(narration, "terraform apply"):
                 terraform.apply("local", variables, show=False)
             deployment = load_deployment("local")
             aws = connect(deployment.region, deployment.endpoint_url)

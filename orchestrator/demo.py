@@ -1,8 +1,8 @@
 """`make demo`: federated training of a real network on a real data set, over the embedded AWS, end to end.
 
 Eight clients with unequal shares of scikit-learn's handwritten digits train a PyTorch network with BatchNorm. Every
-round takes a user's path: push, start-round, pull. The last global model is compared, byte by byte, with a plain
-float64 FedAvg of the same updates in this process, written with the safetensors library.
+round is run as a user runs it: push, start-round, pull. The last global model is compared byte by byte with a float64
+FedAvg of the same updates, which this process computes and writes with the safetensors library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lambdas.protocol.errors import FederationError
-from orchestrator.aws.clients import connect
+from orchestrator.aws.clients import AwsClients, connect
 from orchestrator.aws.deployment import Deployment
 from orchestrator.client.api import Client
 from orchestrator.client.fetch import fetch
@@ -34,7 +34,7 @@ from orchestrator.deployment import function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
 from orchestrator.paths import ROOT
-from orchestrator.progress import Narration, StderrNarration, still_at_it
+from orchestrator.progress import Narration, StderrNarration, elapsed_time
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
 
@@ -58,7 +58,7 @@ class Data:
 
 
 def make_network() -> nn.Module:
-    """A small convolutional network with BatchNorm; 22 MB of weights, so that four shards are parts of one upload."""
+    """A small convolutional network with BatchNorm and 22 MB of weights: four shards can be parts of an upload."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -68,7 +68,7 @@ def make_network() -> nn.Module:
 
 
 def split_data() -> tuple[list[Data], Data]:
-    """Unequal shares of the training images for the clients, and the test images (a fifth)."""
+    """Split the data set: unequal shares of the training images, one per client, and a fifth as test images."""
     digits = load_digits()
     rng = np.random.default_rng(7)
     order = rng.permutation(len(digits.target))
@@ -83,7 +83,7 @@ def split_data() -> tuple[list[Data], Data]:
 
 
 def train(network: nn.Module, data: Data, seed: int) -> None:
-    """One client's local epochs of SGD."""
+    """Train in place with SGD for a client's local epochs."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=_LEARNING_RATE, momentum=0.9)
     network.train()
@@ -98,14 +98,14 @@ def train(network: nn.Module, data: Data, seed: int) -> None:
 
 
 def accuracy(network: nn.Module, data: Data) -> float:
-    """Share of digits that the network names correctly."""
+    """The share of images that the network classifies correctly, 0 to 1."""
     network.eval()
     with torch.no_grad():
         return float((network(data.images).argmax(1) == data.digits).float().mean())
 
 
 def reference_average(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
-    """FedAvg in one process, float64, clients in ascending id; the bytes of the safetensors library's file."""
+    """FedAvg in float64, clients in ascending id; returns the file that the safetensors library writes."""
     from safetensors.torch import save
 
     total = sum(count for _, count in updates.values())
@@ -126,88 +126,121 @@ def reference_average(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 
 @contextmanager
 def deployed(narration: Narration) -> Iterator[Deployment]:
-    """An emulator of the demo's own with the local environment applied to it; gone afterwards."""
+    """Start an emulator and apply the local environment to it; stop the emulator afterwards.
+
+    The emulator has a temporary home, so that an emulator of the user's is not touched.
+    """
     with tempfile.TemporaryDirectory(prefix="fedagg-demo-") as home:
         os.environ["FEDAGG_HOME"] = home
-        os.environ.pop("AWS_ENDPOINT_URL", None)  # what others run is left alone
+        os.environ.pop("AWS_ENDPOINT_URL", None)
         try:
-            running = emulator.start(narration=narration)
-            narration.say("Building the function zip ...")
-            zipped = function_zip.variables(function_zip.target_for("local", running.kind))
-            narration.say(f"The embedded AWS listens on {running.url}. terraform apply in environments/local ...")
-            began = time.monotonic()
-            with still_at_it(narration, "terraform apply"):
-                terraform.apply(
-                    "local",
-                    {
-                        **zipped,
-                        "aws_endpoint_url": running.url,
-                        "clients": CLIENTS,
-                        "shard_counts": [SHARDS],
-                    },
-                    show=False,
-                )
-            deployment = load_deployment("local")
-            narration.say(
-                f"Applied in {time.monotonic() - began:.0f} s: s3://{deployment.bucket}, lane for {SHARDS} shards."
-            )
-            yield deployment
+            yield _deploy(emulator.start(narration=narration), narration)
         finally:
             emulator.stop()
 
 
+def _deploy(running: emulator.Emulator, narration: Narration) -> Deployment:
+    narration.say("Building the function zip ...")
+    zipped = function_zip.variables(function_zip.target_for("local", running.kind))
+    narration.say(f"The embedded AWS listens on {running.url}. terraform apply in environments/local ...")
+    variables = {**zipped, "aws_endpoint_url": running.url, "clients": CLIENTS, "shard_counts": [SHARDS]}
+    began = time.monotonic()
+    with elapsed_time(narration, "terraform apply"):
+        terraform.apply("local", variables, show=False)
+    deployment = load_deployment("local")
+    narration.say(f"Applied in {time.monotonic() - began:.0f} s: s3://{deployment.bucket}, lane for {SHARDS} shards.")
+    return deployment
+
+
+class Federation:
+    """The clients of the demo, each with a share of the data, and the network that they train in turn.
+
+    Attributes:
+        updates: of the last round, by client id: state_dict and number of examples.
+        accuracies: on the test images, before the first round and after each round.
+        published: the number of published rounds.
+    """
+
+    def __init__(self, deployment: Deployment, shares: list[Data], test: Data, network: nn.Module) -> None:
+        self.deployment = deployment
+        self.clients = [Client(f"client-{i}", model=MODEL, deployment=deployment) for i in range(len(shares))]
+        self.shares = shares
+        self.test = test
+        self.network = network
+        self.updates: dict[str, tuple[StateDict, int]] = {}
+        self.accuracies = [accuracy(network, test)]
+        self.published = 0
+
+    def run_round(self, number: int, aws: AwsClients, narration: Narration) -> None:
+        """Train, push, average, pull, and print a line of the table."""
+        round_id = f"r-{number}"
+        self._train_and_push(number, round_id, narration)
+        request = RoundRequest(MODEL, round_id, shards=SHARDS, min_clients=len(self.clients))
+        report = start_round(aws, self.deployment, request, narration).document
+        self.published += report["status"] == "published"
+        self.network.load_state_dict(self.clients[0].pull(round_id=round_id))
+        self.accuracies.append(accuracy(self.network, self.test))
+        print(
+            f"{number:>5}  {self.accuracies[-1]:>8.3f}  {len(report['participants']):>12}  {report['shards']:>6}  "
+            f"{report['seconds']['total']:>7.2f}  ${report['predicted_on_aws']['usd']:.6f}",
+            flush=True,
+        )
+
+    def _train_and_push(self, number: int, round_id: str, narration: Narration) -> None:
+        global_weights = _copy(self.network.state_dict())
+        self.updates = {}
+        with narration.bar(f"round {number}: clients train and push", len(self.clients)) as progress:
+            for index, (client, share) in enumerate(zip(self.clients, self.shares, strict=True)):
+                self.network.load_state_dict(global_weights)
+                train(self.network, share, seed=1000 * number + index)
+                weights = _copy(self.network.state_dict())
+                client.push(weights, num_examples=len(share.digits), round_id=round_id)
+                self.updates[client.client_id] = (weights, len(share.digits))
+                progress(1)
+
+
+def _copy(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
+    return {name: tensor.clone() for name, tensor in state_dict.items()}
+
+
 def run(narration: Narration) -> bool:
-    """The demo; whether everything came out as promised."""
+    """Run the demo.
+
+    Returns:
+        Whether every round was published, the accuracy rose and the last global model equals the reference.
+    """
     OUTPUT.mkdir(exist_ok=True)
     shares, test = split_data()
     network = make_network()
-    accuracies = [accuracy(network, test)]
     parameters = sum(t.numel() for t in network.state_dict().values())
     narration.say(
         f"{CLIENTS} clients with {', '.join(str(len(s.digits)) for s in shares)} images; {parameters:,} values."
     )
+    path = OUTPUT / "global.safetensors"
     with deployed(narration) as deployment:
         aws = connect(deployment.region, deployment.endpoint_url)
-        federation = [Client(f"client-{i}", model=MODEL, deployment=deployment) for i in range(CLIENTS)]
+        federation = Federation(deployment, shares, test, network)
         print("round  accuracy  participants  shards  seconds  on AWS (predicted, all-in)", flush=True)
-        published = 0
-        global_weights: StateDict = {k: v.clone() for k, v in network.state_dict().items()}
-        updates: dict[str, tuple[StateDict, int]] = {}
         for number in range(1, ROUNDS + 1):
-            round_id = f"r-{number}"
-            updates = {}
-            with narration.bar(f"round {number}: clients train and push", CLIENTS) as progress:
-                for index, (client, share) in enumerate(zip(federation, shares, strict=True)):
-                    network.load_state_dict(global_weights)
-                    train(network, share, seed=1000 * number + index)
-                    weights = {k: v.clone() for k, v in network.state_dict().items()}
-                    client.push(weights, num_examples=len(share.digits), round_id=round_id)
-                    updates[client.client_id] = (weights, len(share.digits))
-                    progress(1)
-            request = RoundRequest(MODEL, round_id, shards=SHARDS, min_clients=CLIENTS)
-            report = start_round(aws, deployment, request, narration).document
-            published += report["status"] == "published"
-            global_weights = federation[0].pull(round_id=round_id)
-            network.load_state_dict(global_weights)
-            accuracies.append(accuracy(network, test))
-            print(
-                f"{number:>5}  {accuracies[-1]:>8.3f}  {len(report['participants']):>12}  {report['shards']:>6}  "
-                f"{report['seconds']['total']:>7.2f}  ${report['predicted_on_aws']['usd']:.6f}",
-                flush=True,
-            )
-        path = OUTPUT / "global.safetensors"
-        fetched = fetch(aws.bucket(deployment.bucket), MODEL, path)
-    reference = reference_average(updates)
-    identical = path.read_bytes() == reference
-    if not identical:
-        narration.say(f"sha256 {fetched.sha256}, reference {hashlib.sha256(reference).hexdigest()}")
+            federation.run_round(number, aws, narration)
+        fetch(aws.bucket(deployment.bucket), MODEL, path)
+    identical = _equals_reference(path.read_bytes(), federation.updates, narration)
+    accuracies = federation.accuracies
     _plot(accuracies, OUTPUT / "accuracy.png")
     narration.say(f"Global model and accuracy plot: {os.path.relpath(OUTPUT)}/")
     print(
-        f"demo: {published} rounds published, accuracy {accuracies[0]:.2f} -> {accuracies[-1]:.2f}, "
+        f"demo: {federation.published} rounds published, accuracy {accuracies[0]:.2f} -> {accuracies[-1]:.2f}, "
         f"bit-identical to the reference: {'yes' if identical else 'NO'}"
     )
-    return published == ROUNDS and identical and accuracies[-1] > accuracies[0]
+    return federation.published == ROUNDS and identical and accuracies[-1] > accuracies[0]
+
+
+def _equals_reference(model: bytes, updates: Mapping[str, tuple[StateDict, int]], narration: Narration) -> bool:
+    reference = reference_average(updates)
+    if model != reference:
+        found, expected = (hashlib.sha256(data).hexdigest() for data in (model, reference))
+        narration.say(f"The global model has sha256 {found}, the reference {expected}.")
+    return model == reference
 
 
 def _plot(accuracies: list[float], path: Path) -> None:
@@ -228,12 +261,12 @@ def _terminated(signum: int, frame: Any) -> None:
 
 
 def main() -> int:
-    """Run the demo; 0 only if every round was published, the accuracy rose and the bytes are the reference's."""
+    """Run the demo; the exit status is 0 if every round was published, the accuracy rose and the bytes are equal."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return 0 if run(StderrNarration()) else 1
     except KeyboardInterrupt:
-        print("\ndemo: stopped; the emulator is gone and nothing is left running.", file=sys.stderr)
+        print("\ndemo: stopped. The emulator is stopped, too.", file=sys.stderr)
         return 130
     except FederationError as error:
         print(f"demo: failed: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where this project keeps its files."""
+"""Directories of the project: its root, and the state of the local environment."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def state_home() -> Path:
-    """Where the local environment keeps what belongs to one emulator: process id, log, Terraform state.
+    """The directory for the state of one emulator: its process id, its log and its Terraform state.
 
-    `FEDAGG_HOME` names another directory, so that several emulators can run beside each other.
+    `FEDAGG_HOME` sets another directory, so that several emulators can run at the same time.
     """
     return Path(os.environ.get("FEDAGG_HOME") or ROOT / ".emulator").resolve()

@@ -1,4 +1,4 @@
-"""What a command tells the person who watches: on stderr, and progress bars only where stderr is a terminal."""
+"""Narration: what a command reports while it runs, on stderr. Progress bars are shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -8,47 +8,57 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 
 class Narration:
-    """Says nothing; the Python API's default."""
+    """Reports nothing; the default of the Python API."""
 
     def say(self, sentence: str) -> None:
-        """Tell what happens."""
+        """Report a sentence."""
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
-        """A progress bar; yields the function that moves it by so many."""
+        """Show a progress bar.
+
+        Args:
+            total: the number of steps.
+
+        Yields:
+            The function that advances the bar by a number of steps.
+        """
         yield lambda count: None
 
 
-@contextmanager
-def still_at_it(narration: Narration, what: str, every_s: float = 15.0) -> Iterator[None]:
-    """While something long and silent runs, say every so often for how long it has been running."""
-    done = threading.Event()
-    began = time.monotonic()
-
-    def tell() -> None:
-        while not done.wait(every_s):
-            narration.say(f"  ... {what}: {time.monotonic() - began:.0f} s")
-
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 class StderrNarration(Narration):
-    """The command line's."""
+    """Reports on stderr; the narration of the command line."""
 
     def say(self, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
-        with tqdm(total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+        if not sys.stderr.isatty():
+            yield lambda count: None
+            return
+        from tqdm import tqdm  # the functions' zip has no tqdm
+
+        with tqdm(total=total, desc=label, file=sys.stderr, leave=False) as bar:
             yield lambda count: bar.update(count)
+
+
+@contextmanager
+def elapsed_time(narration: Narration, label: str, every_s: float = 15.0) -> Iterator[None]:
+    """While the block runs, report every `every_s` seconds how long it has been running."""
+    done = threading.Event()
+    began = time.monotonic()
+
+    def report() -> None:
+        while not done.wait(every_s):
+            narration.say(f"  ... {label}: {time.monotonic() - began:.0f} s")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -35,12 +35,32 @@ class AwsClients:
 
 def connect(region: str, endpoint_url: str | None) -> AwsClients:
     """Clients for AWS, or for the emulator at `endpoint_url` (which takes LocalStack's well-known credentials)."""
-    return AwsClients(s3=make_client("s3", region, endpoint_url), sqs=make_client("sqs", region, endpoint_url))
+    session = _session(region, endpoint_url)
+    return AwsClients(s3=_client(session, "s3", endpoint_url), sqs=_client(session, "sqs", endpoint_url))
 
 
 def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
     """A boto3 client of a service; see `connect`."""
+    return _client(_session(region, endpoint_url), service, endpoint_url)
+
+
+def _session(region: str, endpoint_url: str | None) -> Any:
+    """What makes clients. Clients of one session share the files that boto3 loads, which takes 0.1 s for a session."""
     keep_secrets_out()
+    if endpoint_url is None:
+        return boto3.session.Session(region_name=region)
+    # Emulators check the signature of presigned URLs, and know these two.
+    session = LocalStackSession(
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # an emulator's well-known word  # noqa: S106  # nosec B106
+        region_name=region,
+    )
+    # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
+    session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
+    return session
+
+
+def _client(session: Any, service: str, endpoint_url: str | None) -> Any:
     config = Config(
         max_pool_connections=REQUESTS_AT_ONCE,
         retries={"mode": "standard", "max_attempts": 6},
@@ -52,16 +72,6 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
     if service == "s3":
         # What workers presign must be Signature V4 too, which boto3 does not choose by itself and KMS keys demand.
         config = config.merge(Config(signature_version="s3v4"))
-    if endpoint_url is None:
-        return boto3.session.Session(region_name=region).client(service, config=config)  # type: ignore[call-overload]
-    # Emulators check the signature of presigned URLs, and know these two.
-    session = LocalStackSession(
-        aws_access_key_id="test",
-        aws_secret_access_key="test",  # an emulator's well-known word  # noqa: S106  # nosec B106
-        region_name=region,
-    )
-    # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
-    session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
     return session.client(service, config=config)
 
 

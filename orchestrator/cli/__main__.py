@@ -1,5 +1,5 @@
-"""Lets `python -m orchestrator.cli` run the command line."""
+"""Runs the command line for `python -m orchestrator.cli`."""
 
 from orchestrator.cli.main import main
 
-main()
+main(prog_name="orchestrator")

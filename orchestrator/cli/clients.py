@@ -1,4 +1,4 @@
-"""The commands that clients run, submit and fetch, and the one that invites them."""
+"""The commands of clients, submit and fetch, and the command that invites clients."""
 
 from __future__ import annotations
 
@@ -6,30 +6,37 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lambdas.protocol.errors import InvalidUpdate
 from lambdas.protocol.keys import check_name
-from orchestrator.cli.options import Answer, ClientList, Duration, connect_to, env_option, output_option
-from orchestrator.client.fetch import fetch
-from orchestrator.client.invitation import Invitation, check_matches, load_invitation
-from orchestrator.client.invite import early_end, invite, prepare, signing_credentials
-from orchestrator.client.redeem import fetch_invited, submit_invited
-from orchestrator.client.sources import from_file
-from orchestrator.client.submit import submit
-from orchestrator.client.update_file import WIRE_NAMES
+from orchestrator.cli.options import (
+    Answer,
+    ClientList,
+    Duration,
+    connect_to,
+    env_option,
+    output_option,
+    round_option,
+)
+from orchestrator.client.wire import WIRE_NAMES
 from orchestrator.errors import BadInput
 from orchestrator.progress import StderrNarration
+
+if TYPE_CHECKING:
+    from orchestrator.client.invitation import Invitation
+    from orchestrator.client.submit import Submitted
 
 _invite_option = click.option(
     "--invite",
     "invitation_file",
     type=click.Path(path_type=Path),
-    help="An invitation instead of AWS credentials: a file of `orchestrator invite`.",
+    help="A file of `orchestrator invite`, instead of AWS credentials.",
 )
 _wire_option = click.option(
-    "--wire", type=click.Choice(list(WIRE_NAMES)), help="Store float32 tensors in this dtype: half the bytes."
+    "--wire", type=click.Choice(list(WIRE_NAMES)), help="Store float32 tensors in this dtype, in half the bytes."
 )
 
 
@@ -38,7 +45,7 @@ _wire_option = click.option(
 @env_option
 @click.option("--round", "round_id", help="The round's id.")
 @click.option("--client", help="The client's id: letters, digits, - and _.")
-@click.option("--examples", type=int, required=True, help="How many examples the client trained on: its weight.")
+@click.option("--examples", type=int, required=True, help="The number of training examples: the update's weight.")
 @_wire_option
 @_invite_option
 @output_option
@@ -51,9 +58,11 @@ def submit_command(
     wire: str | None,
     invitation_file: Path | None,
 ) -> Answer:
-    """Submit a client's weights: a safetensors file, or a PyTorch state_dict file. Written once.
+    """Submit a client's update to a round.
 
-    With --invite no AWS credentials and no environment are needed; round, client and dtype are the invitation's.
+    FILE is a safetensors file or a PyTorch state_dict file. A client can submit one update to a round.
+
+    With --invite neither AWS credentials nor an environment are needed. The invitation sets round, client and dtype.
 
     \b
       orchestrator submit model.safetensors --round r-1 --client hospital-7 --examples 1203
@@ -63,20 +72,14 @@ def submit_command(
     wire_dtype = WIRE_NAMES[wire] if wire else None
     invitation = None
     if invitation_file is not None:
-        invitation = load_invitation(invitation_file)
-        check_matches(invitation, round_id=round_id, client=client, wire=wire_dtype)
+        invitation = _invitation(invitation_file, round_id=round_id, client=client, wire=wire_dtype)
         round_id, client = invitation.round_id, invitation.client
     if round_id is None or client is None:
         raise click.UsageError("Missing option '--round' or '--client': name both, or pass --invite.")
     check_name("client id", client)
     check_name("round", round_id)
     try:
-        tensors = from_file(file)
-        if invitation is not None:
-            result = submit_invited(invitation, tensors, examples)
-        else:
-            deployment, aws = connect_to(env)
-            result = submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire_dtype)
+        result = _submit(file, examples, env, round_id, client, wire_dtype, invitation)
     except (BadInput, InvalidUpdate) as error:
         named = f"client {client}" in str(error).lower()
         raise error if named else BadInput(f"Client {client}: {error}") from error
@@ -84,29 +87,58 @@ def submit_command(
     return asdict(result), text + ("." if result.created else " already.")
 
 
+def _invitation(file: Path, **expected: str | None) -> Invitation:
+    """The invitation in a file, if it is for what the other options name."""
+    from orchestrator.client.invitation import check_matches, load_invitation
+
+    invitation = load_invitation(file)
+    check_matches(invitation, **expected)
+    return invitation
+
+
+def _submit(
+    file: Path, examples: int, env: str, round_id: str, client: str, wire: str | None, invitation: Invitation | None
+) -> Submitted:
+    """Submit a file with an invitation, or with AWS credentials."""
+    from orchestrator.client.redeem import submit_invited
+    from orchestrator.client.sources import from_file
+    from orchestrator.client.submit import submit
+
+    tensors = from_file(file)
+    if invitation is not None:
+        return submit_invited(invitation, tensors, examples)
+    deployment, aws = connect_to(env)
+    return submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire)
+
+
 @click.command("fetch")
 @env_option
 @click.option("--model", help="The model's name.")
-@click.option("--round", "round_id", help="The round whose global model to fetch. Default: the newest.")
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors", show_default=True)
+@click.option("--round", "round_id", help="The round that published the global model. Default: the newest.")
+@click.option(
+    "--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors", show_default=True,
+    help="The file to write.",
+)  # fmt: skip
 @_invite_option
 @output_option
 def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, invitation_file: Path | None) -> Answer:
-    """Fetch a published global model: a safetensors file.
+    """Fetch a published global model.
 
-    An invitation gives its round's global model where that is published, else the one to start from.
+    Writes a safetensors file. With --invite, fetches the global model of the invitation's round if it is published, and
+    otherwise the global model that the round starts from.
 
     \b
       orchestrator fetch --model digits --to global.safetensors
       orchestrator fetch --model digits --round r-1
       orchestrator fetch --invite r-1-hospital-7.json
     """
+    from orchestrator.client.fetch import fetch
+    from orchestrator.client.redeem import fetch_invited
+
     if round_id is not None:
         check_name("round", round_id)
     if invitation_file is not None:
-        invitation = load_invitation(invitation_file)
-        check_matches(invitation, model=model)
-        fetched = fetch_invited(invitation, to, round_id=round_id)
+        fetched = fetch_invited(_invitation(invitation_file, model=model), to, round_id=round_id)
     elif model is None:
         raise click.UsageError("Missing option '--model': name the model, or pass --invite.")
     else:
@@ -120,15 +152,22 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
 
 @click.command("invite")
 @env_option
-@click.option("--round", "round_id", required=True, help="The round's id.")
-@click.option("--client", "clients_given", multiple=True, help="A client's id (repeatable): one invitation each.")
-@click.option("--clients", "listed", type=ClientList(), default=(), help="Several at once: a,b,c or a file of them.")
-@click.option("--expires", type=Duration(), default=6 * 3600.0, help="Life, e.g. 90m, at most 168h. Default: 6h.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; a directory for several clients.")
-@click.option("--model", help="The model's name, where the round is not open yet.")
+@round_option
+@click.option("--client", "clients_given", multiple=True, help="A client's id (repeatable). Each gets an invitation.")
+@click.option(
+    "--clients", "listed", type=ClientList(), default=(), help="Several ids: a file with one per line, or a,b,c."
+)
+@click.option(
+    "--expires", type=Duration(), default=6 * 3600.0,
+    help="How long the invitation is valid, e.g. 90m, at most 168h. Default: 6h.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; for several clients a directory.")
+@click.option("--model", help="The model's name, if the round is not open yet.")
 @_wire_option
-@click.option("--like", type=click.Path(path_type=Path), help="A model's first round: a file with its tensors.")
-@click.option("--model-bytes", type=click.IntRange(min=1), help="The same, where only its bytes are known.")
+@click.option(
+    "--like", type=click.Path(path_type=Path), help="For a model's first round: a file with the model's tensors."
+)
+@click.option("--model-bytes", type=click.IntRange(min=1), help="Instead of --like: the bytes of the model's tensors.")
 @output_option
 def invite_command(
     env: str,
@@ -137,68 +176,84 @@ def invite_command(
     listed: tuple[str, ...],
     expires: float,
     out: Path | None,
-    model: str | None,
-    wire: str | None,
-    like: Path | None,
-    model_bytes: int | None,
+    **about: Any,
 ) -> Answer:
-    """Invite clients to a round: a small JSON file each, with which they need no AWS credentials.
+    """Invite clients that have no AWS credentials to a round.
 
-    Without --client, everybody whom the round was opened for (--expect-clients) is invited.
+    An invitation is a small JSON file. Without --client, invites the clients that the round was opened for
+    (--expect-clients).
 
-    It lets its holder upload one update, once, of exactly the model's size, and download the global model. It is signed
-    with your credentials, and ends with them. Whoever has the file may use it: send it as you would send a password.
+    The holder of an invitation can upload one update of exactly the model's size, once, and download the global model.
+    Your credentials sign it, and it expires with them. Anyone who has the file can use it: send it like a password.
 
     \b
       orchestrator invite --round r-1 --client hospital-7 --out hospital-7.json
       orchestrator invite --env prod --round r-1 --clients hospital-7,hospital-8 --expires 12h --out invitations/
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
+    names = list(dict.fromkeys([*clients_given, *listed]))
+    document, invitations = _invite(env, round_id, names, expires, **about)
+    if out is None:
+        # One invitation per line, so that the output can be piped.
+        lines = [invitation.to_json() for invitation in invitations]
+        return document | {"invitations": [json.loads(line) for line in lines]}, "\n".join(lines)
+    files = _write(out, invitations)
+    text = f"{len(files)} invitation{'s' if len(files) > 1 else ''} to round {round_id}: {', '.join(files.values())}"
+    return document | {"files": files}, text
+
+
+def _invite(
+    env: str,
+    round_id: str,
+    names: list[str],
+    expires: float,
+    *,
+    model: str | None,
+    wire: str | None,
+    like: Path | None,
+    model_bytes: int | None,
+) -> tuple[dict[str, Any], list[Invitation]]:
+    """What all invitations have in common, and the invitations."""
+    from orchestrator.client.invite import early_end, invite, prepare, signing_credentials
+    from orchestrator.client.sources import from_file
+
     deployment, aws = connect_to(env)
+    bucket = aws.bucket(deployment.bucket)
     inviting = prepare(
-        aws.bucket(deployment.bucket),
+        bucket,
         round_id,
         model=model,
         wire=WIRE_NAMES[wire] if wire else None,
         table=from_file(like).table if like else None,
         model_bytes=model_bytes,
     )
-    names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
+    names = names or list(inviting.expect_clients)
     if not names:
-        raise click.UsageError("Missing option '--client': name whom to invite; the round names nobody.")
+        raise click.UsageError("Missing option '--client': the round was opened for no client by name. Name one.")
     warning = early_end(signing_credentials(aws.s3), expires)
     if warning:
         StderrNarration().say(f"Warning: {warning}")
-    invitations = [invite(aws.bucket(deployment.bucket), inviting, name, expires) for name in names]
+    invitations = [invite(bucket, inviting, name, expires) for name in names]
     document = {
         "round": round_id, "model": inviting.model, "update_bytes": inviting.size.nbytes, "warning": warning,
         "expires_at": invitations[0].expires_at,
     }  # fmt: skip
-    if out is None:
-        # Data on stdout: an invitation per line is what a pipe wants.
-        lines = [invitation.to_json() for invitation in invitations]
-        return document | {"invitations": [json.loads(line) for line in lines]}, "\n".join(lines)
-    paths = [str(path) for path in _write(out, invitations)]
-    text = f"{len(paths)} invitation{'s' if len(paths) > 1 else ''} to round {round_id}: {', '.join(paths)}"
-    return document | {"files": dict(zip(names, paths, strict=True))}, text
+    return document, invitations
 
 
-def _write(out: Path, invitations: list[Invitation]) -> list[Path]:
-    """A file per invitation, for its owner's eyes only."""
+def _write(out: Path, invitations: list[Invitation]) -> dict[str, str]:
+    """Write a file per invitation, which only its owner can read; the paths by client."""
     several = len(invitations) > 1 or out.is_dir() or str(out).endswith("/")
-    paths = []
+    paths = {}
     try:
         if several:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for invitation in invitations:
             path = out / f"{invitation.round_id}-{invitation.client}.json" if several else out
-            path.unlink(missing_ok=True)  # its permissions may be wider
+            path.unlink(missing_ok=True)  # an existing file could have wider permissions
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(invitation.to_json() + "\n")
-            paths.append(path)
+            paths[invitation.client] = str(path)
     except OSError as error:
         raise BadInput(f"Cannot write {error.filename or out}: {error.strerror}. Choose another --out.") from error
     return paths
-
-
-COMMANDS = (submit_command, fetch_command, invite_command)

@@ -1,38 +1,38 @@
-"""`orchestrator compare`: GradsSharding, lambda-FL and LIFL on the same updates."""
+"""`orchestrator compare`: the three topologies on the same updates."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lambdas.protocol.errors import InvalidTensorFile
-from lambdas.protocol.safetensors import NUM_EXAMPLES, header_length, parse_header
 from orchestrator.cli.options import Answer, ShardCount, connect_to, env_option, output_option
-from orchestrator.client.sources import from_file
-from orchestrator.comparison.compare import ClientUpdate, compare, synthetic_updates
-from orchestrator.comparison.report import to_markdown, write_chart
 from orchestrator.errors import BadInput
-from orchestrator.progress import StderrNarration
+from orchestrator.progress import Narration, StderrNarration
+
+if TYPE_CHECKING:
+    from orchestrator.comparison.compare import ClientUpdate
 
 
 @click.command("compare")
 @env_option
 @click.option("--model-bytes", type=click.IntRange(4), help="Bytes of one synthetic update.")
-@click.option("--clients", type=click.IntRange(1), help="How many synthetic updates.")
+@click.option("--clients", type=click.IntRange(1), help="The number of synthetic updates.")
 @click.option(
     "--updates",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A directory of updates (*.safetensors, *.pt); a file's name is its client. Default: synthetic ones.",
+    help="A directory of updates (*.safetensors, *.pt), named after their clients. Default: synthetic updates.",
 )
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count of grads-sharding.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Rounds per topology.")
 @click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output", show_default=True,
-    help="Where compare.json, compare.md and compare.png go.",
+    help="The directory for compare.json, compare.md and compare.png.",
 )  # fmt: skip
-@click.option("--keep", is_flag=True, help="Leave the rounds and global models in the bucket.")
+@click.option("--keep", is_flag=True, help="Do not delete the rounds and global models from the bucket.")
 @output_option
 def compare_command(
     env: str,
@@ -44,49 +44,68 @@ def compare_command(
     to: Path,
     keep: bool,
 ) -> Answer:
-    """Run the three topologies for real, on the same updates, and put them side by side.
+    """Run the same round in all three topologies.
 
-    The trees need an environment that is deployed with baselines = true. Where one of them does not fit, the table
-    says why.
+    Prints a table of time, cost and bytes. The trees need an environment that is deployed with baselines = true. If a
+    tree does not fit, the table gives the reason.
 
     \b
       orchestrator deploy --env local --var baselines=true
       orchestrator compare --model-bytes 20000000 --clients 9 --repeats 3
       orchestrator compare --env dev --updates updates/ --shards 16 --to results
     """
+    from orchestrator.comparison.compare import compare
+    from orchestrator.comparison.report import to_markdown
+
     narration = StderrNarration()
-    if updates is None:
-        if model_bytes is None or clients is None:
-            raise BadInput("Nothing to compare: give --updates DIR, or --model-bytes and --clients for synthetic ones.")
-        narration.say(f"No --updates: {clients} SYNTHETIC updates of random values, {model_bytes:,} bytes each.")
-        given = synthetic_updates(model_bytes, clients)
-    else:
-        if model_bytes is not None or clients is not None:
-            raise BadInput("--model-bytes and --clients are for synthetic updates. Leave them out with --updates.")
-        given = _from_directory(updates)
+    given = _updates(updates, model_bytes, clients, narration)
     deployment, connected = connect_to(env)
     if deployment.endpoint_url:
-        narration.say(
-            "On an emulator: only counts, bytes, memory and dollars by formula carry over to AWS, no seconds."
-        )
+        narration.say("On an emulator: counts, bytes, memory and dollars by formula are those of AWS; seconds are not.")
     document = compare(
         connected, deployment, given,
         synthetic=updates is None, shards=shards, repeats=repeats, keep=keep, narration=narration,
     )  # fmt: skip
     text = to_markdown(document)
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "compare.json").write_text(json.dumps(document, indent=2) + "\n")
-    (to / "compare.md").write_text(text + "\n")
-    try:
-        write_chart(document, to / "compare.png")
-    except BadInput as error:
-        narration.say(f"No chart: {error}")
-    narration.say(f"Saved in {to}.")
+    _save(document, text, to, narration)
     return document, text
 
 
+def _updates(
+    directory: Path | None, model_bytes: int | None, clients: int | None, narration: Narration
+) -> list[ClientUpdate]:
+    """The updates in a directory, or synthetic ones."""
+    from orchestrator.comparison.compare import synthetic_updates
+
+    if directory is not None:
+        if model_bytes is not None or clients is not None:
+            raise BadInput("--model-bytes and --clients are for synthetic updates. Leave them out with --updates.")
+        return _from_directory(directory)
+    if model_bytes is None or clients is None:
+        raise BadInput("Nothing to compare: pass --updates DIR, or --model-bytes and --clients for synthetic updates.")
+    narration.say(f"No --updates: {clients} SYNTHETIC updates of random values, {model_bytes:,} bytes each.")
+    return synthetic_updates(model_bytes, clients)
+
+
+def _save(document: dict[str, Any], text: str, directory: Path, narration: Narration) -> None:
+    """Write the comparison as JSON, Markdown and, if matplotlib is installed, a chart."""
+    from orchestrator.comparison.report import write_chart
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "compare.json").write_text(json.dumps(document, indent=2) + "\n")
+    (directory / "compare.md").write_text(text + "\n")
+    try:
+        write_chart(document, directory / "compare.png")
+    except BadInput as error:
+        narration.say(f"No chart: {error}")
+    narration.say(f"Saved in {directory}.")
+
+
 def _from_directory(directory: Path) -> list[ClientUpdate]:
-    """The updates in a directory; the weight is an update file's own, else 1."""
+    """The updates in a directory, weighted by the example counts of update files, and by 1 otherwise."""
+    from orchestrator.client.sources import from_file
+    from orchestrator.comparison.compare import ClientUpdate
+
     if not directory.is_dir():
         raise BadInput(f"There is no directory {directory}. Name one with *.safetensors or *.pt files.")
     paths = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".pt"))
@@ -96,6 +115,8 @@ def _from_directory(directory: Path) -> list[ClientUpdate]:
 
 
 def _examples(path: Path) -> int:
+    from lambdas.protocol.safetensors import NUM_EXAMPLES, header_length, parse_header
+
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

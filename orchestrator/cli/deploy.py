@@ -1,83 +1,120 @@
-"""The commands that build, deploy and destroy, and those of the embedded emulator."""
+"""The commands that deploy and destroy an environment, and build its function zip."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.aws.deployment import Deployment
 from orchestrator.cli.options import Answer, env_option, output_option
-from orchestrator.deployment import function_zip, terraform
-from orchestrator.deployment.load import load_deployment
-from orchestrator.emulators import emulator as emulators
 from orchestrator.errors import BadInput
-from orchestrator.progress import StderrNarration
+
+if TYPE_CHECKING:
+    from orchestrator.aws.deployment import Deployment
+
+_variables_option = click.option(
+    "--var", "variables", multiple=True, metavar="NAME=VALUE",
+    help="A Terraform variable, e.g. clients=50 (repeatable).",
+)  # fmt: skip
+_yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation (for CI).")
 
 
-@click.command()
+@click.command("deploy")
 @env_option
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="A Terraform variable, e.g. clients=50.")
-@click.option("--plan", "plan_only", is_flag=True, help="Show what would change, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask (for CI).")
+@_variables_option
+@click.option("--plan", "plan_only", is_flag=True, help="Show the changes and do not apply them.")
+@_yes_option
 @output_option
-def deploy(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
-    """Build the function zip and `terraform apply` an environment.
+def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
+    """Build the function zip and deploy an environment.
+
+    Runs `terraform apply`. For an environment on AWS, first shows the plan and asks for confirmation.
 
     \b
       orchestrator deploy --env local
       orchestrator deploy --env dev --plan
       orchestrator deploy --env prod --yes --var 'shard_counts=[1,4,16,64]'
     """
+    from orchestrator.deployment import load, terraform
+
     terraform.environment_dir(env)
     values = _terraform_variables(env, variables)
     if plan_only:
         terraform.apply(env, values, plan_only=True)
         return {"environment": env, "planned": True}, f"Nothing was changed in {env}."
     if env != "local" and not yes:
-        _confirm(env, "apply")
+        _require_terminal(env, "apply")
         terraform.apply(env, values, plan_only=True)
         click.confirm(f"Apply this to {env}?", abort=True, err=True)
     terraform.apply(env, values)
-    deployment = load_deployment(env)
+    deployment = load.load_deployment(env)
     return asdict(deployment), _deployment_text(deployment)
 
 
-@click.command()
+@click.command("destroy")
 @env_option
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="A Terraform variable, as for deploy.")
-@click.option("--yes", is_flag=True, help="Do not ask (for CI).")
+@_variables_option
+@_yes_option
 @output_option
-def destroy(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
-    """`terraform destroy` an environment.
+def destroy_command(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
+    """Destroy an environment.
+
+    Runs `terraform destroy`. Every update and global model in the environment's bucket is deleted.
 
     \b
       orchestrator destroy --env local
       orchestrator destroy --env dev --yes
     """
+    from orchestrator.deployment import terraform
+
     terraform.environment_dir(env)
     if env != "local" and not yes:
-        _confirm(env, "destroy")
+        _require_terminal(env, "destroy")
         click.confirm(f"Destroy {env}, with every update and global model in its bucket?", abort=True, err=True)
     terraform.destroy(env, _terraform_variables(env, variables))
     return {"environment": env, "destroyed": True}, f"{env} is destroyed."
 
 
-def _confirm(env: str, what: str) -> None:
+@click.command("build")
+@env_option
+@output_option
+def build_command(env: str) -> Answer:
+    """Build the function zip of an environment.
+
+    The zip holds `lambdas` and numpy for the environment's Python and CPU architecture. pip downloads numpy and, to
+    compile lambdas/averaging/fold.c, a compiler (100 MB, 400 MB unpacked while it runs).
+
+    \b
+      orchestrator build --env dev
+    """
+    from orchestrator.deployment import function_zip, terraform
+    from orchestrator.emulators import emulator
+
+    terraform.environment_dir(env)
+    running = emulator.running() if env == "local" else None
+    path = function_zip.build(function_zip.target_for(env, running.kind if running else emulator.chosen()))
+    size = path.stat().st_size
+    return {"path": str(path), "bytes": size}, f"{path} ({size / 1e6:.1f} MB)"
+
+
+def _require_terminal(env: str, action: str) -> None:
+    """Refuse where nobody can confirm."""
     if not sys.stdin.isatty():
-        raise BadInput(f"Not asking whether to {what} {env} without a terminal. Add --yes.")
+        raise BadInput(f"Cannot ask for confirmation to {action} {env} without a terminal. Add --yes.")
 
 
 def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
+    """The variables for Terraform: the function zip's, the emulator's URL, and those of --var, parsed as JSON."""
+    from orchestrator.deployment import function_zip
+    from orchestrator.emulators import emulator
+
+    values: dict[str, Any]
     if env == "local":
-        running = emulators.require()
-        values: dict[str, Any] = {
-            **function_zip.variables(function_zip.target_for(env, running.kind)),
-            "aws_endpoint_url": running.url,
-        }
+        running = emulator.require()
+        values = {**function_zip.variables(function_zip.target_for(env, running.kind)), "aws_endpoint_url": running.url}
     else:
         values = {**function_zip.variables(function_zip.target_for(env))}
     for item in given:
@@ -92,85 +129,12 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _deployment_text(deployment: Deployment) -> str:
-    lanes = [
-        f"  {lane.shards:>5} shards  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.cpu_architecture:<7} "
-        f"{lane.function_name}"
-        for lane in deployment.lanes.values()
+    """The bucket, and a line per lane."""
+    named = [(f"  {m:>5} shards", lane) for m, lane in deployment.lanes.items()]
+    named += [(f"  {tree:>12}", lane) for tree, lane in deployment.baselines.items()]
+    lines = [
+        f"{name}  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.cpu_architecture:<7} {lane.function_name}"
+        for name, lane in named
     ]
-    lanes += [
-        f"  {tree:>12}  {lane.memory_mb:>5} MB  {lane.timeout_s:>4} s  {lane.cpu_architecture:<7} {lane.function_name}"
-        for tree, lane in deployment.baselines.items()
-    ]
-    lanes += [f"  no lane for {tree}: {why}" for tree, why in deployment.baselines_refused.items()]
-    return "\n".join([f"{deployment.environment} is deployed: s3://{deployment.bucket}, lanes:", *lanes])
-
-
-@click.command()
-@env_option
-@output_option
-def build(env: str) -> Answer:
-    """Build the function zip of an environment: `lambdas` and numpy for its Python and topology.
-
-    pip gets numpy and, for lambdas/fold.c, a compiler (100 MB, which unpack to 400 while it runs).
-
-    \b
-      orchestrator build --env dev
-    """
-    terraform.environment_dir(env)
-    running = emulators.running() if env == "local" else None
-    path = function_zip.build(function_zip.target_for(env, running.kind if running else emulators.chosen()))
-    size = path.stat().st_size
-    return {"path": str(path), "bytes": size}, f"{path} ({size / 1e6:.1f} MB)"
-
-
-@click.group()
-def emulator() -> None:
-    """An AWS for your own machine: start, stop, status. It needs neither Docker nor an account."""
-
-
-@emulator.command("start")
-@click.option("--port", type=click.IntRange(1, 65535), help="Default: 4566, or a free one where that is taken.")
-@output_option
-def emulator_start(port: int | None) -> Answer:
-    """Start the emulator in the background. Prints where it listens.
-
-    EMULATOR chooses which: ministack (default) or localstack (in Docker, or installed from PyPI where there is none).
-    Where AWS_ENDPOINT_URL names one that is already running, that one is used, and nothing is started.
-
-    \b
-      orchestrator emulator start
-      orchestrator emulator start --port 4599 --output json
-      EMULATOR=localstack orchestrator emulator start
-    """
-    running = emulators.start(port, StderrNarration())
-    return asdict(running), f"{running.kind} listens on {running.url}" + (
-        f"; log: {running.log}" if running.log else "."
-    )
-
-
-@emulator.command("stop")
-@output_option
-def emulator_stop() -> Answer:
-    """Stop the emulator, and forget what was deployed in it.
-
-    \b
-      orchestrator emulator stop
-    """
-    stopped = emulators.stop()
-    return {"stopped": stopped}, "The emulator is stopped." if stopped else "No emulator was running."
-
-
-@emulator.command("status")
-@output_option
-def emulator_status() -> Answer:
-    """Say whether the emulator runs, and where.
-
-    \b
-      orchestrator emulator status
-    """
-    running = emulators.running()
-    text = f"{running.kind} listens on {running.url}." if running else "No emulator is running."
-    return asdict(running) if running else None, text
-
-
-COMMANDS = (deploy, destroy, build, emulator)
+    lines += [f"  no lane for {tree}: {why}" for tree, why in deployment.baselines_refused.items()]
+    return "\n".join([f"{deployment.environment} is deployed: s3://{deployment.bucket}, lanes:", *lines])

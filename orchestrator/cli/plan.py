@@ -1,79 +1,108 @@
-"""`orchestrator plan`: what a round would take and cost."""
+"""`orchestrator plan`: the predicted time and cost of a round."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lambdas.protocol.topologies import TOPOLOGIES
 from orchestrator.cli.options import Answer, Duration, output_option
 from orchestrator.errors import PlanningError
-from orchestrator.planning.chart import write_chart
-from orchestrator.planning.planner import CPUS, TOPOLOGIES, format_table, plan_round
+
+if TYPE_CHECKING:
+    from orchestrator.planning.plan import Plan
+
+_CPU_ARCHITECTURES = ("arm64", "x86_64")
 
 
-@click.command()
+@click.command("plan")
 @click.option("--model-bytes", type=int, required=True, help="Bytes of one client's update.")
-@click.option("--clients", type=int, required=True, help="How many clients a round averages.")
-@click.option("--deadline", type=Duration(), help="Recommend the cheapest that is done by then, e.g. 60s.")
-@click.option("--budget", type=float, help="Recommend within so many dollars a round.")
-@click.option("--shards", type=int, multiple=True, help="Only these shard counts (repeatable). Default: powers of two.")
-@click.option("--memory", type=int, multiple=True, help="Only these function memories in MB (repeatable).")
-@click.option("--topology", type=click.Choice(TOPOLOGIES), multiple=True, help="Only these (repeatable).")
-@click.option("--cpu", type=click.Choice(CPUS), multiple=True, help="Only these processors (repeatable).")
-@click.option("--memory-cap", type=int, default=3008, show_default=True, help="Most memory the account allows, MB.")
-@click.option("--account-concurrency", type=int, help="Most functions at once. Default: the profile's.")
+@click.option("--clients", type=int, required=True, help="The number of clients that a round averages.")
+@click.option("--deadline", "deadline_s", type=Duration(), help="Recommend the cheapest that ends in time, e.g. 60s.")
+@click.option("--budget", "budget_usd", type=float, help="Recommend within this many dollars per round.")
 @click.option(
-    "--profile", type=click.Choice(["streaming", "whole-object"]), default="streaming", show_default=True,
-    help="streaming: this kit's worker. whole-object: the paper's handler and trees.",
-)  # fmt: skip
+    "--shards",
+    "shard_counts",
+    type=int,
+    multiple=True,
+    help="Only these shard counts (repeatable). Default: powers of two.",
+)
+@click.option(
+    "--memory", "memories_mb", type=int, multiple=True, help="Only these function memories in MB (repeatable)."
+)
+@click.option(
+    "--topology", "topologies", type=click.Choice(TOPOLOGIES), multiple=True, help="Only these topologies (repeatable)."
+)
+@click.option(
+    "--cpu-architecture",
+    "cpu_architectures",
+    type=click.Choice(_CPU_ARCHITECTURES),
+    multiple=True,
+    help="Only these CPU architectures of the function (repeatable).",
+)
+@click.option(
+    "--memory-cap",
+    "memory_cap_mb",
+    type=int,
+    default=3008,
+    show_default=True,
+    help="The maximum memory of a function in the account, MB.",
+)
+@click.option(
+    "--account-concurrency", type=int, help="The maximum number of concurrent functions. Default: the profile's."
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["streaming", "whole-object"]),
+    default="streaming",
+    show_default=True,
+    help="streaming: this project's worker. whole-object: the paper's handler and trees.",
+)
 @click.option("--all", "show_all", is_flag=True, help="Print every configuration, not the best of each shard count.")
 @click.option(
     "--chart", type=click.Path(path_type=Path, dir_okay=False), help="Also draw seconds and dollars: .png or .svg."
 )
 @output_option
-def plan(
-    model_bytes: int,
-    clients: int,
-    deadline: float | None,
-    budget: float | None,
-    shards: tuple[int, ...],
-    memory: tuple[int, ...],
-    topology: tuple[str, ...],
-    cpu: tuple[str, ...],
-    memory_cap: int,
-    account_concurrency: int | None,
-    profile: str,
-    show_all: bool,
-    chart: Path | None,
-) -> Answer:
-    """Predict seconds and dollars of a round for every configuration that could run it. Needs no AWS.
+def plan_command(show_all: bool, chart: Path | None, **asked: Any) -> Answer:
+    """Predict the time and cost of a round.
+
+    Prints every configuration that could run the round and marks the cheapest, the fastest and the recommended one.
+    Needs no AWS account.
 
     \b
       orchestrator plan --model-bytes 537206056 --clients 20
       orchestrator plan --model-bytes 537206056 --clients 20 --deadline 60s --output json
       orchestrator plan --model-bytes 537206056 --clients 20 --profile whole-object --chart plan.png
     """
-    plans = plan_round(
-        model_bytes,
-        clients,
-        profile=profile,
-        deadline_s=deadline,
-        budget_usd=budget,
-        shard_counts=shards or None,
-        memories_mb=memory or None,
-        cpus=cpu or CPUS,
-        topologies=topology or TOPOLOGIES,
-        memory_cap_mb=memory_cap,
-        account_concurrency=account_concurrency,
-    )
+    from orchestrator.planning.chart import write_chart
+    from orchestrator.planning.planner import format_table
+
+    plans = _plans(**asked)
     if not any(p.feasible for p in plans):
         fastest = min(plans, key=lambda p: p.predicted_seconds)
         raise PlanningError(
             f"Nothing is feasible. The fastest is {fastest.topology}, {fastest.shards} shards, {fastest.memory_mb} "
-            f"MB: {fastest.reason} `--output json` lists all with their reasons.",
+            f"MB: {fastest.reason} `--output json` lists every configuration with its reason.",
             {"plans": [p.to_json() for p in plans]},
         )
     if chart is not None:
         write_chart(plans, chart)
     return [p.to_json() for p in plans], format_table(plans, best_only=not show_all)
+
+
+def _plans(
+    *,
+    model_bytes: int,
+    clients: int,
+    cpu_architectures: tuple[str, ...],
+    **asked: Any,
+) -> list[Plan]:
+    """Ask the planner; the only place where the command's options meet the planner's arguments."""
+    from orchestrator.planning.planner import plan_round
+
+    chosen = {name: value for name, value in asked.items() if value not in (None, ())}
+    if cpu_architectures:
+        chosen["cpus"] = cpu_architectures
+    return plan_round(model_bytes, clients, **chosen)

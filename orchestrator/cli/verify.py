@@ -1,4 +1,4 @@
-"""`orchestrator verify`: was the global model averaged from these updates, and from nothing else?"""
+"""`orchestrator verify`: whether a global model is the average of the updates that its round pinned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lambdas.protocol.documents import is_sha256
 from lambdas.protocol.keys import check_name
 from orchestrator.cli.options import Answer, connect_to, env_option, output_option
 from orchestrator.progress import StderrNarration
-from orchestrator.verification.verify import verify
 
 
 class Shards(click.ParamType[tuple[int, ...]]):
@@ -21,36 +20,44 @@ class Shards(click.ParamType[tuple[int, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", value):
-            self.fail(f"{value!r} is no list of shards: expected numbers from 0, separated by commas.", param, ctx)
+            self.fail(
+                f"{value!r} is not a valid list of shards: expected numbers from 0, separated by commas.", param, ctx
+            )
         return tuple(int(number) for number in value.split(","))
 
 
 def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_sha256(value):
-        raise click.BadParameter(f"{value!r} is no SHA-256: expected 64 lower-case hexadecimal digits.", ctx, param)
+        raise click.BadParameter(
+            f"{value!r} is not a valid SHA-256: expected 64 lower-case hexadecimal digits.", ctx, param
+        )
     return value
 
 
 @click.command("verify")
 @env_option
-@click.option("--round", "round_id", required=True, help="The round, as long as its updates have not expired.")
-@click.option("--shards", type=Shards(), help="Average only these again, reading only their ranges. Default: all.")
+@click.option("--round", "round_id", required=True, help="The round's id. Its updates must not have expired.")
+@click.option(
+    "--shards", type=Shards(), help="Recompute only these shards and read only their ranges, e.g. 3,7. Default: all."
+)
 @click.option(
     "--manifest-sha256", callback=_digest, metavar="HEX",
-    help="The manifest's digest as you noted it when the round ran (it is in the report).",
+    help="The manifest's digest as you noted it when the round ran (the report names it).",
 )  # fmt: skip
 @output_option
 def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, manifest_sha256: str | None) -> Answer:
-    """Check that a global model is the average of the updates that its round pinned, byte for byte.
+    """Verify a published global model byte for byte.
 
-    Follows the round's SHA-256 chain from its report to its manifest, to every update's header and values, averages the
-    shards again on this machine, and compares with the report and with the published file. Needs to read the bucket,
-    nothing else. Exits with 9 and names the link where the chain is broken.
+    Follows the round's SHA-256 chain from its report to its manifest and to the header and values of every update,
+    recomputes the shards on this machine, and compares them with the report and with the published file. Needs read
+    access to the bucket and nothing else. If a link of the chain does not hold, names it and exits with status 9.
 
     \b
       orchestrator verify --round r-1
       orchestrator verify --env prod --round 2026-11-23 --shards 3,7 --output json
     """
+    from orchestrator.verification.verify import verify
+
     check_name("round", round_id)
     deployment, aws = connect_to(env)
     found = verify(

@@ -29,7 +29,7 @@ from orchestrator.client.invitation import Invitation, check_matches, load_invit
 from orchestrator.client.redeem import fetch_invited, submit_invited
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.submit import Submitted, submit
-from orchestrator.client.update_file import WIRE_NAMES
+from orchestrator.client.wire import WIRE_NAMES
 from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import BadInput, OrchestratorError
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     pass
 from orchestrator.aws.models import latest_table
 from orchestrator.client.sources import Tensors
-from orchestrator.client.update_file import WIRE_NAMES, WrittenUpdate, write_update
+from orchestrator.client.update_file import WrittenUpdate, write_update
+from orchestrator.client.wire import WIRE_NAMES
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     pass
 from orchestrator.client.sources import Tensors
 
-WIRE_NAMES = {"bfloat16": "BF16", "float16": "F16"}
-
 
 @dataclass(frozen=True)
 class WrittenUpdate:

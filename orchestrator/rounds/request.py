@@ -16,6 +16,7 @@ from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import create_object, exists, read_object, swap_object
 from orchestrator.errors import BadInput, RoundConflict
+from orchestrator.rounds.choices import ON_DEADLINE, ON_INVALID
 
 if TYPE_CHECKING:
     pass
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 # 2: `topology` was `architecture`.
 SCHEMA = 2
 
-
-ON_DEADLINE = ("fail", "extend")
-ON_INVALID = ("fail", "exclude")
 
 # Options that are the driving process's own patience: another value makes no other round.
 _OF_THE_PROCESS = ("timeout_s",)

@@ -179,7 +179,7 @@ class Terminal:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli.main", *arguments],
+            [sys.executable, "-m", "orchestrator.cli", *arguments],
             cwd=self.directory,
             env=dict(os.environ),
             text=True,

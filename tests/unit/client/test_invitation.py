@@ -29,7 +29,6 @@ from lambdas.protocol.safetensors import header_length, parse_update_header
 from orchestrator.aws import clients as clients_module
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
-from orchestrator.cli import options
 from orchestrator.client import api, invitation, invite, redeem
 from orchestrator.client.api import Client
 from orchestrator.client.invitation import Invitation, UnusableInvitation, load_invitation, parse_invitation
@@ -38,6 +37,7 @@ from orchestrator.client.presigned import Answer, ask
 from orchestrator.client.redeem import fetch_invited, submit_invited
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.update_file import write_update
+from orchestrator.deployment import load
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 from orchestrator.rounds.request import RoundRequest, open_round
 from orchestrator.rounds.start import start_round
@@ -63,7 +63,7 @@ def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
         (api, "load_deployment"),
     ):
         monkeypatch.setattr(module, name, fail)
-    monkeypatch.setattr(options, "load_deployment", fail)
+    monkeypatch.setattr(load, "load_deployment", fail)
 
 
 @pytest.fixture
@@ -450,7 +450,7 @@ def test_only_its_own_client_uses_an_invitation(make: Callable[..., Invitation])
 
 @pytest.fixture
 def deployed(lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    monkeypatch.setattr(options, "load_deployment", lambda environment: lanes_without_functions)
+    monkeypatch.setattr(load, "load_deployment", lambda environment: lanes_without_functions)
     return lanes_without_functions
 
 
@@ -466,7 +466,7 @@ def test_invite_prints_an_invitation_that_submit_and_fetch_take(
     printed = run("invite", "--round", "r-1", "--client", "a", "--model", "digits", "--like", model).stdout
     assert printed.count("\n") == 1, "one line"
     (tmp_path / "a.json").write_text(printed)
-    monkeypatch.setattr(options, "load_deployment", lambda environment: pytest.fail("no environment is needed"))
+    monkeypatch.setattr(load, "load_deployment", lambda environment: pytest.fail("no environment is needed"))
     told = run("submit", model, "--invite", tmp_path / "a.json", "--examples", "7").stdout
     assert "Client a's update of" in told
     assert "is in round r-1." in told

@@ -208,14 +208,42 @@ def test_reading_outputs_asks_no_registry_once_the_environment_is_initialised(
     asked: list[bool] = []
     monkeypatch.setattr(terraform, "registry_answers", lambda: asked.append(True) or True)
     monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **__: '{"x": {}}' if command == "output" else "")
-    home = local_state_dir()
-    (home / "terraform").mkdir(parents=True)
-    (home / "terraform.tfstate").write_text("{}")
-    assert outputs("local") == {"x": {}}
+    monkeypatch.setenv("TF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(terraform, "environment_dir", lambda environment: tmp_path)
+    (tmp_path / "backend.hcl").write_text("")
+    assert outputs("dev") == {"x": {}}
     assert asked == [True], "to initialise it, providers may have to be installed"
-    (home / "terraform" / "terraform.tfstate").write_text("{}")
-    assert outputs("local") == {"x": {}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "terraform.tfstate").write_text("{}")
+    assert outputs("dev") == {"x": {}}
     assert asked == [True]
+
+
+@pytest.fixture
+def local_state() -> Path:
+    """The state file of a local environment that is deployed, with one output; the real Terraform reads it."""
+    home = local_state_dir()
+    home.mkdir(parents=True)
+    state = {
+        "version": 4, "terraform_version": "1.11.4", "serial": 1, "lineage": "x", "resources": [],
+        "outputs": {"deployment": {"value": {"schema": 1}, "type": ["object", {"schema": "number"}]}},
+    }  # fmt: skip
+    (home / "terraform.tfstate").write_text(json.dumps(state))
+    return home / "terraform.tfstate"
+
+
+def test_the_local_outputs_are_read_without_configuration_or_providers(
+    local_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_DATA_DIR", str(local_state.parent / "somewhere"))
+    assert outputs("local")["deployment"]["value"] == {"schema": 1}
+    assert sorted(path.name for path in local_state.parent.iterdir()) == ["terraform.tfstate"], "no init was run"
+
+
+def test_a_local_state_that_cannot_be_read_is_not_deployed(local_state: Path) -> None:
+    local_state.write_text("not a state")
+    with pytest.raises(NotDeployed, match="Environment local: its Terraform state cannot be read"):
+        outputs("local")
 
 
 def test_an_environment_without_a_backend_is_not_deployed_and_says_what_to_copy() -> None:

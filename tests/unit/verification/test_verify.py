@@ -22,10 +22,10 @@ from lambdas.protocol.safetensors import global_header
 from lambdas.protocol.topologies import TREES
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
-from orchestrator.cli import options
 from orchestrator.cli.main import main
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.submit import submit
+from orchestrator.deployment import load
 from orchestrator.errors import BadInput, VerificationFailed
 from orchestrator.rounds import queues
 from orchestrator.rounds.publish import shard_region
@@ -438,7 +438,7 @@ def test_a_shard_that_the_round_does_not_have_is_refused(aws: AwsClients, lanes_
 def test_the_command_prints_what_it_found_and_exits_with_9_where_a_link_is_broken(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "load_deployment", lambda env: lanes_without_functions)
+    monkeypatch.setattr(load, "load_deployment", lambda env: lanes_without_functions)
     published(aws, lanes_without_functions)
 
     def run(*arguments: str, status: int) -> Any:
@@ -449,8 +449,8 @@ def test_the_command_prints_what_it_found_and_exits_with_9_where_a_link_is_broke
     assert run("--output", "json", status=0)["verified"] is True
     assert "Round r-1 of model digits: verified." in run(status=0)
     assert run("--shards", "1", "--output", "json", status=0)["shards"] == [1]
-    assert "no list of shards" in run("--shards", "1,x", status=2)
-    assert "no SHA-256" in run("--manifest-sha256", "1234", status=2)
+    assert "not a valid list of shards" in run("--shards", "1,x", status=2)
+    assert "not a valid SHA-256" in run("--manifest-sha256", "1234", status=2)
     with replaced(aws, lanes_without_functions, update_key("r-1", "a"), flip(-1, 0)):
         answer = run("--output", "json", status=9)
         assert answer["error"]["kind"] == "VerificationFailed"
