@@ -6,7 +6,7 @@
     client.push(net.state_dict(), num_examples=1203, round_id="r-0001")
     net.load_state_dict(client.pull())
 
-Everything in `__all__` is public and can be imported from here. A name's module is imported when the name is first used.
+The names in `__all__` are public. The module of a name is imported when the name is first used.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""What the command line reports, with its exit status. Statuses are documented in README.md and stable.
+"""The errors of the orchestrator, with the exit status of each on the command line. The statuses are stable.
 
-FederationError (lambdas/errors.py)                exit status 1
-└── OrchestratorError                              1
-    ├── BadInput        bad arguments or files     2
-    ├── NotDeployed     environment or lane        3
-    ├── QuorumMissed    deadline below quorum      4
-    ├── RoundFailed     a bad update or shard      5
-    ├── RoundConflict   already published, busy    6
-    ├── PlanningError   nothing feasible           7
-    ├── RoundAborted    the round was aborted      8
-    └── VerificationFailed  a link does not hold   9
+FederationError (lambdas/protocol/errors.py)                           exit status 1
+└── OrchestratorError       any other failure                          1
+    ├── BadInput            an invalid argument or file                2
+    ├── NotDeployed         the environment or lane is not deployed    3
+    ├── QuorumMissed        too few updates at the deadline            4
+    ├── RoundFailed         an invalid update, or a shard that failed  5
+    ├── RoundConflict       already published, or other options        6
+    ├── PlanningError       no feasible configuration                  7
+    ├── RoundAborted        the round was aborted                      8
+    └── VerificationFailed  a link of the SHA-256 chain is broken      9
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from lambdas.protocol.errors import FederationError
 
 
 class OrchestratorError(FederationError):
-    """Base of the command line's own errors."""
+    """Base of the orchestrator's errors."""
 
     exit_status = 1
 
 
 class BadInput(OrchestratorError):
-    """An argument or a file that cannot be used."""
+    """An argument or a file is not valid."""
 
     exit_status = 2
 
 
 class NotDeployed(OrchestratorError):
-    """The environment, or the lane that was asked for, is not deployed."""
+    """The environment, or the lane for the round, is not deployed."""
 
     exit_status = 3
 
 
 class QuorumMissed(OrchestratorError):
-    """The deadline passed with fewer updates than the round's quorum."""
+    """The round has fewer updates than its quorum at its deadline."""
 
     exit_status = 4
 
 
 class RoundFailed(OrchestratorError):
-    """The round cannot publish: a bad update, or a shard whose every try failed."""
+    """The round cannot be published: an update is not valid, or all tries of a shard failed."""
 
     exit_status = 5
 
 
 class RoundConflict(OrchestratorError):
-    """The round is already published, or its record says something else than the command."""
+    """The round is already published, or it was opened with other options; or the client submitted another update."""
 
     exit_status = 6
 
 
 class PlanningError(OrchestratorError):
-    """No configuration can do what was asked, or the question makes no sense.
+    """No configuration is feasible, or an argument of the planner is out of its range.
 
     Attributes:
-        details: what was looked at, as `--output json` prints it beside the error; may be empty.
+        details: the configurations that were tried, which `--output json` prints with the error; may be empty.
     """
 
     exit_status = 7
@@ -71,7 +71,7 @@ class PlanningError(OrchestratorError):
 
 
 class RoundAborted(OrchestratorError):
-    """The round was aborted: nothing of it is or will be published."""
+    """The round was aborted and is not published."""
 
     exit_status = 8
 
@@ -80,7 +80,7 @@ class VerificationFailed(OrchestratorError):
     """A link of a round's SHA-256 chain does not hold.
 
     Attributes:
-        details: the whole result, as `orchestrator verify --output json` prints it.
+        details: the result of the verification, which `orchestrator verify --output json` prints with the error.
     """
 
     exit_status = 9

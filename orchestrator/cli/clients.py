@@ -26,8 +26,9 @@ from orchestrator.errors import BadInput
 from orchestrator.progress import StderrNarration
 
 if TYPE_CHECKING:
+    from lambdas.storage.bucket import Bucket
     from orchestrator.client.invitation import Invitation
-    from orchestrator.client.submit import Submitted
+    from orchestrator.client.invite import Inviting
 
 _invite_option = click.option(
     "--invite",
@@ -69,6 +70,10 @@ def submit_command(
       orchestrator submit state_dict.pt --env prod --round r-1 --client hospital-7 --examples 1203 --wire bfloat16
       orchestrator submit model.safetensors --invite r-1-hospital-7.json --examples 1203
     """
+    from orchestrator.client.redeem import submit_invited
+    from orchestrator.client.sources import from_file
+    from orchestrator.client.submit import submit
+
     wire_dtype = WIRE_NAMES[wire] if wire else None
     invitation = None
     if invitation_file is not None:
@@ -79,7 +84,12 @@ def submit_command(
     check_name("client id", client)
     check_name("round", round_id)
     try:
-        result = _submit(file, examples, env, round_id, client, wire_dtype, invitation)
+        tensors = from_file(file)
+        if invitation is not None:
+            result = submit_invited(invitation, tensors, examples)
+        else:
+            deployment, aws = connect_to(env)
+            result = submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire_dtype)
     except (BadInput, InvalidUpdate) as error:
         named = f"client {client}" in str(error).lower()
         raise error if named else BadInput(f"Client {client}: {error}") from error
@@ -94,21 +104,6 @@ def _invitation(file: Path, **expected: str | None) -> Invitation:
     invitation = load_invitation(file)
     check_matches(invitation, **expected)
     return invitation
-
-
-def _submit(
-    file: Path, examples: int, env: str, round_id: str, client: str, wire: str | None, invitation: Invitation | None
-) -> Submitted:
-    """Submit a file with an invitation, or with AWS credentials."""
-    from orchestrator.client.redeem import submit_invited
-    from orchestrator.client.sources import from_file
-    from orchestrator.client.submit import submit
-
-    tensors = from_file(file)
-    if invitation is not None:
-        return submit_invited(invitation, tensors, examples)
-    deployment, aws = connect_to(env)
-    return submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire)
 
 
 @click.command("fetch")
@@ -191,43 +186,12 @@ def invite_command(
       orchestrator invite --env prod --round r-1 --clients hospital-7,hospital-8 --expires 12h --out invitations/
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
-    names = list(dict.fromkeys([*clients_given, *listed]))
-    document, invitations = _invite(env, round_id, names, expires, **about)
-    if out is None:
-        # One invitation per line, so that the output can be piped.
-        lines = [invitation.to_json() for invitation in invitations]
-        return document | {"invitations": [json.loads(line) for line in lines]}, "\n".join(lines)
-    files = _write(out, invitations)
-    text = f"{len(files)} invitation{'s' if len(files) > 1 else ''} to round {round_id}: {', '.join(files.values())}"
-    return document | {"files": files}, text
-
-
-def _invite(
-    env: str,
-    round_id: str,
-    names: list[str],
-    expires: float,
-    *,
-    model: str | None,
-    wire: str | None,
-    like: Path | None,
-    model_bytes: int | None,
-) -> tuple[dict[str, Any], list[Invitation]]:
-    """What all invitations have in common, and the invitations."""
-    from orchestrator.client.invite import early_end, invite, prepare, signing_credentials
-    from orchestrator.client.sources import from_file
+    from orchestrator.client.invite import early_end, invite, signing_credentials
 
     deployment, aws = connect_to(env)
     bucket = aws.bucket(deployment.bucket)
-    inviting = prepare(
-        bucket,
-        round_id,
-        model=model,
-        wire=WIRE_NAMES[wire] if wire else None,
-        table=from_file(like).table if like else None,
-        model_bytes=model_bytes,
-    )
-    names = names or list(inviting.expect_clients)
+    inviting = _prepare(bucket, round_id, **about)
+    names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
     if not names:
         raise click.UsageError("Missing option '--client': the round was opened for no client by name. Name one.")
     warning = early_end(signing_credentials(aws.s3), expires)
@@ -238,7 +202,30 @@ def _invite(
         "round": round_id, "model": inviting.model, "update_bytes": inviting.size.nbytes, "warning": warning,
         "expires_at": invitations[0].expires_at,
     }  # fmt: skip
-    return document, invitations
+    if out is None:
+        # One invitation per line, so that the output can be piped.
+        lines = [invitation.to_json() for invitation in invitations]
+        return document | {"invitations": [json.loads(line) for line in lines]}, "\n".join(lines)
+    files = _write(out, invitations)
+    text = f"{len(files)} invitation{'s' if len(files) > 1 else ''} to round {round_id}: {', '.join(files.values())}"
+    return document | {"files": files}, text
+
+
+def _prepare(
+    bucket: Bucket, round_id: str, *, model: str | None, wire: str | None, like: Path | None, model_bytes: int | None
+) -> Inviting:
+    """What the invitations to a round have in common."""
+    from orchestrator.client.invite import prepare
+    from orchestrator.client.sources import from_file
+
+    return prepare(
+        bucket,
+        round_id,
+        model=model,
+        wire=WIRE_NAMES[wire] if wire else None,
+        table=from_file(like).table if like else None,
+        model_bytes=model_bytes,
+    )
 
 
 def _write(out: Path, invitations: list[Invitation]) -> dict[str, str]:
