@@ -446,6 +446,15 @@ def test_nothing_feasible_exits_with_7() -> None:
     assert all(not plan["feasible"] and "0.001 s" in plan["reason"] for plan in plans)
 
 
+def test_the_plan_is_of_the_topologies_and_cpu_architectures_that_are_asked_for() -> None:
+    asked = ("plan", "--model-bytes", "50000000", "--clients", "9", "--all")
+    table = run(*asked).stdout
+    assert all(word in table for word in ("arm64", "x86_64", "grads-sharding", "lambda-fl", "lifl"))
+    table = run(*asked, "--cpu-architecture", "arm64", "--topology", "lifl", "--topology", "lambda-fl").stdout
+    assert all(word in table for word in ("arm64", "lambda-fl", "lifl"))
+    assert not any(word in table for word in ("x86_64", "grads-sharding"))
+
+
 def test_a_round_or_model_that_is_not_there_exits_with_2(deployed: Deployment, tmp_path: Path) -> None:
     assert "There is no round r-9" in error_of(run("status", "--round", "r-9", "--output", "json", ok=False))["message"]
     result = run("fetch", "--model", "digits", "--to", tmp_path / "g", "--output", "json", ok=False)
