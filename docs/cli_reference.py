@@ -90,11 +90,9 @@ def _description(command: click.Command) -> str:
 
 def _options(command: click.Command, context: click.Context) -> str:
     """The options as a table, without --help."""
-    rows = []
-    for parameter in command.params:
-        record = parameter.get_help_record(context)
-        if record is not None:
-            rows.append((f"`{record[0]}`", re.sub(r"\s+", " ", record[1])))
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    records = [record for option in options if (record := option.get_help_record(context))]
+    rows = [(f"`{names}`", re.sub(r"\s+", " ", text)) for names, text in records]
     return _table(("option", ""), rows) if rows else ""
 
 
