@@ -150,18 +150,14 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
             Superseded: the round has ended, or all its shards are stored.
             StorageUnavailable: S3 failed after retries.
         """
-        key = coordinator_key(job.round_id)
-        try:
-            coordinator = CoordinatorRecord.from_bytes(
-                self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
-            )
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
-                return job.attempt > 0 or receive_count > 1
-            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        repeated = job.attempt > 0 or receive_count > 1
+        data = self._read(coordinator_key(job.round_id))
+        if data is None:
+            return repeated
+        coordinator = CoordinatorRecord.from_bytes(data)
         if coordinator.state in OVER:
             raise Superseded(f"round {job.round_id} is {coordinator.state}")
-        return job.attempt > 0 or receive_count > 1 or bool(coordinator.earlier)
+        return repeated or bool(coordinator.earlier)
 
     def manifest_of(self, job: AnyJob) -> RoundManifest:
         """The manifest of a job's round.
@@ -171,18 +167,24 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
             StorageUnavailable: S3 failed after retries.
         """
         key = manifest_key(job.round_id)
-        try:
-            data = self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
-                raise Superseded(f"the manifest {key} does not exist any more") from error
-            raise StorageUnavailable(f"Reading {key}: {error}") from error
+        data = self._read(key)
+        if data is None:
+            raise Superseded(f"the manifest {key} does not exist any more")
         if sha256_hex(data) != job.manifest_sha256:
             raise Superseded(f"{key} is not the manifest of this job; the round was replanned")
         manifest = RoundManifest.from_bytes(data)
         if manifest.round_id != job.round_id:
             raise InvalidContract(f"Job of round {job.round_id}: the manifest is of round {manifest.round_id}.")
         return manifest
+
+    def _read(self, key: str) -> bytes | None:
+        """A small object; None if it does not exist."""
+        try:
+            return self.bucket.s3.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise StorageUnavailable(f"Reading {key}: {error}") from error
 
 
 @dataclass

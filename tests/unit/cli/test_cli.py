@@ -184,7 +184,7 @@ def test_expected_clients_come_from_a_file_or_from_the_command_line(tmp_path: Pa
     assert ClientList().convert(str(tmp_path / "clients"), None, None) == ("a", "b", "c-1")
     assert ClientList().convert("b, a,c", None, None) == ("b", "a", "c")
     for text in (str(tmp_path / "none"), "a,b/c", "", ",", "a" * 5000):
-        with pytest.raises(click.BadParameter, match=r"valid client id|names no client"):
+        with pytest.raises(click.BadParameter, match=r"not a valid client id|names no client"):
             ClientList().convert(text, None, None)
     (tmp_path / "bad").write_bytes(b"\xff\xfe")
     with pytest.raises(click.BadParameter, match="Cannot read"):
