@@ -333,8 +333,8 @@ def _identity() -> str:
         "The paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
         "groups the clients differently. Sharding itself changes no bit, since every element is summed over all "
         "clients in one order. With float64 sums the trees agree with the sharded result here in every element. This "
-        "is an observation, not a theorem: a float64 sum within its own rounding error of the middle between two float32 "
-        "values can be rounded either way.",
+        "is an observation, not a theorem: a float64 sum within its own rounding error of the middle between two "
+        "float32 values can be rounded either way.",
     ]
     return "\n".join(lines)
 
