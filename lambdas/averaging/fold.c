@@ -1,5 +1,5 @@
-/* One client's part of a float32 piece, added to the float64 sums in one pass: what WeightedSum.add in mean.py does
-   in four numpy calls. orchestrator/deployment/function_zip.py compiles it for the function's processor.
+/* One client's part of a float32 piece, added to the float64 sums in one pass: what WeightedSum.add in average.py does
+   in four numpy calls. orchestrator/package.py compiles it for the function's processor.
 
    The sums have numpy's bits: the product is rounded, then the sum, as long as the compiler does not contract the two
    into one operation (-ffp-contract=off). The squares are added up in another order than numpy's. */

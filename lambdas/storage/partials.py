@@ -123,7 +123,7 @@ def sums_table(table: TensorTable) -> TensorTable:
 
 
 class SharedBlocks(Protocol):
-    """Named blocks of bytes that the worker processes of a machine can map: orchestrator/workers/shared_memory.py."""
+    """Named blocks of bytes that every worker process of this machine can map; orchestrator/shared_memory.py."""
 
     def find(self, name: str) -> memoryview | None:
         """A block's bytes, None where there is none."""

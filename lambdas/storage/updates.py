@@ -1,7 +1,7 @@
 """Byte-range streams of pinned updates, straight from S3's connections into the caller's buffer.
 
 boto3's body reads through layers of Python objects and copies. So boto3 signs (a presigned GET per range), http.client
-speaks HTTP, and connections.py reads; the retries are the project's own, bounded: a stream that breaks is resumed
+speaks HTTP, and lambdas.connections reads; the retries are the project's own, bounded: a stream that breaks is resumed
 from the byte it reached.
 """
 
