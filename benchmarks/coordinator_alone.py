@@ -24,6 +24,7 @@ import numpy as np
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.safetensors import NUM_EXAMPLES, serialize_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.rounds.manifest import freeze_round
 from orchestrator.rounds.pin import list_updates, pin_updates
@@ -119,11 +120,11 @@ def main() -> None:
     aws: Any = MemoryAws(round_id, arguments.clients, table)
     before = resource.getrusage(resource.RUSAGE_SELF)
     began = time.perf_counter()
-    updates = list_updates(aws, "bucket", round_id)
-    pinned = pin_updates(aws, "bucket", round_id, "vgg16", updates)
-    pinning = time.perf_counter()
+    bucket = Bucket(aws, "bucket")
     record = RoundRecord(RoundRequest("vgg16", round_id), time.time())
-    manifest = freeze_round(aws, "bucket", record, pinned, arguments.shards)
+    pinned = pin_updates(bucket, record.request, list_updates(bucket, round_id))
+    pinning = time.perf_counter()
+    manifest = freeze_round(bucket, record, pinned, arguments.shards)
     planned = time.perf_counter()
     queue_jobs(AwsClients(aws, aws), "queue", manifest, range(manifest.shards), attempt=0)
     ended = time.perf_counter()

@@ -10,11 +10,10 @@ import click
 from lambdas.protocol.topologies import TOPOLOGIES
 from orchestrator.cli.options import Answer, Duration, output_option
 from orchestrator.errors import PlanningError
+from orchestrator.planning.question import CPU_ARCHITECTURES, PROFILES, Account, Choices, Question
 
 if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
-
-_CPU_ARCHITECTURES = ("arm64", "x86_64")
 
 
 @click.command("plan")
@@ -38,7 +37,7 @@ _CPU_ARCHITECTURES = ("arm64", "x86_64")
 @click.option(
     "--cpu-architecture",
     "cpu_architectures",
-    type=click.Choice(_CPU_ARCHITECTURES),
+    type=click.Choice(CPU_ARCHITECTURES),
     multiple=True,
     help="Only these CPU architectures of the function (repeatable).",
 )
@@ -55,7 +54,7 @@ _CPU_ARCHITECTURES = ("arm64", "x86_64")
 )
 @click.option(
     "--profile",
-    type=click.Choice(["streaming", "whole-object"]),
+    type=click.Choice(PROFILES),
     default="streaming",
     show_default=True,
     help="streaming: this project's worker. whole-object: the paper's handler and trees.",
@@ -97,7 +96,6 @@ def _plans(
 ) -> list[Plan]:
     """Ask the planner."""
     from orchestrator.planning.planner import plan_round
-    from orchestrator.planning.question import Account, Choices, Question
 
     account = Account(choices.pop("memory_cap_mb"), choices.pop("account_concurrency"))
     chosen = {name: values for name, values in choices.items() if values}
