@@ -214,7 +214,7 @@ variable "bucket_name" {
 }
 
 variable "force_destroy" {
-  description = "Whether `terraform destroy` deletes the bucket's objects too: true or false. For environments whose models nobody needs."
+  description = "Whether `terraform destroy` deletes the bucket's objects too: true or false. With false, a plan that would destroy the bucket or its KMS key is refused."
   type        = bool
   default     = false
   nullable    = false

@@ -4,7 +4,7 @@ variable "name" {
 }
 
 variable "force_destroy" {
-  description = "Whether `terraform destroy` deletes the objects too: true or false."
+  description = "Whether `terraform destroy` deletes the objects too: true or false. With false, a plan that would destroy the bucket or its KMS key is refused."
   type        = bool
   default     = false
 }

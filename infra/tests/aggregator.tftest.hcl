@@ -40,12 +40,13 @@ mock_provider "aws" {
 }
 
 variables {
-  environment  = "test"
-  name_prefix  = "fedagg-test"
-  shard_counts = [1, 4, 16]
-  model_bytes  = 400000000
-  clients      = 20
-  package_path = "tests/aggregator.tftest.hcl" # any file: the mocked provider does not open it
+  environment   = "test"
+  name_prefix   = "fedagg-test"
+  shard_counts  = [1, 4, 16]
+  model_bytes   = 400000000
+  clients       = 20
+  force_destroy = true                          # `terraform test` destroys what it applied
+  package_path  = "tests/aggregator.tftest.hcl" # any file: the mocked provider does not open it
 }
 
 ################################################################################

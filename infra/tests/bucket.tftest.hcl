@@ -23,9 +23,11 @@ mock_provider "aws" {
   }
 }
 
+# With force_destroy, because `terraform test` destroys what it applied, and nothing destroys a bucket that is kept.
 variables {
-  name      = "fedagg-test-bucket"
-  retention = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7 }
+  name          = "fedagg-test-bucket"
+  force_destroy = true
+  retention     = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7 }
 }
 
 run "the_bucket_is_closed_to_the_public_in_every_way" {
@@ -48,9 +50,40 @@ run "the_bucket_is_closed_to_the_public_in_every_way" {
     error_message = "ACLs must be off."
   }
 
+}
+
+run "a_plan_that_destroys_the_bucket_or_its_key_is_refused_unless_models_may_go" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    force_destroy  = false
+    create_kms_key = true
+  }
+
   assert {
-    condition     = !aws_s3_bucket.this.force_destroy
-    error_message = "A destroy must not delete the models unless it is told to."
+    condition     = !aws_s3_bucket.this.force_destroy && keys(terraform_data.keep) == ["bucket", "key"]
+    error_message = "The bucket and the key must each have something that prevents their destruction."
+  }
+}
+
+run "where_models_may_go_nothing_prevents_it" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  assert {
+    condition     = aws_s3_bucket.this.force_destroy && length(terraform_data.keep) == 0
+    error_message = "force_destroy must allow the destruction of the bucket and the key."
   }
 }
 

@@ -13,6 +13,7 @@ from orchestrator.aws.deployment import Deployment
 from orchestrator.cli.options import Answer, env_option, output_option
 from orchestrator.deployment import function_zip, terraform
 from orchestrator.deployment.load import load_deployment
+from orchestrator.deployment.protection import check_destroyable
 from orchestrator.emulators import emulator as emulators
 from orchestrator.errors import BadInput
 from orchestrator.progress import StderrNarration
@@ -54,6 +55,8 @@ def deploy(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> 
 def destroy(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
     """`terraform destroy` an environment.
 
+    Where force_destroy is false (staging, prod), it refuses while the bucket holds objects, before it changes anything.
+
     \b
       orchestrator destroy --env local
       orchestrator destroy --env dev --yes
@@ -61,8 +64,10 @@ def destroy(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
     terraform.environment_dir(env)
     if env != "local" and not yes:
         _confirm(env, "destroy")
+    kept = check_destroyable(env)
+    if env != "local" and not yes:
         click.confirm(f"Destroy {env}, with every update and global model in its bucket?", abort=True, err=True)
-    terraform.destroy(env, _terraform_variables(env, variables))
+    terraform.destroy(env, _terraform_variables(env, variables), give_up=kept)
     return {"environment": env, "destroyed": True}, f"{env} is destroyed."
 
 

@@ -213,14 +213,21 @@ def apply(environment: str, variables: Mapping[str, object], *, plan_only: bool 
             _run(tf, "apply", show=show, auto_approve=IsFlagged, **options)
 
 
-def destroy(environment: str, variables: Mapping[str, object], *, show: bool = True) -> None:
+def destroy(
+    environment: str, variables: Mapping[str, object], *, give_up: Sequence[str] = (), show: bool = True
+) -> None:
     """`terraform destroy` an environment; progress goes to stderr.
+
+    Args:
+        give_up: addresses that are taken out of the state before, because they would prevent it.
 
     Raises:
         OrchestratorError: Terraform failed.
     """
     with _terraform(environment) as (tf, init), _stdout_to_stderr():
         _init(tf, init)
+        if give_up:
+            _run(tf, "state", "rm", *give_up)
         # python-terraform's own destroy() passes -force, which Terraform 1.0 dropped.
         _run(
             tf,
@@ -251,6 +258,20 @@ def outputs(environment: str) -> dict[str, Any]:
                 raise NotDeployed(f"Environment {environment}: its Terraform state cannot be read. {error}") from error
         result: dict[str, Any] = json.loads(_run(tf, "output", json=IsFlagged))
         return result
+
+
+def state_values(environment: str) -> dict[str, Any]:
+    """The `values` of `terraform show -json`: resources and outputs of an environment; empty where nothing is deployed.
+
+    Raises:
+        OrchestratorError: Terraform failed.
+    """
+    if environment == "local" and not (local_state_dir() / "terraform.tfstate").exists():
+        return {}
+    with _terraform(environment) as (tf, init):
+        _init(tf, init)
+        values: dict[str, Any] = json.loads(_run(tf, "show", json=IsFlagged)).get("values", {})
+        return values
 
 
 @contextmanager

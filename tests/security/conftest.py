@@ -27,7 +27,8 @@ import pytest
 from botocore.config import Config
 
 from orchestrator.aws.clients import AwsClients
-from orchestrator.aws.deployment import Deployment, function_zip, parse_deployment
+from orchestrator.aws.deployment import Deployment, parse_deployment
+from orchestrator.deployment import function_zip
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.paths import ROOT
 
@@ -164,7 +165,7 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
     target = function_zip.target_for("local")
     variables = {
         "package_path": str(function_zip.build(target)), "runtime": target.runtime,
-        "cpu_architecture": target.topology,
+        "cpu_architecture": target.cpu_architecture,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
         "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",
