@@ -42,6 +42,7 @@ module "aggregator" {
   alarms                      = var.alarms
   alarm_email                 = var.alarm_email
   github_repository           = var.github_repository
+  github_ids                  = var.github_ids
   github_branch               = var.github_branch
   create_github_oidc_provider = var.create_github_oidc_provider
   terraform_state             = var.terraform_state_bucket == null ? null : { bucket = var.terraform_state_bucket, key = var.terraform_state_key }

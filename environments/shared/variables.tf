@@ -170,6 +170,12 @@ variable "github_repository" {
   default     = null
 }
 
+variable "github_ids" {
+  description = "Numeric ids of the owner and the repository, where the repository's tokens name them; null where they do not."
+  type        = object({ owner = number, repository = number })
+  default     = null
+}
+
 variable "github_branch" {
   description = "The one branch whose workflows may take the CI role."
   type        = string

@@ -153,6 +153,14 @@ resource "aws_iam_openid_connect_provider" "github" {
 locals {
   github_repositories = toset(var.ci.github_repository[*])
   github_issuer       = "token.actions.githubusercontent.com"
+
+  # owner/name, or owner@ID/name@ID. A name that somebody else takes over has other ids.
+  github_subject_names = {
+    for repository in local.github_repositories : repository => join("/", [
+      for index, name in split("/", repository) :
+      var.ci.github_ids == null ? name : "${name}@${[var.ci.github_ids.owner, var.ci.github_ids.repository][index]}"
+    ])
+  }
 }
 
 resource "aws_iam_role" "ci" {
@@ -173,7 +181,7 @@ resource "aws_iam_role" "ci" {
         StringEquals = {
           "${local.github_issuer}:aud" = "sts.amazonaws.com"
           # Pull requests, tags and other branches have another subject.
-          "${local.github_issuer}:sub" = "repo:${each.key}:ref:refs/heads/${var.ci.github_branch}"
+          "${local.github_issuer}:sub" = "repo:${local.github_subject_names[each.key]}:ref:refs/heads/${var.ci.github_branch}"
         }
       }
     }]

@@ -26,9 +26,10 @@ variable "lanes" {
 }
 
 variable "ci" {
-  description = "Who may take the CI role: Actions of one branch of github_repository (owner/name; null for no role), with GitHub made known to the account by create_github_oidc_provider. terraform_state is the state that the role may plan with; null to leave it out."
+  description = "Who may take the CI role: Actions of one branch of github_repository (owner/name; null for no role), whose tokens name the ids of owner and repository too where github_ids is given, with GitHub made known to the account by create_github_oidc_provider. terraform_state is the state that the role may plan with; null to leave it out."
   type = object({
     github_repository           = optional(string)
+    github_ids                  = optional(object({ owner = number, repository = number }))
     github_branch               = optional(string, "main")
     create_github_oidc_provider = optional(bool, false)
     terraform_state             = optional(object({ bucket = string, key = string }))

@@ -128,6 +128,7 @@ module "access" {
   lanes            = local.all_lanes
   ci = {
     github_repository           = var.github_repository
+    github_ids                  = var.github_ids
     github_branch               = var.github_branch
     create_github_oidc_provider = var.create_github_oidc_provider
     terraform_state             = var.terraform_state

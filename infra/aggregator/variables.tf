@@ -315,8 +315,24 @@ variable "github_repository" {
 
   validation {
     # Only these characters are allowed, and the subject is compared as a whole, so that no wildcard takes effect.
-    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.github_repository))
+    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9_-]+/[A-Za-z0-9._-]+$", var.github_repository))
     error_message = "github_repository must be null or owner/name."
+  }
+}
+
+variable "github_ids" {
+  description = "Numeric ids of the owner and the repository, which GitHub adds to the subject of tokens for repositories that were created, renamed or transferred since 2026-07-15 or that opted in; null for a repository whose subject has names only. `gh api repos/OWNER/NAME --jq '.owner.id, .id'` prints both."
+  type = object({
+    owner      = number
+    repository = number
+  })
+  default = null
+
+  validation {
+    condition = var.github_ids == null ? true : var.github_repository != null && alltrue([
+      for id in [var.github_ids.owner, var.github_ids.repository] : id >= 1 && floor(id) == id
+    ])
+    error_message = "github_ids must be null or two whole numbers of at least 1, and belong to a github_repository."
   }
 }
 

@@ -138,6 +138,25 @@ run "the_ci_role_is_for_one_branch_of_one_repository" {
   }
 }
 
+run "the_ids_of_owner_and_repository_are_part_of_the_subject" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    ci = { github_repository = "example_corp/federation", github_ids = { owner = 123456, repository = 4567890123 } }
+  }
+
+  # https://docs.github.com/actions/reference/openid-connect-reference: repo:OWNER@ID/NAME@ID:ref:refs/heads/BRANCH
+  assert {
+    condition = (
+      jsondecode(aws_iam_role.ci["example_corp/federation"].assume_role_policy).Statement[0].Condition.StringEquals["token.actions.githubusercontent.com:sub"]
+      == "repo:example_corp@123456/federation@4567890123:ref:refs/heads/main"
+    )
+    error_message = "Not the subject that GitHub sends: ${aws_iam_role.ci["example_corp/federation"].assume_role_policy}"
+  }
+}
+
 run "ci_can_change_code_and_nothing_that_grants_rights" {
   module {
     source = "./access"

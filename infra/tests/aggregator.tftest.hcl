@@ -381,6 +381,33 @@ run "names_that_aws_or_github_cannot_have_are_refused" {
   ]
 }
 
+run "an_owner_may_have_an_underscore_and_a_repository_ids" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    github_repository = "some_owner/federation.v2"
+    github_ids        = { owner = 1, repository = 4567890123 }
+  }
+}
+
+run "ids_without_a_repository_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    github_ids = { owner = 1, repository = 2 }
+  }
+
+  expect_failures = [var.github_ids]
+}
+
 run "two_keys_at_once_are_refused" {
   command = plan
 
