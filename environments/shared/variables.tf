@@ -189,7 +189,7 @@ variable "create_github_oidc_provider" {
 }
 
 variable "terraform_state_bucket" {
-  description = "Bucket of the Terraform state, as in backend.hcl, which lets the CI role plan; null for no access to the state."
+  description = "Bucket of the Terraform state, as in backend.hcl, whose outputs the CI role may then read; null for no access to the state."
   type        = string
   default     = null
 }

@@ -105,6 +105,16 @@ module "baselines" {
 
 locals {
   all_lanes = merge(module.lane, module.baselines.lanes)
+
+  # One pattern for all shard counts of as many digits: a policy names few queues, whatever the number of lanes, and a name
+  # that ends in -dead-letters fits none of them.
+  lane_names = concat(
+    [
+      for digits in distinct([for shards in var.shard_counts : length(tostring(shards))]) :
+      "${var.name_prefix}-shards-${join("", [for _ in range(digits) : "?"])}"
+    ],
+    [for topology in keys(module.baselines.lanes) : "${var.name_prefix}-${topology}"],
+  )
 }
 
 ################################################################################
@@ -125,7 +135,7 @@ module "access" {
   name_prefix      = var.name_prefix
   bucket           = local.bucket
   result_queue_arn = local.result_queue.arn
-  lanes            = local.all_lanes
+  lane_names       = local.lane_names
   ci = {
     github_repository           = var.github_repository
     github_ids                  = var.github_ids

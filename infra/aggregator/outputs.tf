@@ -19,9 +19,10 @@ output "deployment" {
 }
 
 output "access" {
-  description = "Policies and roles for the orchestrator, clients and CI. For people; see infra/access."
+  description = "Policies and roles for the orchestrator, workers outside Lambda, clients and CI. For people; see infra/access."
   value = {
     orchestrator_policy_arn = module.access.orchestrator_policy_arn
+    worker_policy_arn       = module.access.worker_policy_arn
     client_policy_json      = module.access.client_policy_json
     ci_role_arn             = module.access.ci_role_arn
   }

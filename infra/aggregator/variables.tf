@@ -309,7 +309,7 @@ variable "alarm_email" {
 }
 
 variable "github_repository" {
-  description = "GitHub repository, as owner/name, whose Actions may plan, ship code and run rounds; null for no CI role."
+  description = "GitHub repository, as owner/name, whose Actions may ship code and run rounds; null for no CI role."
   type        = string
   default     = null
 
@@ -356,7 +356,7 @@ variable "create_github_oidc_provider" {
 }
 
 variable "terraform_state" {
-  description = "Bucket and key of the environment's Terraform state, which lets the CI role plan; null for no access to the state."
+  description = "Bucket and key of the environment's Terraform state, whose outputs the CI role may then read, as rounds need; null for no access to the state."
   type = object({
     bucket = string
     key    = string

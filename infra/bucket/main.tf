@@ -156,7 +156,7 @@ resource "aws_kms_key" "this" {
         Condition = {
           StringEquals = {
             "kms:CallerAccount" = data.aws_caller_identity.current.account_id
-            "kms:ViaService"    = "s3.${data.aws_region.current.name}.amazonaws.com"
+            "kms:ViaService"    = "s3.${data.aws_region.current.name}.${data.aws_partition.current.dns_suffix}"
           }
           # With a bucket key the context is the bucket, without one the object.
           StringLike = { "kms:EncryptionContext:aws:s3:arn" = [local.bucket_arn, "${local.bucket_arn}/*"] }

@@ -175,6 +175,15 @@ resource "aws_iam_role" "worker" {
   })
 }
 
+module "worker" {
+  source = "../worker"
+
+  bucket           = var.bucket
+  queue_arns       = [local.queue_arn]
+  result_queue_arn = var.result_queue.arn
+  writes           = local.is_tree ? ["partials"] : ["shards", "norms"]
+}
+
 resource "aws_iam_role_policy" "worker" {
   name = "worker"
   role = aws_iam_role.worker.id
@@ -182,65 +191,14 @@ resource "aws_iam_role_policy" "worker" {
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = concat(
+      module.worker.statements,
       [
-        {
-          Sid      = "ReadRounds"
-          Effect   = "Allow"
-          Action   = ["s3:GetObject"]
-          Resource = ["${var.bucket.arn}/rounds/*"]
-        },
-        {
-          Sid    = "WriteShards"
-          Effect = "Allow"
-          Action = ["s3:PutObject"]
-          Resource = concat(
-            ["${var.bucket.arn}/models/*/global.safetensors"],
-            [for kind in local.is_tree ? ["partials"] : ["shards", "norms"] : "${var.bucket.arn}/rounds/*/${kind}/*"],
-          )
-        },
-        {
-          # For a job that is delivered again: its part may exist already.
-          Sid      = "FindParts"
-          Effect   = "Allow"
-          Action   = ["s3:ListMultipartUploadParts"]
-          Resource = ["${var.bucket.arn}/models/*/global.safetensors"]
-        },
-        {
-          # Without this permission S3 answers 403 instead of 404 for an object that does not exist, with its key as the
-          # prefix. A worker can also list rounds/, all of which it may read, and nothing else.
-          Sid       = "TellMissingFromForbidden"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = [var.bucket.arn]
-          Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
-        },
-        {
-          # A failed job becomes visible again after seconds, not after the queue's visibility timeout.
-          Sid      = "TakeJobs"
-          Effect   = "Allow"
-          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
-          Resource = [local.queue_arn]
-        },
-        {
-          Sid      = "SendResults"
-          Effect   = "Allow"
-          Action   = ["sqs:SendMessage"]
-          Resource = [var.result_queue.arn]
-        },
         {
           Sid      = "WriteLogs"
           Effect   = "Allow"
           Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
           Resource = ["${aws_cloudwatch_log_group.worker.arn}:*"]
         },
-      ],
-      [
-        for key_arn in var.bucket.kms_key_arn[*] : {
-          Sid      = "UseObjectKey"
-          Effect   = "Allow"
-          Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
-          Resource = [key_arn]
-        }
       ],
     )
   })

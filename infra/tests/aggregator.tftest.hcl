@@ -4,7 +4,7 @@ mock_provider "aws" {
   }
 
   mock_data "aws_partition" {
-    defaults = { partition = "aws" }
+    defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
   }
 
   mock_data "aws_region" {
@@ -74,6 +74,84 @@ run "there_is_a_lane_for_each_shard_count" {
   assert {
     condition     = { for key, lane in output.deployment.lanes : key => lane.timeout_s } == { "1" = 450, "4" = 114, "16" = 60 }
     error_message = "Every lane must be sized for its own shards: ${jsonencode({ for key, lane in output.deployment.lanes : key => lane.timeout_s })}"
+  }
+}
+
+run "policies_name_lanes_by_patterns_that_fit_every_lane_and_no_dead_letter_queue" {
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    shard_counts = [1, 4, 16, 256, 10000]
+    baselines    = true
+  }
+
+  assert {
+    condition = alltrue([
+      for lane in local.all_lanes : length([
+        for name in local.lane_names : name if can(regex("^${replace(name, "?", ".")}$", lane.function_name))
+      ]) == 1
+    ])
+    error_message = "Every lane must fit one of ${jsonencode(local.lane_names)}."
+  }
+
+  assert {
+    condition = alltrue([
+      for lane in local.all_lanes :
+      !anytrue([for name in local.lane_names : can(regex("^${replace(name, "?", ".")}$", lane.dead_letter_queue_name))])
+    ])
+    error_message = "A dead-letter queue fits one of ${jsonencode(local.lane_names)}."
+  }
+}
+
+# IAM: a managed policy has at most 6,144 characters without white space; jsonencode writes none.
+run "policies_stay_below_iams_limit_with_three_hundred_lanes_and_the_longest_names" {
+  command = plan
+
+  module {
+    source = "./access"
+  }
+
+  variables {
+    name_prefix      = "a-prefix-of-thirty-two-characters"
+    bucket           = { arn = "arn:aws-us-gov:s3:::a-prefix-of-thirty-two-characters-123456789012-ap-southeast-2-ab", kms_key_arn = "arn:aws-us-gov:kms:ap-southeast-2:123456789012:key/mrk-12345678901234567890123456789012" }
+    result_queue_arn = "arn:aws-us-gov:sqs:ap-southeast-2:123456789012:a-prefix-of-thirty-two-characters-results"
+    lane_names       = concat([for digits in range(1, 6) : "a-prefix-of-thirty-two-characters-shards-${substr("?????", 0, digits)}"], ["a-prefix-of-thirty-two-characters-lambda-fl", "a-prefix-of-thirty-two-characters-lifl"])
+  }
+
+  override_data {
+    target = data.aws_region.current
+    values = { name = "ap-southeast-2" }
+  }
+
+  override_data {
+    target = data.aws_partition.current
+    values = { partition = "aws-us-gov", dns_suffix = "amazonaws.com" }
+  }
+
+  assert {
+    condition     = length(aws_iam_policy.orchestrator.policy) < 6144 && length(aws_iam_policy.worker.policy) < 6144
+    error_message = "${length(aws_iam_policy.orchestrator.policy)} and ${length(aws_iam_policy.worker.policy)} characters are more than 6,144."
+  }
+}
+
+run "three_hundred_lanes_of_all_lengths_need_five_patterns" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    name_prefix  = "a-prefix-of-32-characters-exact0"
+    shard_counts = concat(range(1, 299), [1000, 10000])
+    baselines    = true
+  }
+
+  assert {
+    condition     = length(local.lane_names) == 7 && length(module.lane) == 300
+    error_message = "A policy must not grow with the lanes: ${jsonencode(local.lane_names)}"
   }
 }
 

@@ -15,7 +15,7 @@ mock_provider "aws" {
   }
 
   mock_data "aws_partition" {
-    defaults = { partition = "aws" }
+    defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
   }
 
   mock_data "aws_region" {
@@ -206,6 +206,34 @@ run "the_key_is_used_through_s3_for_this_bucket_only" {
         },
     ]]
     error_message = "The key must not decrypt anything but this bucket's objects: ${aws_kms_key.this[0].policy}"
+  }
+}
+
+run "in_another_partition_s3_has_another_host_name" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  override_data {
+    target = data.aws_region.current
+    values = { name = "cn-north-1" }
+  }
+
+  override_data {
+    target = data.aws_partition.current
+    values = { partition = "aws-cn", dns_suffix = "amazonaws.com.cn" }
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(aws_kms_key.this[0].policy).Statement : [s.Condition.StringEquals["kms:ViaService"], s.Condition.StringLike["kms:EncryptionContext:aws:s3:arn"][0]]
+      if s.Sid == "UseThroughThisBucketOnly"
+    ] == [["s3.cn-north-1.amazonaws.com.cn", "arn:aws-cn:s3:::fedagg-test-bucket"]]
+    error_message = "Nobody could use the key in China: ${aws_kms_key.this[0].policy}"
   }
 }
 

@@ -195,7 +195,10 @@ def _run(tf: Terraform, command: str, *args: str, show: bool = False, **options:
 
 
 def _init(tf: Terraform, options: dict[str, Any]) -> None:
-    _run(tf, "init", input=False, **options)
+    lock_file = Path(str(tf.working_dir)) / ".terraform.lock.hcl"
+    # No provider but the ones that are committed, and no change of the lock file behind anybody's back.
+    locked = {"lockfile": "readonly"} if lock_file.exists() else {}
+    _run(tf, "init", input=False, **locked, **options)
 
 
 def apply(environment: str, variables: Mapping[str, object], *, plan_only: bool = False, show: bool = True) -> None:

@@ -218,6 +218,20 @@ def test_reading_outputs_asks_no_registry_once_the_environment_is_initialised(
     assert asked == [True]
 
 
+def test_a_lock_file_is_used_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[dict[str, Any]] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **options: runs.append(options) or "{}")
+    terraform.apply("local", {}, plan_only=True)
+    assert runs[0]["lockfile"] == "readonly"
+    monkeypatch.setattr(terraform, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "terraform.tfvars").touch()
+    runs.clear()
+    terraform.apply("local", {}, plan_only=True)
+    assert "lockfile" not in runs[0]
+
+
 def test_an_environment_without_a_backend_is_not_deployed_and_says_what_to_copy() -> None:
     with pytest.raises(NotDeployed, match=r"dev is not set up here.*backend\.hcl\.example"):
         outputs("dev")
