@@ -26,7 +26,7 @@ from orchestrator.progress import StderrNarration
 @click.option("--yes", is_flag=True, help="Do not ask (for CI).")
 @output_option
 def deploy(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
-    """Build the function zip and `terraform apply` an environment.
+    """Build the function zip, `terraform plan` an environment, and apply that plan.
 
     \b
       orchestrator deploy --env local
@@ -40,9 +40,9 @@ def deploy(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> 
         return {"environment": env, "planned": True}, f"Nothing was changed in {env}."
     if env != "local" and not yes:
         _confirm(env, "apply")
-        terraform.apply(env, values, plan_only=True)
-        click.confirm(f"Apply this to {env}?", abort=True, err=True)
-    terraform.apply(env, values)
+        terraform.apply(env, values, confirm=lambda: click.confirm(f"Apply this to {env}?", abort=True, err=True))
+    else:
+        terraform.apply(env, values)
     deployment = load_deployment(env)
     return asdict(deployment), _deployment_text(deployment)
 

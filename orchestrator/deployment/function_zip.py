@@ -90,10 +90,14 @@ def target_for(environment: str, emulator: str = "ministack") -> Target:
 def variables(target: Target) -> dict[str, str]:
     """Build the zip; the Terraform variables that say what it is.
 
+    The path is relative to the directory of an environment: the same in every checkout, so that a plan from another one
+    finds nothing to change.
+
     Raises:
         OrchestratorError: it cannot be built.
     """
-    return {"package_path": str(build(target)), "runtime": target.runtime, "cpu_architecture": target.cpu_architecture}
+    package_path = os.path.relpath(build(target), ROOT / "environments" / "any")
+    return {"package_path": package_path, "runtime": target.runtime, "cpu_architecture": target.cpu_architecture}
 
 
 def build(target: Target) -> Path:

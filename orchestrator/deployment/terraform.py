@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,23 +197,36 @@ def _run(tf: Terraform, command: str, *args: str, show: bool = False, **options:
 def _init(tf: Terraform, options: dict[str, Any]) -> None:
     lock_file = Path(str(tf.working_dir)) / ".terraform.lock.hcl"
     # No provider but the ones that are committed, and no change of the lock file behind anybody's back.
-    locked = {"lockfile": "readonly"} if lock_file.exists() else {}
+    locked: dict[str, Any] = {"lockfile": "readonly"} if lock_file.exists() else {}
     _run(tf, "init", input=False, **locked, **options)
 
 
-def apply(environment: str, variables: Mapping[str, object], *, plan_only: bool = False, show: bool = True) -> None:
-    """`terraform apply` (or only plan) an environment; progress goes to stderr.
+def apply(
+    environment: str,
+    variables: Mapping[str, object],
+    *,
+    plan_only: bool = False,
+    confirm: Callable[[], object] = lambda: None,
+    show: bool = True,
+) -> None:
+    """`terraform plan` an environment and apply that very plan; progress goes to stderr.
+
+    Args:
+        plan_only: show the plan and change nothing.
+        confirm: called between the two; raises where the plan is not to be applied.
 
     Raises:
         OrchestratorError: Terraform failed.
     """
-    with _terraform(environment) as (tf, init), _stdout_to_stderr():
+    # A plan contains the state, so it is kept where nobody else reads it, and only until it is applied.
+    with _terraform(environment) as (tf, init), _stdout_to_stderr(), tempfile.TemporaryDirectory() as directory:
         _init(tf, init)
-        options = {"input": False, "var": dict(variables) or None}
-        if plan_only:
-            _run(tf, "plan", show=show, **options)
-        else:
-            _run(tf, "apply", show=show, auto_approve=IsFlagged, **options)
+        plan = Path(directory) / "plan"
+        saved: dict[str, Any] = {} if plan_only else {"out": str(plan)}
+        _run(tf, "plan", show=show, input=False, var=dict(variables) or None, **saved)
+        if not plan_only:
+            confirm()
+            _run(tf, "apply", str(plan), show=show, input=False)
 
 
 def destroy(

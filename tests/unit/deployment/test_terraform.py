@@ -218,6 +218,33 @@ def test_reading_outputs_asks_no_registry_once_the_environment_is_initialised(
     assert asked == [True]
 
 
+def test_what_was_planned_and_confirmed_is_what_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *args, **options: runs.append((command, args, options)))
+    terraform.apply("local", {"clients": 3}, confirm=lambda: runs.append(("confirmed", (), {})))
+    assert [command for command, _, _ in runs] == ["init", "plan", "confirmed", "apply"]
+    assert runs[1][2]["var"] == {"clients": 3}
+    assert runs[3][1] == (runs[1][2]["out"],), "the plan that was shown"
+    assert "var" not in runs[3][2]
+    assert not Path(runs[1][2]["out"]).parent.exists()
+
+
+def test_a_plan_that_is_not_confirmed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **__: commands.append(command))
+
+    def no() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        terraform.apply("local", {}, confirm=no)
+    assert commands == ["init", "plan"]
+    terraform.apply("local", {}, plan_only=True, confirm=no)
+    assert commands == ["init", "plan"] * 2
+
+
 def test_a_lock_file_is_used_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[dict[str, Any]] = []
     monkeypatch.setattr(terraform, "registry_answers", lambda: True)
