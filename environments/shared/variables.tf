@@ -92,7 +92,7 @@ variable "functions_enabled" {
 }
 
 variable "maximum_concurrency" {
-  description = "Invocations of one lane at the same time; null for one per shard."
+  description = "The most invocations of one lane at the same time; null for one per shard."
   type        = number
   default     = null
 }

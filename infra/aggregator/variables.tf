@@ -176,7 +176,7 @@ variable "functions_enabled" {
 }
 
 variable "maximum_concurrency" {
-  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range. Keep it below the account's quota, which is 10 in new accounts."
+  description = "The most invocations of one lane at the same time, 2 to 1000; null for no limit: as many as the lane has shards, at most 1000. Set it where the account's quota is lower, which is 10 in new accounts. With a limit, Lambda polls an idle queue more often."
   type        = number
   default     = null
 

@@ -5,7 +5,7 @@ data "aws_region" "current" {}
 locals {
   is_tree = var.topology != "grads-sharding"
 
-  # One function per shard, or per leaf of a tree, at a time; an event source mapping takes 2 to 1000.
+  # One function per shard, or per leaf of a tree, at a time; an event source mapping runs 2 to 1000.
   maximum_concurrency = coalesce(var.delivery.maximum_concurrency, min(1000, max(2, module.sizing.parallel_jobs)))
 }
 
@@ -90,7 +90,7 @@ resource "aws_sqs_queue" "dead_letters" {
 
 resource "aws_lambda_function" "worker" {
   #checkov:skip=CKV_AWS_50:Workers report their own times in result messages; tracing every shard would only add cost
-  #checkov:skip=CKV_AWS_115:The event source mapping's maximum_concurrency limits it without reserving it
+  #checkov:skip=CKV_AWS_115:A lane runs one function per shard; maximum_concurrency limits it further without reserving anything
   #checkov:skip=CKV_AWS_116:Failed jobs go to the queue's dead-letter queue; the function is never invoked asynchronously
   #checkov:skip=CKV_AWS_117:A VPC would only add a slower path to S3
   #checkov:skip=CKV_AWS_173:The environment holds a bucket's name and a queue's URL, no secrets
@@ -152,8 +152,14 @@ resource "aws_lambda_event_source_mapping" "jobs" {
   batch_size              = 1
   function_response_types = ["ReportBatchItemFailures"]
 
-  scaling_config {
-    maximum_concurrency = local.maximum_concurrency
+  # Only where it is asked for: with a maximum, Lambda polls an idle queue with five pollers, without one with two.
+  # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+  dynamic "scaling_config" {
+    for_each = var.delivery.maximum_concurrency[*]
+
+    content {
+      maximum_concurrency = scaling_config.value
+    }
   }
 }
 

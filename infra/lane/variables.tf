@@ -54,7 +54,7 @@ variable "function" {
 }
 
 variable "delivery" {
-  description = "How jobs reach the function: whether it takes jobs at all, how many at the same time (null for one per shard or leaf, within 2 to 1000), and after how many deliveries a job goes to the dead-letter queue."
+  description = "How jobs reach the function: whether it takes jobs at all, how many at the same time (null for no limit: one per shard or leaf, at most 1000), and after how many deliveries a job goes to the dead-letter queue."
   type = object({
     functions_enabled   = bool
     maximum_concurrency = optional(number)
