@@ -31,6 +31,8 @@ module "aggregator" {
   functions_enabled   = var.functions_enabled
   maximum_concurrency = var.maximum_concurrency
 
+  check_concurrency_quota = var.check_concurrency_quota
+
   bucket_name             = var.bucket_name
   force_destroy           = var.force_destroy
   kms_key_arn             = var.kms_key_arn

@@ -97,6 +97,12 @@ variable "maximum_concurrency" {
   default     = null
 }
 
+variable "check_concurrency_quota" {
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true or false."
+  type        = bool
+  default     = null
+}
+
 variable "log_level" {
   description = "Level of the functions' logs."
   type        = string

@@ -117,6 +117,20 @@ locals {
   )
 }
 
+# Lambda runs 10 functions at once in new accounts, and 1,000 in others unless the quota was raised.
+data "aws_servicequotas_service_quota" "concurrent_executions" {
+  count = var.check_concurrency_quota ? 1 : 0
+
+  service_code = "lambda"
+  quota_code   = "L-B99A9384"
+}
+
+locals {
+  quota = one(data.aws_servicequotas_service_quota.concurrent_executions[*].value)
+  # The lane that runs the most functions at once; zero where none takes jobs.
+  functions_at_once = var.functions_enabled ? max(values(local.all_lanes)[*].deployment.maximum_concurrency...) : 0
+}
+
 ################################################################################
 # Monitoring and access
 ################################################################################

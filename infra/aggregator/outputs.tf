@@ -16,6 +16,11 @@ output "deployment" {
     baselines              = { for key, lane in module.baselines.lanes : key => lane.deployment }
     baselines_refused      = module.baselines.refused
   }
+
+  precondition {
+    condition     = local.quota == null ? true : local.functions_at_once <= local.quota
+    error_message = "The account runs ${coalesce(local.quota, 0)} functions at once (Service Quotas: Lambda, concurrent executions), and the largest lane would run ${local.functions_at_once}. Throttled jobs may count as failed. Set maximum_concurrency = ${coalesce(local.quota, 0)} or less, or raise the quota, or set check_concurrency_quota = false."
+  }
 }
 
 output "access" {

@@ -186,6 +186,13 @@ variable "maximum_concurrency" {
   }
 }
 
+variable "check_concurrency_quota" {
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator and where servicequotas:GetServiceQuota is not allowed."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "max_receive_count" {
   description = "Deliveries after which a job goes to the dead-letter queue, 1 to 1000; AWS recommends at least 5."
   type        = number

@@ -11,6 +11,10 @@ mock_provider "aws" {
     defaults = { name = "us-east-1" }
   }
 
+  mock_data "aws_servicequotas_service_quota" {
+    defaults = { value = 1000 }
+  }
+
   mock_resource "aws_iam_role" {
     defaults = { arn = "arn:aws:iam::123456789012:role/fedagg-test" }
   }
@@ -300,9 +304,9 @@ run "there_are_alarms_for_every_lane_and_no_topic_unless_requested" {
 
   assert {
     condition = toset(module.monitoring.alarm_names) == toset(flatten([
-      for shards in [1, 4, 16] : ["fedagg-test-shards-${shards}-dead-letters", "fedagg-test-shards-${shards}-errors"]
+      for shards in [1, 4, 16] : ["fedagg-test-shards-${shards}-dead-letters", "fedagg-test-shards-${shards}-errors", "fedagg-test-shards-${shards}-throttles"]
     ]))
-    error_message = "Every lane needs both alarms: ${jsonencode(module.monitoring.alarm_names)}"
+    error_message = "Every lane needs all three alarms: ${jsonencode(module.monitoring.alarm_names)}"
   }
 
   assert {
@@ -323,6 +327,76 @@ run "alarms_can_be_left_out" {
   assert {
     condition     = length(module.monitoring.alarm_names) == 0
     error_message = "An environment without alarms must have none: ${jsonencode(module.monitoring.alarm_names)}"
+  }
+}
+
+################################################################################
+# The account's quota
+################################################################################
+
+run "lanes_that_run_more_functions_than_the_account_are_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  override_data {
+    target = data.aws_servicequotas_service_quota.concurrent_executions
+    values = { value = 10 }
+  }
+
+  expect_failures = [output.deployment]
+}
+
+run "a_maximum_at_the_accounts_quota_is_allowed" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    maximum_concurrency = 10
+  }
+
+  override_data {
+    target = data.aws_servicequotas_service_quota.concurrent_executions
+    values = { value = 10 }
+  }
+}
+
+run "lanes_that_no_function_works_for_need_no_quota" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    functions_enabled = false
+  }
+
+  override_data {
+    target = data.aws_servicequotas_service_quota.concurrent_executions
+    values = { value = 10 }
+  }
+}
+
+run "nobody_asks_for_the_quota_of_an_emulator" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    check_concurrency_quota = false
+  }
+
+  assert {
+    condition     = length(data.aws_servicequotas_service_quota.concurrent_executions) == 0 && local.quota == null
+    error_message = "Emulators have no Service Quotas."
   }
 }
 
