@@ -12,6 +12,7 @@ output "deployment" {
     model_bytes            = var.model_bytes
     clients                = var.clients
     function_memory_cap_mb = var.function_memory_cap_mb
+    round_retention_days   = var.round_retention_days
     lanes                  = { for key, lane in module.lane : key => lane.deployment }
     baselines              = { for key, lane in module.baselines.lanes : key => lane.deployment }
     baselines_refused      = module.baselines.refused

@@ -196,6 +196,7 @@ run "the_deployment_output_has_the_documented_fields" {
       model_bytes            = 400000000
       clients                = 20
       function_memory_cap_mb = 3008
+      round_retention_days   = 7
       baselines              = {}
       baselines_refused      = {}
     })

@@ -10,6 +10,9 @@ from lambdas.protocol.limits import MAX_SHARDS
 from lambdas.protocol.topologies import GRADS_SHARDING, TREES
 from orchestrator.errors import NotDeployed
 
+# The default of infra/aggregator's variable.
+DEFAULT_ROUND_RETENTION_DAYS = 7
+
 
 @dataclass(frozen=True)
 class Lane:
@@ -43,6 +46,8 @@ class Deployment:
         lanes: by shard count, ascending.
         baselines: the lanes of lambda-FL and LIFL, by topology.
         baselines_refused: why a tree has no lane although baselines were asked for, by topology.
+        round_retention_days: days after which the objects under rounds/ expire; infra's default in the outputs of an older
+            release, which do not say.
     """
 
     environment: str
@@ -53,6 +58,7 @@ class Deployment:
     lanes: Mapping[int, Lane]
     baselines: Mapping[str, Lane] = field(default_factory=dict)
     baselines_refused: Mapping[str, str] = field(default_factory=dict)
+    round_retention_days: int = DEFAULT_ROUND_RETENTION_DAYS
 
     @property
     def all_lanes(self) -> list[Lane]:
@@ -115,6 +121,7 @@ def parse_deployment(value: object) -> Deployment:
         lanes={lane.shards: lane for lane in sorted(lanes, key=lambda lane: lane.shards)},
         baselines={name: _lane(baselines.object(name), name) for name in TREES if name in baselines},
         baselines_refused={name: refused.text(name) for name in TREES if name in refused},
+        round_retention_days=f.optional_integer("round_retention_days", 1, 3650) or DEFAULT_ROUND_RETENTION_DAYS,
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from lambdas.protocol.errors import InvalidContract
-from orchestrator.aws.deployment import parse_deployment
+from orchestrator.aws.deployment import DEFAULT_ROUND_RETENTION_DAYS, parse_deployment
 from orchestrator.deployment import terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import NotDeployed
+from orchestrator.paths import ROOT
 
 LANE = {
     "shards": 4, "queue_url": "q4", "dead_letter_queue_url": "d4", "function_name": "f4", "memory_mb": 256,
@@ -53,6 +54,15 @@ def test_the_output_is_parsed_with_lanes_in_ascending_shard_count() -> None:
         "fedagg-dev", "eu-central-1", None, "results",
     )  # fmt: skip
     assert parse_deployment(changed("endpoint_url", to="http://127.0.0.1:4566")).endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_how_long_rounds_are_kept_is_the_environments_or_infras_default() -> None:
+    assert parse_deployment({**OUTPUT, "round_retention_days": 30}).round_retention_days == 30
+    assert parse_deployment(OUTPUT).round_retention_days == DEFAULT_ROUND_RETENTION_DAYS
+    variable = (ROOT / "infra/aggregator/variables.tf").read_text().split('variable "round_retention_days"')[1]
+    assert f"default     = {DEFAULT_ROUND_RETENTION_DAYS}\n" in variable.split("validation")[0]
+    with pytest.raises(InvalidContract, match="field 'round_retention_days': expected an integer from 1 to 3650"):
+        parse_deployment({**OUTPUT, "round_retention_days": 0})
 
 
 def test_baseline_lanes_are_parsed_with_the_reasons_for_those_that_are_not_there() -> None:
