@@ -13,12 +13,13 @@ variable "environment" {
 }
 
 variable "name_prefix" {
-  description = "Start of the names of everything deployed: 1 to 32 lower-case letters, digits and hyphens."
+  description = "Start of the names of everything deployed: 1 to 29 lower-case letters, digits and hyphens."
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", var.name_prefix))
-    error_message = "name_prefix must be 1 to 32 lower-case letters, digits and hyphens and start and end with a letter or digit."
+    # The longest name is that of the bucket of the access logs, <name_prefix>-<account>-<region>-logs, of 63 characters at most.
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,27}[a-z0-9])?$", var.name_prefix))
+    error_message = "name_prefix must be 1 to 29 lower-case letters, digits and hyphens and start and end with a letter or digit."
   }
 }
 
@@ -94,14 +95,15 @@ variable "package_path" {
 }
 
 variable "runtime" {
-  description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
+  description = "Lambda runtime, python3.11, python3.12 or python3.13; the zip's numpy must be built for it."
   type        = string
   default     = "python3.13"
   nullable    = false
 
   validation {
-    condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
-    error_message = "runtime must be python3.11, python3.12, python3.13 or python3.14."
+    # Version 5.100 of the provider refuses python3.14, which Lambda has.
+    condition     = can(regex("^python3\\.1[1-3]$", var.runtime))
+    error_message = "runtime must be python3.11, python3.12 or python3.13."
   }
 }
 
@@ -217,6 +219,11 @@ variable "bucket_name" {
   validation {
     condition     = var.bucket_name == null || can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name))
     error_message = "bucket_name must be null or 3 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit."
+  }
+
+  validation {
+    condition     = !var.access_logs || length(coalesce(var.bucket_name, "none")) <= 58
+    error_message = "bucket_name must have at most 58 characters with access_logs: the bucket of the logs is named <bucket_name>-logs."
   }
 }
 

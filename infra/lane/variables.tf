@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of the queue, the function and the role, at most 50 characters."
+  description = "Name of the queue, the function and the role, at most 64 characters."
   type        = string
 }
 

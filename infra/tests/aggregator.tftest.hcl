@@ -118,10 +118,10 @@ run "policies_stay_below_iams_limit_with_three_hundred_lanes_and_the_longest_nam
   }
 
   variables {
-    name_prefix      = "a-prefix-of-thirty-two-characters"
-    bucket           = { arn = "arn:aws-us-gov:s3:::a-prefix-of-thirty-two-characters-123456789012-ap-southeast-2-ab", kms_key_arn = "arn:aws-us-gov:kms:ap-southeast-2:123456789012:key/mrk-12345678901234567890123456789012" }
-    result_queue_arn = "arn:aws-us-gov:sqs:ap-southeast-2:123456789012:a-prefix-of-thirty-two-characters-results"
-    lane_names       = concat([for digits in range(1, 6) : "a-prefix-of-thirty-two-characters-shards-${substr("?????", 0, digits)}"], ["a-prefix-of-thirty-two-characters-lambda-fl", "a-prefix-of-thirty-two-characters-lifl"])
+    name_prefix      = "a-prefix-of-29-characters-ex0"
+    bucket           = { arn = "arn:aws-us-gov:s3:::a-prefix-of-29-characters-ex0-123456789012-ap-southeast-2-ab", kms_key_arn = "arn:aws-us-gov:kms:ap-southeast-2:123456789012:key/mrk-12345678901234567890123456789012" }
+    result_queue_arn = "arn:aws-us-gov:sqs:ap-southeast-2:123456789012:a-prefix-of-29-characters-ex0-results"
+    lane_names       = concat([for digits in range(1, 6) : "a-prefix-of-29-characters-ex0-shards-${substr("?????", 0, digits)}"], ["a-prefix-of-29-characters-ex0-lambda-fl", "a-prefix-of-29-characters-ex0-lifl"])
   }
 
   override_data {
@@ -148,7 +148,7 @@ run "three_hundred_lanes_of_all_lengths_need_five_patterns" {
   }
 
   variables {
-    name_prefix  = "a-prefix-of-32-characters-exact0"
+    name_prefix  = "a-prefix-of-29-characters-ex0"
     shard_counts = concat(range(1, 299), [1000, 10000])
     baselines    = true
   }
@@ -157,6 +157,81 @@ run "three_hundred_lanes_of_all_lengths_need_five_patterns" {
     condition     = length(local.lane_names) == 7 && length(module.lane) == 300
     error_message = "A policy must not grow with the lanes: ${jsonencode(local.lane_names)}"
   }
+}
+
+# The longest region name is us-isof-south-1. Limits: Lambda function 64, SQS queue 80, IAM role 64, managed policy 128, S3
+# bucket 63, CloudWatch alarm 255, SNS topic 256 characters.
+run "the_longest_names_are_within_the_limits_of_aws" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    name_prefix       = "a-prefix-of-29-characters-ex0"
+    shard_counts      = [10000]
+    baselines         = true
+    access_logs       = true
+    alarm_email       = "oncall@example.org"
+    github_repository = "example/federation"
+  }
+
+  override_data {
+    target = data.aws_region.current
+    values = { name = "us-isof-south-1" }
+  }
+
+  assert {
+    condition     = length(var.name_prefix) == 29 && length("${local.bucket_name}-logs") == 63
+    error_message = "${local.bucket_name}-logs has ${length("${local.bucket_name}-logs")} characters, and the most are 63."
+  }
+
+  assert {
+    condition = alltrue([
+      for lane in local.all_lanes : length(lane.function_name) <= 64 && length(lane.dead_letter_queue_name) <= 80
+    ])
+    error_message = "A function, a role or a queue has a name that AWS refuses."
+  }
+
+  assert {
+    condition     = length(local.result_queue_name) <= 80 && max([for name in module.monitoring.alarm_names : length(name)]...) <= 255
+    error_message = "The result queue or an alarm has a name that AWS refuses."
+  }
+
+  assert {
+    condition     = length("${var.name_prefix}-orchestrator") <= 64
+    error_message = "A policy or a role has a name that AWS refuses."
+  }
+}
+
+run "a_prefix_of_thirty_characters_is_refused" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    name_prefix = "a-prefix-of-30-characters-exac"
+  }
+
+  expect_failures = [var.name_prefix]
+}
+
+run "a_bucket_name_leaves_room_for_that_of_its_logs" {
+  command = plan
+
+  module {
+    source = "./aggregator"
+  }
+
+  variables {
+    bucket_name = "a-bucket-name-of-59-characters-which-is-longer-than-allowed"
+    access_logs = true
+  }
+
+  expect_failures = [var.bucket_name]
 }
 
 run "another_list_of_shard_counts_makes_other_lanes" {
@@ -517,7 +592,7 @@ run "names_that_aws_or_github_cannot_have_are_refused" {
     environment       = "Test"
     name_prefix       = "Fedagg_Test"
     endpoint_url      = "http://127.0.0.1:4566/path"
-    runtime           = "python3.10"
+    runtime           = "python3.14" # the provider does not know it
     cpu_architecture  = "amd64"
     log_level         = "TRACE"
     bucket_name       = "Fedagg"

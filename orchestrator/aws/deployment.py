@@ -46,8 +46,8 @@ class Deployment:
         lanes: by shard count, ascending.
         baselines: the lanes of lambda-FL and LIFL, by topology.
         baselines_refused: why a tree has no lane although baselines were asked for, by topology.
-        round_retention_days: days after which the objects under rounds/ expire; infra's default in the outputs of an older
-            release, which do not say.
+        round_retention_days: days after which the objects under rounds/ expire; infra's default where an older
+            release deployed, whose output does not say.
     """
 
     environment: str

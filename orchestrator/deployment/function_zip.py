@@ -56,8 +56,12 @@ class Target:
 
     @property
     def runtime(self) -> str:
-        """Lambda's name of the runtime."""
-        return f"python{self.python[0]}.{self.python[1]}"
+        """Lambda's name of the runtime: `python`, or the newest that the AWS provider of infra/versions.tf knows.
+
+        Only an emulator on this machine has a newer Python. It runs functions with that, whatever the name says.
+        """
+        major, minor = min(self.python, _LAMBDA_PYTHON)
+        return f"python{major}.{minor}"
 
     @property
     def path(self) -> Path:
