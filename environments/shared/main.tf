@@ -2,10 +2,10 @@
 # terraform.tfvars, and is deployed by itself. environments/README.md has the details.
 
 locals {
-  tags = {
+  tags = merge(var.tags, {
     project     = "fedagg"
     environment = var.environment
-  }
+  })
 }
 
 module "aggregator" {
@@ -32,6 +32,7 @@ module "aggregator" {
   maximum_concurrency = var.maximum_concurrency
 
   check_concurrency_quota = var.check_concurrency_quota
+  max_receive_count       = var.max_receive_count
 
   bucket_name             = var.bucket_name
   force_destroy           = var.force_destroy
@@ -40,9 +41,13 @@ module "aggregator" {
   access_logs             = var.access_logs
   round_retention_days    = var.round_retention_days
   noncurrent_version_days = var.noncurrent_version_days
+  incomplete_upload_days  = var.incomplete_upload_days
+  access_log_days         = var.access_log_days
 
   alarms                      = var.alarms
   alarm_email                 = var.alarm_email
+  iam_path                    = var.iam_path
+  permissions_boundary        = var.permissions_boundary
   github_repository           = var.github_repository
   github_ids                  = var.github_ids
   github_branch               = var.github_branch

@@ -26,6 +26,23 @@ variable "region" {
   }
 }
 
+variable "allowed_account_ids" {
+  description = "The accounts that may be deployed to: with credentials of another one, Terraform stops. Null for any."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.allowed_account_ids == null ? true : alltrue([for id in var.allowed_account_ids : can(regex("^[0-9]{12}$", id))])
+    error_message = "allowed_account_ids must be null or account ids of 12 digits."
+  }
+}
+
+variable "tags" {
+  description = "Tags of everything deployed, besides `project` and `environment`."
+  type        = map(string)
+  default     = {}
+}
+
 ################################################################################
 # Rounds
 ################################################################################
@@ -103,6 +120,12 @@ variable "check_concurrency_quota" {
   default     = null
 }
 
+variable "max_receive_count" {
+  description = "Deliveries after which a job goes to the dead-letter queue."
+  type        = number
+  default     = null
+}
+
 variable "log_level" {
   description = "Level of the functions' logs."
   type        = string
@@ -144,6 +167,12 @@ variable "access_logs" {
   type        = bool
 }
 
+variable "access_log_days" {
+  description = "Days after which access logs expire."
+  type        = number
+  default     = null
+}
+
 variable "round_retention_days" {
   description = "Days after which the objects under rounds/ expire."
   type        = number
@@ -152,6 +181,12 @@ variable "round_retention_days" {
 variable "noncurrent_version_days" {
   description = "Days for which replaced or deleted versions of objects are kept."
   type        = number
+}
+
+variable "incomplete_upload_days" {
+  description = "Days after which a multipart upload that nobody completed is aborted."
+  type        = number
+  default     = null
 }
 
 ################################################################################
@@ -166,6 +201,18 @@ variable "alarms" {
 
 variable "alarm_email" {
   description = "Address that alarms are sent to; null for none."
+  type        = string
+  default     = null
+}
+
+variable "iam_path" {
+  description = "Path of the roles and policies."
+  type        = string
+  default     = null
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the permissions of every role; null for none."
   type        = string
   default     = null
 }

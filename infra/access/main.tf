@@ -30,6 +30,7 @@ locals {
 
 resource "aws_iam_policy" "orchestrator" {
   name        = "${var.name_prefix}-orchestrator"
+  path        = var.iam.path
   description = "Runs rounds: reads updates, sends jobs, receives results, publishes global models"
 
   policy = jsonencode({
@@ -114,6 +115,7 @@ module "worker" {
 # For `orchestrator worker` on a machine. It takes jobs from every lane, as the functions do from their own.
 resource "aws_iam_policy" "worker" {
   name        = "${var.name_prefix}-worker"
+  path        = var.iam.path
   description = "Averages outside Lambda: takes jobs from the lanes' queues, reads updates, writes shards, sends results"
 
   policy = jsonencode({ Version = "2012-10-17", Statement = module.worker.statements })
@@ -197,6 +199,8 @@ resource "aws_iam_role" "ci" {
   for_each = local.github_repositories
 
   name                 = "${var.name_prefix}-ci"
+  path                 = var.iam.path
+  permissions_boundary = var.iam.permissions_boundary
   description          = "GitHub Actions of ${each.key}, branch ${var.ci.github_branch}"
   max_session_duration = 7200 # the time limit of the job in docs/examples/round.yml
 

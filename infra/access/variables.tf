@@ -32,3 +32,12 @@ variable "ci" {
   })
   default = {}
 }
+
+variable "iam" {
+  description = "Path of the roles and policies, and the policy that bounds the permissions of roles; null for none."
+  type = object({
+    path                 = optional(string, "/")
+    permissions_boundary = optional(string)
+  })
+  default = {}
+}

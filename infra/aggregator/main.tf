@@ -26,6 +26,10 @@ locals {
     log_level          = var.log_level
     log_retention_days = var.log_retention_days
   }
+  iam = {
+    path                 = var.iam_path
+    permissions_boundary = var.permissions_boundary
+  }
   delivery = {
     functions_enabled   = var.functions_enabled
     maximum_concurrency = var.maximum_concurrency
@@ -49,6 +53,7 @@ module "bucket" {
     round_retention_days    = var.round_retention_days
     noncurrent_version_days = var.noncurrent_version_days
     incomplete_upload_days  = var.incomplete_upload_days
+    access_log_days         = var.access_log_days
   }
 }
 
@@ -88,6 +93,7 @@ module "lane" {
   sizing       = local.sizing
   function     = local.function
   delivery     = local.delivery
+  iam          = local.iam
 }
 
 # The trees that GradsSharding is compared with, where they are requested and fit.
@@ -101,6 +107,7 @@ module "baselines" {
   sizing       = local.sizing
   function     = local.function
   delivery     = local.delivery
+  iam          = local.iam
 }
 
 locals {
@@ -150,6 +157,7 @@ module "access" {
   bucket           = local.bucket
   result_queue_arn = local.result_queue.arn
   lane_names       = local.lane_names
+  iam              = local.iam
   ci = {
     github_repository           = var.github_repository
     github_ids                  = var.github_ids

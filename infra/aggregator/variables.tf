@@ -300,6 +300,18 @@ variable "access_logs" {
   nullable    = false
 }
 
+variable "access_log_days" {
+  description = "Days after which access logs expire, 1 to 3650."
+  type        = number
+  default     = 90
+  nullable    = false
+
+  validation {
+    condition     = var.access_log_days >= 1 && var.access_log_days <= 3650 && floor(var.access_log_days) == var.access_log_days
+    error_message = "access_log_days must be a whole number from 1 to 3650."
+  }
+}
+
 ################################################################################
 # Alarms and access
 ################################################################################
@@ -319,6 +331,29 @@ variable "alarm_email" {
   validation {
     condition     = var.alarm_email == null || can(regex("^[^@ ]+@[^@ ]+$", var.alarm_email))
     error_message = "alarm_email must be null or an e-mail address."
+  }
+}
+
+variable "iam_path" {
+  description = "Path of the roles and policies: begins and ends with a slash, at most 512 characters."
+  type        = string
+  default     = "/"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^/([!-~]+/)?$", var.iam_path)) && length(var.iam_path) <= 512
+    error_message = "iam_path must begin and end with a slash, such as /federation/."
+  }
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the permissions of every role; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary == null || can(regex("^arn:[^:]+:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary))
+    error_message = "permissions_boundary must be null or a policy's ARN: arn:aws:iam::<account>:policy/<name>."
   }
 }
 

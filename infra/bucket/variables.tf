@@ -22,11 +22,12 @@ variable "create_kms_key" {
 }
 
 variable "retention" {
-  description = "Days after which the objects under rounds/ expire, for which replaced or deleted versions of other objects are kept, and after which a multipart upload that nobody completed is aborted."
+  description = "Days after which the objects under rounds/ expire, for which replaced or deleted versions of other objects are kept, after which a multipart upload that nobody completed is aborted, and after which access logs expire."
   type = object({
     round_retention_days    = number
     noncurrent_version_days = number
     incomplete_upload_days  = number
+    access_log_days         = optional(number, 90)
   })
 }
 

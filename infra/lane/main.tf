@@ -168,8 +168,10 @@ resource "aws_lambda_event_source_mapping" "jobs" {
 ################################################################################
 
 resource "aws_iam_role" "worker" {
-  name        = var.name
-  description = "The function ${var.name}"
+  name                 = var.name
+  path                 = var.iam.path
+  description          = "The function ${var.name}"
+  permissions_boundary = var.iam.permissions_boundary
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"

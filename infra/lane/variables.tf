@@ -61,3 +61,12 @@ variable "delivery" {
     max_receive_count   = number
   })
 }
+
+variable "iam" {
+  description = "Path of the role, and the policy that bounds the permissions of roles; null for none."
+  type = object({
+    path                 = optional(string, "/")
+    permissions_boundary = optional(string)
+  })
+  default = {}
+}

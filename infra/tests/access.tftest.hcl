@@ -214,6 +214,29 @@ run "a_worker_outside_lambda_may_do_what_the_functions_may" {
   }
 }
 
+run "roles_and_policies_have_the_path_and_the_boundary_that_are_given" {
+  module {
+    source = "./access"
+  }
+
+  variables {
+    iam = { path = "/federation/", permissions_boundary = "arn:aws:iam::123456789012:policy/boundary" }
+    ci  = { github_repository = "example/federation" }
+  }
+
+  assert {
+    condition = alltrue([
+      for one in [aws_iam_policy.orchestrator, aws_iam_policy.worker, aws_iam_role.ci["example/federation"]] : one.path == "/federation/"
+    ])
+    error_message = "A role or a policy has another path."
+  }
+
+  assert {
+    condition     = aws_iam_role.ci["example/federation"].permissions_boundary == "arn:aws:iam::123456789012:policy/boundary"
+    error_message = "The CI role must be bounded."
+  }
+}
+
 run "the_ci_role_lasts_as_long_as_the_sample_job" {
   module {
     source = "./access"

@@ -499,12 +499,13 @@ run "values_below_their_ranges_are_refused" {
     round_retention_days    = 0
     noncurrent_version_days = 0
     incomplete_upload_days  = 0
+    access_log_days         = 0
   }
 
   expect_failures = [
     var.shard_counts, var.model_bytes, var.clients, var.function_memory_cap_mb, var.memory_mb_override,
     var.maximum_concurrency, var.max_receive_count, var.log_retention_days, var.round_retention_days,
-    var.noncurrent_version_days, var.incomplete_upload_days,
+    var.noncurrent_version_days, var.incomplete_upload_days, var.access_log_days,
   ]
 }
 
@@ -528,12 +529,13 @@ run "values_above_their_ranges_are_refused" {
     round_retention_days    = 3651
     noncurrent_version_days = 3651
     incomplete_upload_days  = 366
+    access_log_days         = 3651
   }
 
   expect_failures = [
     var.shard_counts, var.model_bytes, var.clients, var.function_memory_cap_mb, var.memory_mb_override,
     var.maximum_concurrency, var.max_receive_count, var.log_retention_days, var.round_retention_days,
-    var.noncurrent_version_days, var.incomplete_upload_days,
+    var.noncurrent_version_days, var.incomplete_upload_days, var.access_log_days,
   ]
 }
 
@@ -601,11 +603,15 @@ run "names_that_aws_or_github_cannot_have_are_refused" {
     github_repository = "example/*"
     github_branch     = "*"
     terraform_state   = { bucket = "*", key = "state" }
+
+    iam_path             = "federation"
+    permissions_boundary = "boundary"
   }
 
   expect_failures = [
     var.environment, var.name_prefix, var.endpoint_url, var.runtime, var.cpu_architecture, var.log_level,
     var.bucket_name, var.kms_key_arn, var.alarm_email, var.github_repository, var.github_branch, var.terraform_state,
+    var.iam_path, var.permissions_boundary,
   ]
 }
 

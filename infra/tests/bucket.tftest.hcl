@@ -264,6 +264,22 @@ run "access_logs_go_to_a_closed_bucket_that_only_s3_writes_to" {
   }
 }
 
+run "access_logs_expire_when_they_are_to" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    access_logs = true
+    retention   = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7, access_log_days = 400 }
+  }
+
+  assert {
+    condition     = aws_s3_bucket_lifecycle_configuration.logs["fedagg-test-bucket"].rule[0].expiration[0].days == 400
+    error_message = "Logs must be kept for access_log_days."
+  }
+}
+
 run "there_is_no_log_bucket_unless_requested" {
   module {
     source = "./bucket"

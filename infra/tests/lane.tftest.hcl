@@ -297,6 +297,21 @@ run "the_worker_may_do_only_its_job" {
   }
 }
 
+run "the_workers_role_has_the_path_and_the_boundary_that_are_given" {
+  module {
+    source = "./lane"
+  }
+
+  variables {
+    iam = { path = "/federation/", permissions_boundary = "arn:aws:iam::123456789012:policy/boundary" }
+  }
+
+  assert {
+    condition     = aws_iam_role.worker.path == "/federation/" && aws_iam_role.worker.permissions_boundary == "arn:aws:iam::123456789012:policy/boundary"
+    error_message = "The role must have the given path and boundary."
+  }
+}
+
 run "the_worker_may_use_the_key_when_there_is_one" {
   module {
     source = "./lane"
