@@ -28,7 +28,7 @@ from tests.support.deployed import CLIENTS, MODEL_BYTES, SHARD_COUNTS
 
 # More rounds than the tests run, each taken for one of all clients, and an hour of everything that is billed by time.
 _ROUNDS = 30
-# CloudWatch pricing, standard-resolution alarms: $0.10 a month each; infra/monitoring has two per lane.
+# CloudWatch pricing, standard-resolution alarms: $0.10 a month each; infra/monitoring has three per lane.
 _ALARM_USD_PER_HOUR = 0.10 / 730
 # AWS KMS pricing: $1 a month per customer key; one that waits for its deletion costs nothing.
 _KEY_USD_PER_HOUR = 1.0 / 730
@@ -42,7 +42,7 @@ def upper_bound_usd() -> float:
     rounds = [predict(question, Configuration(shards)) for shards in SHARD_COUNTS]
     rounds += [predict(question, Configuration(topology=tree)) for tree in TREES]
     dearest = max(plan.predicted_cost_usd for plan in rounds)
-    standing = 2 * len(rounds) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
+    standing = 3 * len(rounds) * _ALARM_USD_PER_HOUR + _KEY_USD_PER_HOUR
     return _ROUNDS * dearest + standing + _LOGS_AND_TERRAFORM_USD
 
 
@@ -54,7 +54,7 @@ The end-to-end tests will run on the AWS account of your credentials, with envir
 
 They create, in the Terraform workspace {prefix} of that environment's backend:
   1 bucket, {prefix}-bucket, with models of {MODEL_BYTES / 1e6:.0f} MB;
-  {len(lanes)} lanes, each a queue, its dead-letter queue, a function, a log group, a role and two alarms:
+  {len(lanes)} lanes, each a queue, its dead-letter queue, a function, a log group, a role and three alarms:
     {f"{chr(10)}    ".join(lanes)}
   1 result queue; IAM policies {prefix}-*.
 terraform.tfvars and local.auto.tfvars of environments/{environment} apply, except for names and sizes.

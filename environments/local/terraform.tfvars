@@ -23,3 +23,6 @@ access_logs    = false
 
 # An emulator notifies nobody, and one that stores only half of an alarm makes every plan propose to repair it.
 alarms = false
+
+# Emulators have no quotas.
+check_concurrency_quota = false

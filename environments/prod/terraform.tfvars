@@ -9,7 +9,7 @@ clients      = 200
 
 log_level               = "INFO"
 log_retention_days      = 90
-round_retention_days    = 30
+round_retention_days    = 7
 noncurrent_version_days = 90
 
 force_destroy  = false

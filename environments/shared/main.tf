@@ -2,10 +2,10 @@
 # terraform.tfvars, and is deployed by itself. environments/README.md has the details.
 
 locals {
-  tags = {
+  tags = merge(var.tags, {
     project     = "fedagg"
     environment = var.environment
-  }
+  })
 }
 
 module "aggregator" {
@@ -31,6 +31,9 @@ module "aggregator" {
   functions_enabled   = var.functions_enabled
   maximum_concurrency = var.maximum_concurrency
 
+  check_concurrency_quota = var.check_concurrency_quota
+  max_receive_count       = var.max_receive_count
+
   bucket_name             = var.bucket_name
   force_destroy           = var.force_destroy
   kms_key_arn             = var.kms_key_arn
@@ -38,10 +41,15 @@ module "aggregator" {
   access_logs             = var.access_logs
   round_retention_days    = var.round_retention_days
   noncurrent_version_days = var.noncurrent_version_days
+  incomplete_upload_days  = var.incomplete_upload_days
+  access_log_days         = var.access_log_days
 
   alarms                      = var.alarms
   alarm_email                 = var.alarm_email
+  iam_path                    = var.iam_path
+  permissions_boundary        = var.permissions_boundary
   github_repository           = var.github_repository
+  github_ids                  = var.github_ids
   github_branch               = var.github_branch
   create_github_oidc_provider = var.create_github_oidc_provider
   terraform_state             = var.terraform_state_bucket == null ? null : { bucket = var.terraform_state_bucket, key = var.terraform_state_key }

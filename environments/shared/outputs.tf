@@ -4,6 +4,6 @@ output "deployment" {
 }
 
 output "access" {
-  description = "Policies and roles for the orchestrator, clients and CI. For people; see infra/access."
+  description = "Policies and roles for the orchestrator, workers outside Lambda, clients and CI. For people; see infra/access."
   value       = module.aggregator.access
 }

@@ -26,6 +26,23 @@ variable "region" {
   }
 }
 
+variable "allowed_account_ids" {
+  description = "The accounts that may be deployed to: with credentials of another one, Terraform stops. Null for any."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.allowed_account_ids == null ? true : alltrue([for id in var.allowed_account_ids : can(regex("^[0-9]{12}$", id))])
+    error_message = "allowed_account_ids must be null or account ids of 12 digits."
+  }
+}
+
+variable "tags" {
+  description = "Tags of everything deployed, besides `project` and `environment`."
+  type        = map(string)
+  default     = {}
+}
+
 ################################################################################
 # Rounds
 ################################################################################
@@ -92,7 +109,19 @@ variable "functions_enabled" {
 }
 
 variable "maximum_concurrency" {
-  description = "Invocations of one lane at the same time; null for one per shard."
+  description = "The most invocations of one lane at the same time; null for one per shard."
+  type        = number
+  default     = null
+}
+
+variable "check_concurrency_quota" {
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true or false."
+  type        = bool
+  default     = null
+}
+
+variable "max_receive_count" {
+  description = "Deliveries after which a job goes to the dead-letter queue."
   type        = number
   default     = null
 }
@@ -138,6 +167,12 @@ variable "access_logs" {
   type        = bool
 }
 
+variable "access_log_days" {
+  description = "Days after which access logs expire."
+  type        = number
+  default     = null
+}
+
 variable "round_retention_days" {
   description = "Days after which the objects under rounds/ expire."
   type        = number
@@ -146,6 +181,12 @@ variable "round_retention_days" {
 variable "noncurrent_version_days" {
   description = "Days for which replaced or deleted versions of objects are kept."
   type        = number
+}
+
+variable "incomplete_upload_days" {
+  description = "Days after which a multipart upload that nobody completed is aborted."
+  type        = number
+  default     = null
 }
 
 ################################################################################
@@ -164,9 +205,27 @@ variable "alarm_email" {
   default     = null
 }
 
+variable "iam_path" {
+  description = "Path of the roles and policies."
+  type        = string
+  default     = null
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the permissions of every role; null for none."
+  type        = string
+  default     = null
+}
+
 variable "github_repository" {
   description = "GitHub repository, as owner/name, whose Actions get the CI role; null for no role."
   type        = string
+  default     = null
+}
+
+variable "github_ids" {
+  description = "Numeric ids of the owner and the repository, where the repository's tokens name them; null where they do not."
+  type        = object({ owner = number, repository = number })
   default     = null
 }
 
@@ -183,7 +242,7 @@ variable "create_github_oidc_provider" {
 }
 
 variable "terraform_state_bucket" {
-  description = "Bucket of the Terraform state, as in backend.hcl, which lets the CI role plan; null for no access to the state."
+  description = "Bucket of the Terraform state, as in backend.hcl, whose outputs the CI role may then read; null for no access to the state."
   type        = string
   default     = null
 }

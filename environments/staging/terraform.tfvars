@@ -9,7 +9,7 @@ clients      = 100
 
 log_level               = "INFO"
 log_retention_days      = 30
-round_retention_days    = 7
+round_retention_days    = 5
 noncurrent_version_days = 30
 
 force_destroy  = false

@@ -7,6 +7,13 @@ locals {
   account   = data.aws_caller_identity.current.account_id
   region    = data.aws_region.current.name
 
+  # Queues and functions are named by patterns, so that a policy stays below IAM's 6,144 characters with any number of lanes.
+  arn_of = {
+    for service in ["lambda", "sqs"] : service => "arn:${local.partition}:${service}:${local.region}:${local.account}"
+  }
+  queue_arns             = [for name in var.lane_names : "${local.arn_of.sqs}:${name}"]
+  dead_letter_queue_arns = [for name in var.lane_names : "${local.arn_of.sqs}:${name}-dead-letters"]
+
   use_object_key = [
     for key_arn in var.bucket.kms_key_arn[*] : {
       Sid      = "UseObjectKey"
@@ -23,6 +30,7 @@ locals {
 
 resource "aws_iam_policy" "orchestrator" {
   name        = "${var.name_prefix}-orchestrator"
+  path        = var.iam.path
   description = "Runs rounds: reads updates, sends jobs, receives results, publishes global models"
 
   policy = jsonencode({
@@ -69,7 +77,7 @@ resource "aws_iam_policy" "orchestrator" {
           Sid      = "SendJobs"
           Effect   = "Allow"
           Action   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
-          Resource = [for lane in var.lanes : lane.queue_arn]
+          Resource = local.queue_arns
         },
         {
           # Results of other rounds are returned to the queue by making them visible again.
@@ -83,12 +91,34 @@ resource "aws_iam_policy" "orchestrator" {
           Sid      = "LookThroughFailedJobs"
           Effect   = "Allow"
           Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
-          Resource = [for lane in var.lanes : lane.dead_letter_queue_arn]
+          Resource = local.dead_letter_queue_arns
         },
       ],
       local.use_object_key,
     )
   })
+}
+
+################################################################################
+# Workers: average outside Lambda
+################################################################################
+
+module "worker" {
+  source = "../worker"
+
+  bucket           = var.bucket
+  queue_arns       = local.queue_arns
+  result_queue_arn = var.result_queue_arn
+  writes           = ["shards", "norms", "partials"]
+}
+
+# For `orchestrator worker` on a machine. It takes jobs from every lane, as the functions do from their own.
+resource "aws_iam_policy" "worker" {
+  name        = "${var.name_prefix}-worker"
+  path        = var.iam.path
+  description = "Averages outside Lambda: takes jobs from the lanes' queues, reads updates, writes shards, sends results"
+
+  policy = jsonencode({ Version = "2012-10-17", Statement = module.worker.statements })
 }
 
 ################################################################################
@@ -137,11 +167,12 @@ locals {
 }
 
 ################################################################################
-# CI: plans, ships the functions' code, runs rounds
+# CI: ships the functions' code, runs rounds
 ################################################################################
 
-# The CI role does not create roles or change policies, because that would let it grant itself any permission. A person
-# runs the first apply, and every apply that changes more than the zip.
+# The CI role neither applies nor writes Terraform's state. Creating roles or changing policies would let it grant itself any
+# permission, and a state that names another provider makes the next person's `terraform init` run that provider. A person
+# applies; CI replaces the functions' code and reads the outputs that rounds need.
 
 resource "aws_iam_openid_connect_provider" "github" {
   count = var.ci.create_github_oidc_provider ? 1 : 0
@@ -153,6 +184,14 @@ resource "aws_iam_openid_connect_provider" "github" {
 locals {
   github_repositories = toset(var.ci.github_repository[*])
   github_issuer       = "token.actions.githubusercontent.com"
+
+  # owner/name, or owner@ID/name@ID. A name that somebody else takes over has other ids.
+  github_subject_names = {
+    for repository in local.github_repositories : repository => join("/", [
+      for index, name in split("/", repository) :
+      var.ci.github_ids == null ? name : "${name}@${[var.ci.github_ids.owner, var.ci.github_ids.repository][index]}"
+    ])
+  }
 }
 
 resource "aws_iam_role" "ci" {
@@ -160,6 +199,8 @@ resource "aws_iam_role" "ci" {
   for_each = local.github_repositories
 
   name                 = "${var.name_prefix}-ci"
+  path                 = var.iam.path
+  permissions_boundary = var.iam.permissions_boundary
   description          = "GitHub Actions of ${each.key}, branch ${var.ci.github_branch}"
   max_session_duration = 7200 # the time limit of the job in docs/examples/round.yml
 
@@ -173,7 +214,7 @@ resource "aws_iam_role" "ci" {
         StringEquals = {
           "${local.github_issuer}:aud" = "sts.amazonaws.com"
           # Pull requests, tags and other branches have another subject.
-          "${local.github_issuer}:sub" = "repo:${each.key}:ref:refs/heads/${var.ci.github_branch}"
+          "${local.github_issuer}:sub" = "repo:${local.github_subject_names[each.key]}:ref:refs/heads/${var.ci.github_branch}"
         }
       }
     }]
@@ -202,77 +243,26 @@ resource "aws_iam_role_policy" "ci_ship" {
         {
           Sid      = "ShipCode"
           Effect   = "Allow"
-          Action   = ["lambda:UpdateFunctionCode"]
-          Resource = [for lane in var.lanes : lane.function_arn]
+          Action   = ["lambda:UpdateFunctionCode", "lambda:GetFunctionConfiguration"]
+          Resource = [for name in var.lane_names : "${local.arn_of.lambda}:function:${name}"]
         },
-        {
-          Sid    = "ReadOwnResources"
-          Effect = "Allow"
-          Action = [
-            "s3:GetBucket*", "s3:ListBucket", "s3:GetAccelerateConfiguration", "s3:GetEncryptionConfiguration",
-            "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration",
-            "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ListQueueTags",
-            "lambda:GetFunction", "lambda:GetFunctionCodeSigningConfig", "lambda:ListVersionsByFunction",
-            "iam:GetRole", "iam:GetRolePolicy", "iam:ListRolePolicies", "iam:ListAttachedRolePolicies",
-            "iam:GetPolicy", "iam:GetPolicyVersion",
-            "logs:ListTagsForResource", "cloudwatch:ListTagsForResource",
-            "sns:GetTopicAttributes", "sns:ListTagsForResource",
-          ]
-          Resource = [
-            # Includes the bucket of the access logs, which infra/bucket names so. Terraform finds out
-            # whether a bucket exists with s3:ListBucket without a prefix.
-            var.bucket.arn,
-            "${var.bucket.arn}-logs",
-            "arn:${local.partition}:sqs:${local.region}:${local.account}:${var.name_prefix}-*",
-            "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name_prefix}-*",
-            "arn:${local.partition}:iam::${local.account}:role/${var.name_prefix}-*",
-            "arn:${local.partition}:iam::${local.account}:policy/${var.name_prefix}-*",
-            "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/lambda/${var.name_prefix}-*",
-            "arn:${local.partition}:cloudwatch:${local.region}:${local.account}:alarm:${var.name_prefix}-*",
-            "arn:${local.partition}:sns:${local.region}:${local.account}:${var.name_prefix}-*",
-          ]
-        },
-        {
-          # These read actions cannot be restricted to a resource.
-          Sid    = "ReadWhatHasNoName"
-          Effect = "Allow"
-          Action = [
-            "lambda:GetEventSourceMapping", "lambda:ListTags", "logs:DescribeLogGroups", "cloudwatch:DescribeAlarms",
-            "iam:GetOpenIDConnectProvider", "sns:GetSubscriptionAttributes",
-          ]
-          Resource = ["*"]
-        },
-      ],
-      [
-        for key_arn in var.bucket.kms_key_arn[*] : {
-          Sid      = "ReadObjectKey"
-          Effect   = "Allow"
-          Action   = ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListResourceTags"]
-          Resource = [key_arn]
-        }
       ],
       [
         for state in var.ci.terraform_state[*] : {
-          Sid      = "ReadAndWriteState"
+          Sid      = "ReadState"
           Effect   = "Allow"
-          Action   = ["s3:GetObject", "s3:PutObject"]
+          Action   = ["s3:GetObject"]
           Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}"]
         }
       ],
       [
         for state in var.ci.terraform_state[*] : {
-          Sid      = "LockState"
-          Effect   = "Allow"
-          Action   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
-          Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}.tflock"]
-        }
-      ],
-      [
-        for state in var.ci.terraform_state[*] : {
-          Sid      = "FindState"
-          Effect   = "Allow"
-          Action   = ["s3:ListBucket"]
-          Resource = ["arn:${local.partition}:s3:::${state.bucket}"]
+          # Terraform looks for the state, and lists workspaces when it is initialised.
+          Sid       = "FindState"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = ["arn:${local.partition}:s3:::${state.bucket}"]
+          Condition = { StringLike = { "s3:prefix" = [state.key, "env:/*"] } }
         }
       ],
     )

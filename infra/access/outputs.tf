@@ -3,6 +3,11 @@ output "orchestrator_policy_arn" {
   value       = aws_iam_policy.orchestrator.arn
 }
 
+output "worker_policy_arn" {
+  description = "ARN of the policy for `orchestrator worker`. Attach it to the role of the machine that it runs on."
+  value       = aws_iam_policy.worker.arn
+}
+
 output "client_policy_json" {
   description = "Policy document for clients that have AWS identities of their own. Attach it to each client's role or user, with the tag `client` = its client id."
   value       = jsonencode(local.client_policy)

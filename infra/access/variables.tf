@@ -16,22 +16,28 @@ variable "result_queue_arn" {
   type        = string
 }
 
-variable "lanes" {
-  description = "Queues and functions of the lanes, by shard count or topology."
-  type = map(object({
-    queue_arn             = string
-    dead_letter_queue_arn = string
-    function_arn          = string
-  }))
+variable "lane_names" {
+  description = "Names of the lanes, each of which is the name of its queue and its function; `?` stands for any character. Dead-letter queues are named <name>-dead-letters."
+  type        = list(string)
 }
 
 variable "ci" {
-  description = "Who may take the CI role: Actions of one branch of github_repository (owner/name; null for no role), with GitHub made known to the account by create_github_oidc_provider. terraform_state is the state that the role may plan with; null to leave it out."
+  description = "Who may take the CI role: Actions of one branch of github_repository (owner/name; null for no role), whose tokens name the ids of owner and repository too where github_ids is given, with GitHub made known to the account by create_github_oidc_provider. terraform_state is the state whose outputs the role may read; null to leave it out."
   type = object({
     github_repository           = optional(string)
+    github_ids                  = optional(object({ owner = number, repository = number }))
     github_branch               = optional(string, "main")
     create_github_oidc_provider = optional(bool, false)
     terraform_state             = optional(object({ bucket = string, key = string }))
+  })
+  default = {}
+}
+
+variable "iam" {
+  description = "Path of the roles and policies, and the policy that bounds the permissions of roles; null for none."
+  type = object({
+    path                 = optional(string, "/")
+    permissions_boundary = optional(string)
   })
   default = {}
 }

@@ -26,6 +26,10 @@ locals {
     log_level          = var.log_level
     log_retention_days = var.log_retention_days
   }
+  iam = {
+    path                 = var.iam_path
+    permissions_boundary = var.permissions_boundary
+  }
   delivery = {
     functions_enabled   = var.functions_enabled
     maximum_concurrency = var.maximum_concurrency
@@ -49,6 +53,7 @@ module "bucket" {
     round_retention_days    = var.round_retention_days
     noncurrent_version_days = var.noncurrent_version_days
     incomplete_upload_days  = var.incomplete_upload_days
+    access_log_days         = var.access_log_days
   }
 }
 
@@ -88,6 +93,7 @@ module "lane" {
   sizing       = local.sizing
   function     = local.function
   delivery     = local.delivery
+  iam          = local.iam
 }
 
 # The trees that GradsSharding is compared with, where they are requested and fit.
@@ -101,10 +107,35 @@ module "baselines" {
   sizing       = local.sizing
   function     = local.function
   delivery     = local.delivery
+  iam          = local.iam
 }
 
 locals {
   all_lanes = merge(module.lane, module.baselines.lanes)
+
+  # One pattern for all shard counts of as many digits: a policy names few queues, whatever the number of lanes, and a name
+  # that ends in -dead-letters fits none of them.
+  lane_names = concat(
+    [
+      for digits in distinct([for shards in var.shard_counts : length(tostring(shards))]) :
+      "${var.name_prefix}-shards-${join("", [for _ in range(digits) : "?"])}"
+    ],
+    [for topology in keys(module.baselines.lanes) : "${var.name_prefix}-${topology}"],
+  )
+}
+
+# Lambda runs 10 functions at once in new accounts, and 1,000 in others unless the quota was raised.
+data "aws_servicequotas_service_quota" "concurrent_executions" {
+  count = var.check_concurrency_quota ? 1 : 0
+
+  service_code = "lambda"
+  quota_code   = "L-B99A9384"
+}
+
+locals {
+  quota = one(data.aws_servicequotas_service_quota.concurrent_executions[*].value)
+  # The lane that runs the most functions at once; zero where none takes jobs.
+  functions_at_once = var.functions_enabled ? max(values(local.all_lanes)[*].deployment.maximum_concurrency...) : 0
 }
 
 ################################################################################
@@ -125,9 +156,11 @@ module "access" {
   name_prefix      = var.name_prefix
   bucket           = local.bucket
   result_queue_arn = local.result_queue.arn
-  lanes            = local.all_lanes
+  lane_names       = local.lane_names
+  iam              = local.iam
   ci = {
     github_repository           = var.github_repository
+    github_ids                  = var.github_ids
     github_branch               = var.github_branch
     create_github_oidc_provider = var.create_github_oidc_provider
     terraform_state             = var.terraform_state

@@ -13,12 +13,13 @@ variable "environment" {
 }
 
 variable "name_prefix" {
-  description = "Start of the names of everything deployed: 1 to 32 lower-case letters, digits and hyphens."
+  description = "Start of the names of everything deployed: 1 to 29 lower-case letters, digits and hyphens."
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", var.name_prefix))
-    error_message = "name_prefix must be 1 to 32 lower-case letters, digits and hyphens and start and end with a letter or digit."
+    # The longest name is that of the bucket of the access logs, <name_prefix>-<account>-<region>-logs, of 63 characters at most.
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,27}[a-z0-9])?$", var.name_prefix))
+    error_message = "name_prefix must be 1 to 29 lower-case letters, digits and hyphens and start and end with a letter or digit."
   }
 }
 
@@ -94,14 +95,15 @@ variable "package_path" {
 }
 
 variable "runtime" {
-  description = "Lambda runtime, python3.11 to python3.14; the zip's numpy must be built for it."
+  description = "Lambda runtime, python3.11, python3.12 or python3.13; the zip's numpy must be built for it."
   type        = string
   default     = "python3.13"
   nullable    = false
 
   validation {
-    condition     = can(regex("^python3\\.1[1-4]$", var.runtime))
-    error_message = "runtime must be python3.11, python3.12, python3.13 or python3.14."
+    # Version 5.100 of the provider refuses python3.14, which Lambda has.
+    condition     = can(regex("^python3\\.1[1-3]$", var.runtime))
+    error_message = "runtime must be python3.11, python3.12 or python3.13."
   }
 }
 
@@ -176,7 +178,7 @@ variable "functions_enabled" {
 }
 
 variable "maximum_concurrency" {
-  description = "Invocations of one lane at the same time, 2 to 1000; null for as many as the lane has shards, within that range. Keep it below the account's quota, which is 10 in new accounts."
+  description = "The most invocations of one lane at the same time, 2 to 1000; null for no limit: as many as the lane has shards, at most 1000. Set it where the account's quota is lower, which is 10 in new accounts. With a limit, Lambda polls an idle queue more often."
   type        = number
   default     = null
 
@@ -184,6 +186,13 @@ variable "maximum_concurrency" {
     condition     = var.maximum_concurrency == null ? true : var.maximum_concurrency >= 2 && var.maximum_concurrency <= 1000 && floor(var.maximum_concurrency) == var.maximum_concurrency
     error_message = "maximum_concurrency must be null or a whole number from 2 to 1000."
   }
+}
+
+variable "check_concurrency_quota" {
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator and where servicequotas:GetServiceQuota is not allowed."
+  type        = bool
+  default     = true
+  nullable    = false
 }
 
 variable "max_receive_count" {
@@ -211,10 +220,15 @@ variable "bucket_name" {
     condition     = var.bucket_name == null || can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name))
     error_message = "bucket_name must be null or 3 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit."
   }
+
+  validation {
+    condition     = !var.access_logs || length(coalesce(var.bucket_name, "none")) <= 58
+    error_message = "bucket_name must have at most 58 characters with access_logs: the bucket of the logs is named <bucket_name>-logs."
+  }
 }
 
 variable "force_destroy" {
-  description = "Whether `terraform destroy` deletes the bucket's objects too: true or false. For environments whose models nobody needs."
+  description = "Whether `terraform destroy` deletes the bucket's objects too: true or false. With false, a plan that would destroy the bucket or its KMS key is refused."
   type        = bool
   default     = false
   nullable    = false
@@ -286,6 +300,18 @@ variable "access_logs" {
   nullable    = false
 }
 
+variable "access_log_days" {
+  description = "Days after which access logs expire, 1 to 3650."
+  type        = number
+  default     = 90
+  nullable    = false
+
+  validation {
+    condition     = var.access_log_days >= 1 && var.access_log_days <= 3650 && floor(var.access_log_days) == var.access_log_days
+    error_message = "access_log_days must be a whole number from 1 to 3650."
+  }
+}
+
 ################################################################################
 # Alarms and access
 ################################################################################
@@ -308,15 +334,54 @@ variable "alarm_email" {
   }
 }
 
+variable "iam_path" {
+  description = "Path of the roles and policies: begins and ends with a slash, at most 512 characters."
+  type        = string
+  default     = "/"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^/([!-~]+/)?$", var.iam_path)) && length(var.iam_path) <= 512
+    error_message = "iam_path must begin and end with a slash, such as /federation/."
+  }
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the permissions of every role; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary == null || can(regex("^arn:[^:]+:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary))
+    error_message = "permissions_boundary must be null or a policy's ARN: arn:aws:iam::<account>:policy/<name>."
+  }
+}
+
 variable "github_repository" {
-  description = "GitHub repository, as owner/name, whose Actions may plan, ship code and run rounds; null for no CI role."
+  description = "GitHub repository, as owner/name, whose Actions may ship code and run rounds; null for no CI role."
   type        = string
   default     = null
 
   validation {
     # Only these characters are allowed, and the subject is compared as a whole, so that no wildcard takes effect.
-    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.github_repository))
+    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9_-]+/[A-Za-z0-9._-]+$", var.github_repository))
     error_message = "github_repository must be null or owner/name."
+  }
+}
+
+variable "github_ids" {
+  description = "Numeric ids of the owner and the repository, which GitHub adds to the subject of tokens for repositories that were created, renamed or transferred since 2026-07-15 or that opted in; null for a repository whose subject has names only. `gh api repos/OWNER/NAME --jq '.owner.id, .id'` prints both."
+  type = object({
+    owner      = number
+    repository = number
+  })
+  default = null
+
+  validation {
+    condition = var.github_ids == null ? true : var.github_repository != null && alltrue([
+      for id in [var.github_ids.owner, var.github_ids.repository] : id >= 1 && floor(id) == id
+    ])
+    error_message = "github_ids must be null or two whole numbers of at least 1, and belong to a github_repository."
   }
 }
 
@@ -340,7 +405,7 @@ variable "create_github_oidc_provider" {
 }
 
 variable "terraform_state" {
-  description = "Bucket and key of the environment's Terraform state, which lets the CI role plan; null for no access to the state."
+  description = "Bucket and key of the environment's Terraform state, whose outputs the CI role may then read, as rounds need; null for no access to the state."
   type = object({
     bucket = string
     key    = string

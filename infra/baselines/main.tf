@@ -44,4 +44,5 @@ module "lane" {
   sizing       = local.sizing
   function     = var.function
   delivery     = var.delivery
+  iam          = var.iam
 }

@@ -61,7 +61,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "logs" {
     filter {}
 
     expiration {
-      days = 90
+      days = var.retention.access_log_days
     }
 
     abort_incomplete_multipart_upload {

@@ -22,6 +22,26 @@ resource "aws_s3_bucket" "this" {
   #checkov:skip=CKV_AWS_145:SSE-S3 unless a KMS key is requested
   bucket        = var.name
   force_destroy = var.force_destroy
+
+  # The bucket goes first, so that a key never goes before the objects that only it can decrypt.
+  depends_on = [aws_kms_key.this]
+}
+
+# Terraform deletes a bucket's policy, versioning, public access block and lifecycle rules before the bucket, and notices
+# only then that the bucket is not empty. This resource exists in Terraform's state alone. A plan that would destroy or
+# replace the bucket or the key would destroy it too, which prevent_destroy refuses before anything is changed.
+# environments/README.md says how to give it up.
+resource "terraform_data" "keep" {
+  for_each = var.force_destroy ? {} : merge(
+    { bucket = aws_s3_bucket.this.id },
+    var.create_kms_key ? { key = one(aws_kms_key.this[*].arn) } : {},
+  )
+
+  triggers_replace = each.value
+
+  lifecycle {
+    prevent_destroy = true
+  }
 }
 
 resource "aws_s3_bucket_ownership_controls" "this" {
@@ -136,7 +156,7 @@ resource "aws_kms_key" "this" {
         Condition = {
           StringEquals = {
             "kms:CallerAccount" = data.aws_caller_identity.current.account_id
-            "kms:ViaService"    = "s3.${data.aws_region.current.name}.amazonaws.com"
+            "kms:ViaService"    = "s3.${data.aws_region.current.name}.${data.aws_partition.current.dns_suffix}"
           }
           # With a bucket key the context is the bucket, without one the object.
           StringLike = { "kms:EncryptionContext:aws:s3:arn" = [local.bucket_arn, "${local.bucket_arn}/*"] }

@@ -4,7 +4,7 @@ variable "name" {
 }
 
 variable "force_destroy" {
-  description = "Whether `terraform destroy` deletes the objects too: true or false."
+  description = "Whether `terraform destroy` deletes the objects too: true or false. With false, a plan that would destroy the bucket or its KMS key is refused."
   type        = bool
   default     = false
 }
@@ -22,11 +22,12 @@ variable "create_kms_key" {
 }
 
 variable "retention" {
-  description = "Days after which the objects under rounds/ expire, for which replaced or deleted versions of other objects are kept, and after which a multipart upload that nobody completed is aborted."
+  description = "Days after which the objects under rounds/ expire, for which replaced or deleted versions of other objects are kept, after which a multipart upload that nobody completed is aborted, and after which access logs expire."
   type = object({
     round_retention_days    = number
     noncurrent_version_days = number
     incomplete_upload_days  = number
+    access_log_days         = optional(number, 90)
   })
 }
 

@@ -5,7 +5,7 @@ data "aws_region" "current" {}
 locals {
   is_tree = var.topology != "grads-sharding"
 
-  # One function per shard, or per leaf of a tree, at a time; an event source mapping takes 2 to 1000.
+  # One function per shard, or per leaf of a tree, at a time; an event source mapping runs 2 to 1000.
   maximum_concurrency = coalesce(var.delivery.maximum_concurrency, min(1000, max(2, module.sizing.parallel_jobs)))
 }
 
@@ -90,7 +90,7 @@ resource "aws_sqs_queue" "dead_letters" {
 
 resource "aws_lambda_function" "worker" {
   #checkov:skip=CKV_AWS_50:Workers report their own times in result messages; tracing every shard would only add cost
-  #checkov:skip=CKV_AWS_115:The event source mapping's maximum_concurrency limits it without reserving it
+  #checkov:skip=CKV_AWS_115:A lane runs one function per shard; maximum_concurrency limits it further without reserving anything
   #checkov:skip=CKV_AWS_116:Failed jobs go to the queue's dead-letter queue; the function is never invoked asynchronously
   #checkov:skip=CKV_AWS_117:A VPC would only add a slower path to S3
   #checkov:skip=CKV_AWS_173:The environment holds a bucket's name and a queue's URL, no secrets
@@ -152,8 +152,14 @@ resource "aws_lambda_event_source_mapping" "jobs" {
   batch_size              = 1
   function_response_types = ["ReportBatchItemFailures"]
 
-  scaling_config {
-    maximum_concurrency = local.maximum_concurrency
+  # Only where it is asked for: with a maximum, Lambda polls an idle queue with five pollers, without one with two.
+  # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+  dynamic "scaling_config" {
+    for_each = var.delivery.maximum_concurrency[*]
+
+    content {
+      maximum_concurrency = scaling_config.value
+    }
   }
 }
 
@@ -162,8 +168,10 @@ resource "aws_lambda_event_source_mapping" "jobs" {
 ################################################################################
 
 resource "aws_iam_role" "worker" {
-  name        = var.name
-  description = "The function ${var.name}"
+  name                 = var.name
+  path                 = var.iam.path
+  description          = "The function ${var.name}"
+  permissions_boundary = var.iam.permissions_boundary
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
@@ -175,6 +183,15 @@ resource "aws_iam_role" "worker" {
   })
 }
 
+module "worker" {
+  source = "../worker"
+
+  bucket           = var.bucket
+  queue_arns       = [local.queue_arn]
+  result_queue_arn = var.result_queue.arn
+  writes           = local.is_tree ? ["partials"] : ["shards", "norms"]
+}
+
 resource "aws_iam_role_policy" "worker" {
   name = "worker"
   role = aws_iam_role.worker.id
@@ -182,65 +199,14 @@ resource "aws_iam_role_policy" "worker" {
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = concat(
+      module.worker.statements,
       [
-        {
-          Sid      = "ReadRounds"
-          Effect   = "Allow"
-          Action   = ["s3:GetObject"]
-          Resource = ["${var.bucket.arn}/rounds/*"]
-        },
-        {
-          Sid    = "WriteShards"
-          Effect = "Allow"
-          Action = ["s3:PutObject"]
-          Resource = concat(
-            ["${var.bucket.arn}/models/*/global.safetensors"],
-            [for kind in local.is_tree ? ["partials"] : ["shards", "norms"] : "${var.bucket.arn}/rounds/*/${kind}/*"],
-          )
-        },
-        {
-          # For a job that is delivered again: its part may exist already.
-          Sid      = "FindParts"
-          Effect   = "Allow"
-          Action   = ["s3:ListMultipartUploadParts"]
-          Resource = ["${var.bucket.arn}/models/*/global.safetensors"]
-        },
-        {
-          # Without this permission S3 answers 403 instead of 404 for an object that does not exist, with its key as the
-          # prefix. A worker can also list rounds/, all of which it may read, and nothing else.
-          Sid       = "TellMissingFromForbidden"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = [var.bucket.arn]
-          Condition = { StringLike = { "s3:prefix" = ["rounds/*"] } }
-        },
-        {
-          # A failed job becomes visible again after seconds, not after the queue's visibility timeout.
-          Sid      = "TakeJobs"
-          Effect   = "Allow"
-          Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"]
-          Resource = [local.queue_arn]
-        },
-        {
-          Sid      = "SendResults"
-          Effect   = "Allow"
-          Action   = ["sqs:SendMessage"]
-          Resource = [var.result_queue.arn]
-        },
         {
           Sid      = "WriteLogs"
           Effect   = "Allow"
           Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
           Resource = ["${aws_cloudwatch_log_group.worker.arn}:*"]
         },
-      ],
-      [
-        for key_arn in var.bucket.kms_key_arn[*] : {
-          Sid      = "UseObjectKey"
-          Effect   = "Allow"
-          Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
-          Resource = [key_arn]
-        }
       ],
     )
   })

@@ -20,16 +20,6 @@ output "deployment" {
   depends_on = [aws_lambda_event_source_mapping.jobs]
 }
 
-output "queue_arn" {
-  description = "ARN of the job queue. For the policy of the orchestrator, which sends jobs."
-  value       = aws_sqs_queue.jobs.arn
-}
-
-output "dead_letter_queue_arn" {
-  description = "ARN of the dead-letter queue. For the policy of the orchestrator, which sends failed jobs back."
-  value       = aws_sqs_queue.dead_letters.arn
-}
-
 output "dead_letter_queue_name" {
   description = "Name of the dead-letter queue. For alarms."
   value       = aws_sqs_queue.dead_letters.name
@@ -38,9 +28,4 @@ output "dead_letter_queue_name" {
 output "function_name" {
   description = "Name of the function. For alarms and logs."
   value       = aws_lambda_function.worker.function_name
-}
-
-output "function_arn" {
-  description = "ARN of the function. For the policy of the CI role, which ships code."
-  value       = aws_lambda_function.worker.arn
 }

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of the queue, the function and the role, at most 50 characters."
+  description = "Name of the queue, the function and the role, at most 64 characters."
   type        = string
 }
 
@@ -54,10 +54,19 @@ variable "function" {
 }
 
 variable "delivery" {
-  description = "How jobs reach the function: whether it takes jobs at all, how many at the same time (null for one per shard or leaf, within 2 to 1000), and after how many deliveries a job goes to the dead-letter queue."
+  description = "How jobs reach the function: whether it takes jobs at all, how many at the same time (null for no limit: one per shard or leaf, at most 1000), and after how many deliveries a job goes to the dead-letter queue."
   type = object({
     functions_enabled   = bool
     maximum_concurrency = optional(number)
     max_receive_count   = number
   })
+}
+
+variable "iam" {
+  description = "Path of the role, and the policy that bounds the permissions of roles; null for none."
+  type = object({
+    path                 = optional(string, "/")
+    permissions_boundary = optional(string)
+  })
+  default = {}
 }

@@ -44,6 +44,26 @@ resource "aws_cloudwatch_metric_alarm" "errors" {
   ok_actions          = local.alarm_actions
 }
 
+# The account had no function left to run. The job stays queued for the queue's visibility timeout, and each such delivery
+# counts as one of its max_receive_count.
+resource "aws_cloudwatch_metric_alarm" "throttles" {
+  for_each = var.lanes
+
+  alarm_name          = "${each.value.function_name}-throttles"
+  alarm_description   = "The account's concurrency is used up. Jobs wait, and may end as failed. Raise the quota, or lower maximum_concurrency."
+  namespace           = "AWS/Lambda"
+  metric_name         = "Throttles"
+  dimensions          = { FunctionName = each.value.function_name }
+  statistic           = "Sum"
+  period              = 300
+  evaluation_periods  = 1
+  comparison_operator = "GreaterThanOrEqualToThreshold"
+  threshold           = 1
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+}
+
 ################################################################################
 # Notification
 ################################################################################

@@ -3,6 +3,7 @@ output "alarm_names" {
   value = sort(concat(
     [for alarm in aws_cloudwatch_metric_alarm.dead_letters : alarm.alarm_name],
     [for alarm in aws_cloudwatch_metric_alarm.errors : alarm.alarm_name],
+    [for alarm in aws_cloudwatch_metric_alarm.throttles : alarm.alarm_name],
   ))
 }
 

@@ -15,7 +15,7 @@ mock_provider "aws" {
   }
 
   mock_data "aws_partition" {
-    defaults = { partition = "aws" }
+    defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
   }
 
   mock_data "aws_region" {
@@ -23,9 +23,11 @@ mock_provider "aws" {
   }
 }
 
+# With force_destroy, because `terraform test` destroys what it applied, and nothing destroys a bucket that is kept.
 variables {
-  name      = "fedagg-test-bucket"
-  retention = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7 }
+  name          = "fedagg-test-bucket"
+  force_destroy = true
+  retention     = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7 }
 }
 
 run "the_bucket_is_closed_to_the_public_in_every_way" {
@@ -48,9 +50,40 @@ run "the_bucket_is_closed_to_the_public_in_every_way" {
     error_message = "ACLs must be off."
   }
 
+}
+
+run "a_plan_that_destroys_the_bucket_or_its_key_is_refused_unless_models_may_go" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    force_destroy  = false
+    create_kms_key = true
+  }
+
   assert {
-    condition     = !aws_s3_bucket.this.force_destroy
-    error_message = "A destroy must not delete the models unless it is told to."
+    condition     = !aws_s3_bucket.this.force_destroy && keys(terraform_data.keep) == ["bucket", "key"]
+    error_message = "The bucket and the key must each have something that prevents their destruction."
+  }
+}
+
+run "where_models_may_go_nothing_prevents_it" {
+  command = plan
+
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  assert {
+    condition     = aws_s3_bucket.this.force_destroy && length(terraform_data.keep) == 0
+    error_message = "force_destroy must allow the destruction of the bucket and the key."
   }
 }
 
@@ -176,6 +209,34 @@ run "the_key_is_used_through_s3_for_this_bucket_only" {
   }
 }
 
+run "in_another_partition_s3_has_another_host_name" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    create_kms_key = true
+  }
+
+  override_data {
+    target = data.aws_region.current
+    values = { name = "cn-north-1" }
+  }
+
+  override_data {
+    target = data.aws_partition.current
+    values = { partition = "aws-cn", dns_suffix = "amazonaws.com.cn" }
+  }
+
+  assert {
+    condition = [
+      for s in jsondecode(aws_kms_key.this[0].policy).Statement : [s.Condition.StringEquals["kms:ViaService"], s.Condition.StringLike["kms:EncryptionContext:aws:s3:arn"][0]]
+      if s.Sid == "UseThroughThisBucketOnly"
+    ] == [["s3.cn-north-1.amazonaws.com.cn", "arn:aws-cn:s3:::fedagg-test-bucket"]]
+    error_message = "Nobody could use the key in China: ${aws_kms_key.this[0].policy}"
+  }
+}
+
 run "access_logs_go_to_a_closed_bucket_that_only_s3_writes_to" {
   module {
     source = "./bucket"
@@ -200,6 +261,22 @@ run "access_logs_go_to_a_closed_bucket_that_only_s3_writes_to" {
   assert {
     condition     = alltrue([for block in aws_s3_bucket_public_access_block.logs : block.block_public_acls && block.block_public_policy && block.ignore_public_acls && block.restrict_public_buckets])
     error_message = "The log bucket must be closed to the public."
+  }
+}
+
+run "access_logs_expire_when_they_are_to" {
+  module {
+    source = "./bucket"
+  }
+
+  variables {
+    access_logs = true
+    retention   = { round_retention_days = 5, noncurrent_version_days = 30, incomplete_upload_days = 7, access_log_days = 400 }
+  }
+
+  assert {
+    condition     = aws_s3_bucket_lifecycle_configuration.logs["fedagg-test-bucket"].rule[0].expiration[0].days == 400
+    error_message = "Logs must be kept for access_log_days."
   }
 }
 

@@ -4,7 +4,7 @@ mock_provider "aws" {
   }
 
   mock_data "aws_partition" {
-    defaults = { partition = "aws" }
+    defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
   }
 
   mock_data "aws_region" {
@@ -175,18 +175,18 @@ run "one_job_at_a_time_and_failures_are_reported_per_job" {
   }
 }
 
-run "as_many_workers_as_shards" {
+run "without_a_maximum_the_mapping_has_no_scaling_config" {
   module {
     source = "./lane"
   }
 
   assert {
-    condition     = aws_lambda_event_source_mapping.jobs.scaling_config[0].maximum_concurrency == 4
-    error_message = "Four shards need four workers."
+    condition     = length(aws_lambda_event_source_mapping.jobs.scaling_config) == 0 && output.deployment.maximum_concurrency == 4
+    error_message = "With a scaling_config, Lambda polls an idle queue with five pollers instead of two."
   }
 }
 
-run "two_workers_are_the_least_that_a_mapping_can_have" {
+run "the_orchestrator_is_told_at_least_two_workers" {
   module {
     source = "./lane"
   }
@@ -197,12 +197,12 @@ run "two_workers_are_the_least_that_a_mapping_can_have" {
   }
 
   assert {
-    condition     = aws_lambda_event_source_mapping.jobs.scaling_config[0].maximum_concurrency == 2
-    error_message = "One shard must be clamped to a concurrency of 2."
+    condition     = output.deployment.maximum_concurrency == 2
+    error_message = "A mapping runs at least two: ${output.deployment.maximum_concurrency}."
   }
 }
 
-run "a_thousand_workers_are_the_most_that_a_mapping_can_have" {
+run "the_orchestrator_is_told_at_most_a_thousand_workers" {
   module {
     source = "./lane"
   }
@@ -212,8 +212,8 @@ run "a_thousand_workers_are_the_most_that_a_mapping_can_have" {
   }
 
   assert {
-    condition     = aws_lambda_event_source_mapping.jobs.scaling_config[0].maximum_concurrency == 1000
-    error_message = "10000 shards must be clamped to a concurrency of 1000."
+    condition     = output.deployment.maximum_concurrency == 1000
+    error_message = "A mapping runs at most 1,000: ${output.deployment.maximum_concurrency}."
   }
 }
 
@@ -227,8 +227,8 @@ run "the_number_of_workers_can_be_given" {
   }
 
   assert {
-    condition     = aws_lambda_event_source_mapping.jobs.scaling_config[0].maximum_concurrency == 3
-    error_message = "maximum_concurrency must win over the shard count."
+    condition     = aws_lambda_event_source_mapping.jobs.scaling_config[0].maximum_concurrency == 3 && output.deployment.maximum_concurrency == 3
+    error_message = "maximum_concurrency must be the mapping's."
   }
 }
 
@@ -294,6 +294,21 @@ run "the_worker_may_do_only_its_job" {
   assert {
     condition     = jsondecode(aws_iam_role.worker.assume_role_policy).Statement[0].Principal == { Service = "lambda.amazonaws.com" }
     error_message = "Only Lambda may take the worker's role."
+  }
+}
+
+run "the_workers_role_has_the_path_and_the_boundary_that_are_given" {
+  module {
+    source = "./lane"
+  }
+
+  variables {
+    iam = { path = "/federation/", permissions_boundary = "arn:aws:iam::123456789012:policy/boundary" }
+  }
+
+  assert {
+    condition     = aws_iam_role.worker.path == "/federation/" && aws_iam_role.worker.permissions_boundary == "arn:aws:iam::123456789012:policy/boundary"
+    error_message = "The role must have the given path and boundary."
   }
 }
 

@@ -32,6 +32,21 @@ run "one_failed_job_raises_the_alarm" {
   }
 }
 
+run "one_throttled_function_raises_the_alarm" {
+  module {
+    source = "./monitoring"
+  }
+
+  assert {
+    condition = (
+      aws_cloudwatch_metric_alarm.throttles["4"].dimensions == tomap({ FunctionName = "fedagg-test-shards-4" }) &&
+      aws_cloudwatch_metric_alarm.throttles["4"].metric_name == "Throttles" &&
+      aws_cloudwatch_metric_alarm.throttles["4"].threshold == 1
+    )
+    error_message = "Throttled functions must raise an alarm."
+  }
+}
+
 run "alarms_reach_the_address_that_is_given" {
   module {
     source = "./monitoring"
@@ -48,9 +63,9 @@ run "alarms_reach_the_address_that_is_given" {
 
   assert {
     condition = alltrue([
-      for alarm in [aws_cloudwatch_metric_alarm.dead_letters["4"], aws_cloudwatch_metric_alarm.errors["4"]] :
+      for alarm in [aws_cloudwatch_metric_alarm.dead_letters["4"], aws_cloudwatch_metric_alarm.errors["4"], aws_cloudwatch_metric_alarm.throttles["4"]] :
       alarm.alarm_actions == toset(["arn:aws:sns:us-east-1:123456789012:fedagg-test-alarms"])
     ])
-    error_message = "Both alarms must publish to the topic."
+    error_message = "All alarms must publish to the topic."
   }
 }

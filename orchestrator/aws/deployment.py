@@ -11,6 +11,8 @@ from lambdas.protocol.fields import ShardCount, integer, one_of
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.errors import NotDeployed
 
+# The default of infra/aggregator's variable.
+
 
 @dataclass(frozen=True)
 class Lane:
@@ -44,6 +46,7 @@ class Deployment:
         lanes: the lanes for shards, by shard count, ascending.
         baselines: the lanes of lambda-FL and LIFL, by topology.
         baselines_refused: by topology, why a tree has no lane in an environment with baselines.
+        round_retention_days: days after which the objects under rounds/ expire.
     """
 
     environment: str
@@ -54,6 +57,7 @@ class Deployment:
     lanes: Mapping[int, Lane]
     baselines: Mapping[str, Lane] = field(default_factory=dict)
     baselines_refused: Mapping[str, str] = field(default_factory=dict)
+    round_retention_days: Annotated[int, integer(1, 3650)] = 7
 
     @property
     def all_lanes(self) -> list[Lane]:

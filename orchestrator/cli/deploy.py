@@ -31,7 +31,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmat
 def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
     """Build the function zip and deploy an environment.
 
-    Runs `terraform apply`. For an environment on AWS, first shows the plan and asks for confirmation.
+    Runs `terraform plan` and applies that plan. For an environment on AWS, first asks for confirmation.
 
     \b
       orchestrator deploy --env local
@@ -47,9 +47,9 @@ def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: b
         return {"environment": env, "planned": True}, f"Nothing was changed in {env}."
     if env != "local" and not yes:
         _require_terminal(env, "apply")
-        terraform.apply(env, values, plan_only=True)
-        click.confirm(f"Apply this to {env}?", abort=True, err=True)
-    terraform.apply(env, values)
+        terraform.apply(env, values, confirm=lambda: click.confirm(f"Apply this to {env}?", abort=True, err=True))
+    else:
+        terraform.apply(env, values)
     deployment = load.load_deployment(env)
     return asdict(deployment), _deployment_text(deployment)
 
@@ -64,17 +64,22 @@ def destroy_command(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
 
     Runs `terraform destroy`. Every update and global model in the environment's bucket is deleted.
 
+    Where force_destroy is false (staging, prod), it refuses while the bucket holds objects, before it changes anything.
+
     \b
       orchestrator destroy --env local
       orchestrator destroy --env dev --yes
     """
     from orchestrator.deployment import terraform
+    from orchestrator.deployment.protection import check_destroyable
 
     terraform.environment_dir(env)
     if env != "local" and not yes:
         _require_terminal(env, "destroy")
+    kept = check_destroyable(env)
+    if env != "local" and not yes:
         click.confirm(f"Destroy {env}, with every update and global model in its bucket?", abort=True, err=True)
-    terraform.destroy(env, _terraform_variables(env, variables))
+    terraform.destroy(env, _terraform_variables(env, variables), give_up=kept)
     return {"environment": env, "destroyed": True}, f"{env} is destroyed."
 
 

@@ -56,8 +56,12 @@ class Target:
 
     @property
     def runtime(self) -> str:
-        """Lambda's name of the runtime."""
-        return f"python{self.python[0]}.{self.python[1]}"
+        """Lambda's name of the runtime: `python`, or the newest that the AWS provider of infra/versions.tf knows.
+
+        Only an emulator on this machine has a newer Python. It runs functions with that, whatever the name says.
+        """
+        major, minor = min(self.python, _LAMBDA_PYTHON)
+        return f"python{major}.{minor}"
 
     @property
     def path(self) -> Path:
@@ -90,10 +94,14 @@ def target_for(environment: str, emulator: str = "ministack") -> Target:
 def variables(target: Target) -> dict[str, str]:
     """Build the zip; the Terraform variables that say what it is.
 
+    The path is relative to the directory of an environment: the same in every checkout, so that a plan from another one
+    finds nothing to change.
+
     Raises:
         OrchestratorError: it cannot be built.
     """
-    return {"package_path": str(build(target)), "runtime": target.runtime, "cpu_architecture": target.cpu_architecture}
+    package_path = os.path.relpath(build(target), ROOT / "environments" / "any")
+    return {"package_path": package_path, "runtime": target.runtime, "cpu_architecture": target.cpu_architecture}
 
 
 def build(target: Target) -> Path:

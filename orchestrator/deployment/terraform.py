@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,32 +195,55 @@ def _run(tf: Terraform, command: str, *args: str, show: bool = False, **options:
 
 
 def _init(tf: Terraform, options: dict[str, Any]) -> None:
-    _run(tf, "init", input=False, **options)
+    lock_file = Path(str(tf.working_dir)) / ".terraform.lock.hcl"
+    # No provider but the ones that are committed, and no change of the lock file behind anybody's back.
+    locked: dict[str, Any] = {"lockfile": "readonly"} if lock_file.exists() else {}
+    _run(tf, "init", input=False, **locked, **options)
 
 
-def apply(environment: str, variables: Mapping[str, object], *, plan_only: bool = False, show: bool = True) -> None:
-    """`terraform apply` (or only plan) an environment; progress goes to stderr.
+def apply(
+    environment: str,
+    variables: Mapping[str, object],
+    *,
+    plan_only: bool = False,
+    confirm: Callable[[], object] = lambda: None,
+    show: bool = True,
+) -> None:
+    """`terraform plan` an environment and apply that very plan; progress goes to stderr.
+
+    Args:
+        plan_only: show the plan and change nothing.
+        confirm: called between the two; raises where the plan is not to be applied.
 
     Raises:
         OrchestratorError: Terraform failed.
     """
-    with _terraform(environment) as (tf, init), _stdout_to_stderr():
+    # A plan contains the state, so it is kept where nobody else reads it, and only until it is applied.
+    with _terraform(environment) as (tf, init), _stdout_to_stderr(), tempfile.TemporaryDirectory() as directory:
         _init(tf, init)
-        options = {"input": False, "var": dict(variables) or None}
-        if plan_only:
-            _run(tf, "plan", show=show, **options)
-        else:
-            _run(tf, "apply", show=show, auto_approve=IsFlagged, **options)
+        plan = Path(directory) / "plan"
+        saved: dict[str, Any] = {} if plan_only else {"out": str(plan)}
+        _run(tf, "plan", show=show, input=False, var=dict(variables) or None, **saved)
+        if not plan_only:
+            confirm()
+            _run(tf, "apply", str(plan), show=show, input=False)
 
 
-def destroy(environment: str, variables: Mapping[str, object], *, show: bool = True) -> None:
+def destroy(
+    environment: str, variables: Mapping[str, object], *, give_up: Sequence[str] = (), show: bool = True
+) -> None:
     """`terraform destroy` an environment; progress goes to stderr.
 
+    Args:
+        give_up: addresses that are taken out of the state before, because they would prevent it.
+
     Raises:
         OrchestratorError: Terraform failed.
     """
     with _terraform(environment) as (tf, init), _stdout_to_stderr():
         _init(tf, init)
+        if give_up:
+            _run(tf, "state", "rm", *give_up)
         # python-terraform's own destroy() passes -force, which Terraform 1.0 dropped.
         _run(
             tf,
@@ -272,6 +295,20 @@ def _local_outputs() -> dict[str, Any]:
         raise NotDeployed(f"Environment local: its Terraform state cannot be read. {done.stderr.strip()}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def state_values(environment: str) -> dict[str, Any]:
+    """The `values` of `terraform show -json`: resources and outputs of an environment; empty where nothing is deployed.
+
+    Raises:
+        OrchestratorError: Terraform failed.
+    """
+    if environment == "local" and not (local_state_dir() / "terraform.tfstate").exists():
+        return {}
+    with _terraform(environment) as (tf, init):
+        _init(tf, init)
+        values: dict[str, Any] = json.loads(_run(tf, "show", json=IsFlagged)).get("values", {})
+        return values
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
             variables |= function_zip.variables(function_zip.target_for(name))
             # Whatever local.auto.tfvars says, nothing of the user's is taken over.
             variables |= {"bucket_name": f"{variables['name_prefix']}-bucket", "create_github_oidc_provider": False}
+            variables |= {"force_destroy": True}  # or staging and prod would keep what the tests leave
             found = Environment(name, variables, shared=True)
         if found.shared:
             stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))

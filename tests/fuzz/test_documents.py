@@ -43,7 +43,7 @@ LANE = {
 }  # fmt: skip
 DEPLOYMENT = {
     "schema": 1, "environment": "dev", "region": "us-east-1", "bucket": "b", "endpoint_url": None,
-    "result_queue_url": "http://r", "lanes": {"4": LANE, "8": LANE | {"shards": 8}},
+    "result_queue_url": "http://r", "round_retention_days": 7, "lanes": {"4": LANE, "8": LANE | {"shards": 8}},
     "baselines": {"lifl": LANE | {"shards": 1}}, "baselines_refused": {"lambda-fl": "too large"},
 }  # fmt: skip
 PROCESS = Process("host", 7, "machine", "12", 1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +32,12 @@ def test_all_terraform_is_formatted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("directory", [ROOT / "infra", *ENVIRONMENTS], ids=lambda path: path.name)
 def test_every_environment_and_module_validates(directory: Path, tmp_path: Path) -> None:
-    _terraform("init", "-backend=false", "-input=false", directory=directory, data=tmp_path)
+    _terraform("init", "-backend=false", "-input=false", "-lockfile=readonly", directory=directory, data=tmp_path)
     assert "The configuration is valid" in _terraform("validate", directory=directory, data=tmp_path)
 
 
 def test_terraforms_own_tests_pass(tmp_path: Path) -> None:
-    _terraform("init", "-input=false", directory=ROOT / "infra", data=tmp_path)
+    _terraform("init", "-input=false", "-lockfile=readonly", directory=ROOT / "infra", data=tmp_path)
     out = _terraform("test", directory=ROOT / "infra", data=tmp_path)
     assert "Success!" in out
     assert " 0 passed" not in out
@@ -58,6 +59,26 @@ def test_environments_are_the_shared_files_and_values_of_their_own() -> None:
             if (directory.name, path.name) != ("local", "versions.tf"):  # its provider and its state are the emulator's
                 assert (directory / path.name).readlink() == Path("../shared", path.name)
         assert {path.name for path in directory.glob("*.tf")} == {path.name for path in SHARED.glob("*.tf")}
+
+
+def test_one_lock_file_pins_the_provider_for_all_platforms() -> None:
+    lock = (SHARED / ".terraform.lock.hcl").read_text()
+    assert re.findall(r'provider "(.*)"', lock) == ["registry.terraform.io/hashicorp/aws"]
+    assert 'version     = "5.100.0"' in lock
+    # HashiCorp's packages for 14 platforms, and their manifest.
+    assert len(re.findall(r'"zh:[0-9a-f]{64}"', lock)) == 15
+    for directory in [*ENVIRONMENTS, ROOT / "infra"]:
+        assert (directory / ".terraform.lock.hcl").is_symlink(), "terraform init without -lockfile=readonly replaced it"
+        assert (directory / ".terraform.lock.hcl").read_text() == lock
+
+
+def test_the_sample_workflow_pins_actions_by_commit() -> None:
+    workflow = (ROOT / "docs/examples/round.yml").read_text()
+    uses = re.findall(r"uses: (\S+)(?: # (\S+))?", workflow)
+    assert len(uses) == 5
+    for action, version in uses:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r"v\d+\.\d+\.\d+", version), action
 
 
 def test_a_directory_of_shared_files_is_no_environment() -> None:

@@ -165,10 +165,11 @@ def prod(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Prod
     target = function_zip.target_for("local")
     variables = {
         "package_path": str(function_zip.build(target)), "runtime": target.runtime,
-        "cpu_architecture": target.topology,
+        "cpu_architecture": target.cpu_architecture,
         "model_bytes": 30_000_000, "clients": 12, "shard_counts": SHARD_COUNTS,
         "github_repository": REPOSITORY, "github_branch": BRANCH, "create_github_oidc_provider": True,
         "terraform_state_bucket": STATE["bucket"], "maximum_concurrency": 3, "alarm_email": "someone@example.com",
+        "check_concurrency_quota": False,  # the emulator has no Service Quotas
     }  # fmt: skip
     (directory / "terraform.tfvars.json").write_text(json.dumps(variables))
     endpoint = {

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from orchestrator.client.api import Client
 from orchestrator.client.invite import invite, prepare
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.submit import submit
+from orchestrator.deployment import function_zip
 from orchestrator.deployment.terraform import run_terraform
 from orchestrator.errors import BadInput
 from orchestrator.rounds.request import RoundRequest
@@ -28,7 +30,7 @@ from orchestrator.rounds.start import start_round
 from orchestrator.verification.verify import verify
 from orchestrator.workers import poll
 
-from .conftest import ACCOUNT, BRANCH, REPOSITORY, SHARD_COUNTS, Enforcing, Prod
+from .conftest import ACCOUNT, BRANCH, REGION, REPOSITORY, SHARD_COUNTS, STATE, Enforcing, Prod
 
 Credentials = dict[str, str]
 StateDict = dict[str, np.ndarray[Any, Any]]
@@ -44,7 +46,7 @@ def weights(seed: int, rows: int = ROWS) -> StateDict:
 
 @pytest.fixture(scope="session")
 def roles(enforcing: Enforcing, prod: Prod) -> dict[str, Credentials]:
-    """Sessions of the four roles; the orchestrator's and the clients' policies are attached to roles of the test's."""
+    """Sessions of all roles. Policies without a role are attached to roles of the test's own."""
     iam = enforcing.client("iam")
     trust = {
         "Version": "2012-10-17",
@@ -60,25 +62,23 @@ def roles(enforcing: Enforcing, prod: Prod) -> dict[str, Credentials]:
     def role(name: str) -> str:
         return str(iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"])
 
-    orchestrator = role("test-orchestrator")
-    rendered = next(
-        r["values"]["policy"]
-        for r in prod.resources
-        if r["type"] == "aws_iam_policy" and r["values"]["arn"] == prod.access["orchestrator_policy_arn"]
-    )
-    iam.put_role_policy(RoleName="test-orchestrator", PolicyName="x", PolicyDocument=_batches_named(rendered))
+    rendered = {r["values"]["arn"]: r["values"]["policy"] for r in prod.resources if r["type"] == "aws_iam_policy"}
+    arns = {"orchestrator": role("test-orchestrator"), "machine": role("test-machine")}
+    for name, policy in (("orchestrator", "orchestrator_policy_arn"), ("machine", "worker_policy_arn")):
+        document = _batches_named(rendered[prod.access[policy]])
+        iam.put_role_policy(RoleName=f"test-{name}", PolicyName="x", PolicyDocument=document)
     own = {}
     for name in ("a", "b"):
         # The emulator does not fill in policy variables in resources, so what IAM does with the tag is done here.
         document = prod.access["client_policy_json"].replace("${aws:PrincipalTag/client}", name)
         own[name] = role(f"test-client-{name}")
         iam.put_role_policy(RoleName=f"test-client-{name}", PolicyName="client", PolicyDocument=document)
-    # The worker's own role trusts Lambda only; a second one with its policy stands for `orchestrator worker`.
+    # The function's own role trusts Lambda only; a second one with its policy stands for it.
     policy = iam.get_role_policy(RoleName="fedagg-prod-shards-1", PolicyName="worker")["PolicyDocument"]
     iam_worker = role("test-worker")
     iam.put_role_policy(RoleName="test-worker", PolicyName="worker", PolicyDocument=json.dumps(policy))
     return {
-        "orchestrator": enforcing.assume(orchestrator),
+        **{name: enforcing.assume(arn) for name, arn in arns.items()},
         "client-a": enforcing.assume(own["a"]),
         "client-b": enforcing.assume(own["b"]),
         "worker": enforcing.assume(iam_worker),
@@ -156,7 +156,7 @@ def test_the_orchestrators_role_verifies_a_round(
 def test_small_shards_and_orchestrator_worker_need_no_more_either(
     enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials]
 ) -> None:
-    """Shard objects instead of parts, by `orchestrator worker` with the worker's policy."""
+    """Shard objects instead of parts, by `orchestrator worker` with the policy for machines."""
     bucket, lane = prod.deployment.bucket, prod.deployment.lane(1)
     functions = enforcing.client("lambda")
     mapping = functions.list_event_source_mappings(FunctionName=lane.function_name)["EventSourceMappings"][0]["UUID"]
@@ -164,7 +164,7 @@ def test_small_shards_and_orchestrator_worker_need_no_more_either(
     clients = enforcing.clients(roles["client-a"])
     submit(clients.bucket(bucket), "r-small", "a", from_state_dict(weights(1, rows=2)), 1)
     thread = threading.Thread(
-        target=poll.work, args=(enforcing.clients(roles["worker"]), prod.deployment, [lane]),
+        target=poll.work, args=(enforcing.clients(roles["machine"]), prod.deployment, [lane]),
         kwargs={"idle_exit_s": 5}, daemon=True,
     )  # fmt: skip
     thread.start()
@@ -226,6 +226,17 @@ def test_a_worker_writes_no_update_sends_no_job_and_deletes_nothing(
     denied(of("iam", "worker").get_role, RoleName="fedagg-prod-shards-1")
 
 
+def test_a_machine_of_workers_takes_no_failed_job_and_writes_no_update(
+    of: Callable[[str, str], Any], prod: Prod, published: dict[str, Any]
+) -> None:
+    s3, sqs, bucket, lane = of("s3", "machine"), of("sqs", "machine"), prod.deployment.bucket, prod.deployment.lane(1)
+    denied(sqs.receive_message, QueueUrl=lane.dead_letter_queue_url)
+    denied(sqs.send_message, QueueUrl=lane.queue_url, MessageBody="x")
+    denied(s3.put_object, Bucket=bucket, Key=update_key("r-9", "a"), Body=b"x", IfNoneMatch="*")
+    denied(s3.put_object, Bucket=bucket, Key=latest_key(MODEL), Body=b"x")
+    denied(s3.delete_object, Bucket=bucket, Key=global_key(MODEL, ROUND))
+
+
 def test_the_orchestrator_deletes_no_update_takes_no_job_and_ships_no_code(
     of: Callable[[str, str], Any], prod: Prod, published: dict[str, Any]
 ) -> None:
@@ -250,20 +261,52 @@ def test_ci_grants_itself_nothing(of: Callable[[str, str], Any], prod: Prod) -> 
     denied(of("kms", "ci").put_key_policy, KeyId=prod.kms_key_arn, PolicyName="default", Policy="{}")
 
 
-def test_ci_plans_the_bucket_its_access_logs_and_the_function(
-    enforcing: Enforcing, prod: Prod, roles: dict[str, Credentials]
+def test_ci_reads_the_outputs_in_the_state_and_cannot_write_it(
+    enforcing: Enforcing, prod: Prod, of: Callable[[str, str], Any], roles: dict[str, Credentials], tmp_path: Path
 ) -> None:
-    """With the CI role only. Not the event source mappings and the alarms' topic, for which the emulator asks for other
-    actions, or resources, than AWS."""
-    targets = ["bucket", 'lane["4"].aws_lambda_function.worker', 'lane["4"].aws_sqs_queue.jobs']
-    found = run_terraform(
-        ["plan", "-no-color", "-input=false", *(f"-target=module.aggregator.module.{t}" for t in targets)],
-        prod.directory,
-        AWS_ENDPOINT_URL=enforcing.url, AWS_CA_BUNDLE=enforcing.ca_bundle,
+    """A state that CI could write might name a provider that the next person's `terraform init` runs."""
+    root = enforcing.client("s3")
+    root.create_bucket(Bucket=STATE["bucket"])
+    root.put_object(**_state_object(), Body=(prod.directory / "terraform.tfstate").read_bytes())
+    (tmp_path / "main.tf").write_text('terraform {\n  backend "s3" {\n    use_lockfile = true\n  }\n}\n')
+    backend = {
+        **STATE, "region": REGION, "use_path_style": "true", "skip_credentials_validation": "true",
+        "skip_requesting_account_id": "true", "skip_metadata_api_check": "true",
+    }  # fmt: skip
+    as_ci = {
+        "AWS_ENDPOINT_URL": enforcing.url, "AWS_CA_BUNDLE": enforcing.ca_bundle,
         **{name.upper(): value for name, value in roles["ci"].items()},
-    )  # fmt: skip
-    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
-    assert "bucket.aws_s3_bucket.logs[" in found.stdout
+    }  # fmt: skip
+    options = [f"-backend-config={name}={value}" for name, value in backend.items()]
+    found = run_terraform(["init", "-no-color", "-input=false", *options], tmp_path, **as_ci)
+    assert found.returncode == 0, found.stdout + found.stderr
+    found = run_terraform(["output", "-json", "deployment"], tmp_path, **as_ci)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["bucket"] == prod.deployment.bucket
+
+    s3 = of("s3", "ci")
+    denied(s3.put_object, **_state_object(), Body=b"{}")
+    denied(s3.put_object, **_state_object(".tflock"), Body=b"{}", IfNoneMatch="*")
+    denied(s3.delete_object, **_state_object())
+    denied(s3.get_object, **_state_object("/../other"))
+    denied(s3.list_objects_v2, Bucket=STATE["bucket"])
+
+
+def _state_object(suffix: str = "") -> dict[str, str]:
+    return {"Bucket": STATE["bucket"], "Key": STATE["key"] + suffix}
+
+
+def test_ci_ships_code_and_changes_nothing_else_of_a_function(
+    enforcing: Enforcing, prod: Prod, of: Callable[[str, str], Any]
+) -> None:
+    functions, name = of("lambda", "ci"), prod.deployment.lane(1).function_name
+    archive = function_zip.build(function_zip.target_for("local")).read_bytes()
+    functions.update_function_code(FunctionName=name, ZipFile=archive)
+    functions.get_waiter("function_updated").wait(FunctionName=name)
+    denied(functions.update_function_configuration, FunctionName=name, Timeout=1)
+    denied(functions.delete_function, FunctionName=name)
+    denied(functions.get_function, FunctionName=name)
+    denied(functions.invoke, FunctionName=name, Payload=b"{}")
 
 
 def test_functions_at_once_can_be_held_below_the_accounts_quota(enforcing: Enforcing, prod: Prod) -> None:

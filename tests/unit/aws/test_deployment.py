@@ -25,6 +25,7 @@ OUTPUT: dict[str, Any] = {
     "bucket": "fedagg-dev",
     "endpoint_url": None,
     "result_queue_url": "results",
+    "round_retention_days": 7,
     "baselines": {},
     "baselines_refused": {},
     "lanes": {"4": LANE, "16": {**LANE, "shards": 16, "queue_url": "q16"}, "1": {**LANE, "shards": 1}},
@@ -53,6 +54,12 @@ def test_the_output_is_parsed_with_lanes_in_ascending_shard_count() -> None:
         "fedagg-dev", "eu-central-1", None, "results",
     )  # fmt: skip
     assert parse_deployment(changed("endpoint_url", to="http://127.0.0.1:4566")).endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_how_long_rounds_are_kept_is_the_environments() -> None:
+    assert parse_deployment({**OUTPUT, "round_retention_days": 30}).round_retention_days == 30
+    with pytest.raises(InvalidContract, match="field 'round_retention_days': expected an integer from 1 to 3650"):
+        parse_deployment({**OUTPUT, "round_retention_days": 0})
 
 
 def test_baseline_lanes_are_parsed_with_the_reasons_for_those_that_are_not_there() -> None:

@@ -23,6 +23,7 @@ from orchestrator.cli.main import main
 from orchestrator.cli.options import ClientList, Duration, Quorum, ShardCount
 from orchestrator.deployment import load, terraform
 from orchestrator.errors import NotDeployed
+from orchestrator.paths import ROOT
 from orchestrator.rounds import queues, wait
 from tests.support.commands import error_of, run
 from tests.support.rounds import objects, put, put_bytes, queued, submitted_clients, weights, working
@@ -462,7 +463,7 @@ def applied(monkeypatch: pytest.MonkeyPatch, lanes_without_functions: Deployment
     from orchestrator.deployment import function_zip
 
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(function_zip, "build", lambda target: Path(f"/zips/{target.name}.zip"))
+    monkeypatch.setattr(function_zip, "build", lambda target: ROOT / f"build/{target.name}.zip")
     monkeypatch.setattr(terraform, "apply", lambda env, values, **options: asked.append((env, values, options)))
     monkeypatch.setattr(terraform, "destroy", lambda env, values, **options: asked.append((env, values, options)))
     monkeypatch.setattr(load, "load_deployment", lambda env: lanes_without_functions)
@@ -482,8 +483,8 @@ def test_deploying_passes_package_and_variables_to_terraform(applied: list[Any])
     [(env, values, _)] = applied
     assert env == "dev"
     assert values == {
-        "package_path": "/zips/aws.zip", "runtime": "python3.13", "cpu_architecture": "arm64", "shard_counts": [1, 4],
-        "name_prefix": "x",
+        "package_path": "../../build/aws.zip", "runtime": "python3.13", "cpu_architecture": "arm64",
+        "shard_counts": [1, 4], "name_prefix": "x",
     }  # fmt: skip
 
 
@@ -501,7 +502,7 @@ def test_deploying_locally_needs_an_emulator(
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
     run("deploy")
     assert applied[0][1]["aws_endpoint_url"] == endpoint_url
-    assert applied[0][1]["package_path"].startswith("/zips/local")
+    assert applied[0][1]["package_path"] == "../../build/local.zip"
 
 
 def test_a_variable_without_a_value_exits_with_2(applied: list[Any]) -> None:

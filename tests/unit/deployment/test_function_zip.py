@@ -99,6 +99,18 @@ def test_the_targets_are_lambdas_python_on_arm_and_this_machines_own() -> None:
     assert local.path == ROOT / "build" / "lambda-local.zip"
 
 
+def test_a_newer_python_of_this_machine_is_named_by_the_newest_runtime_that_terraform_takes() -> None:
+    assert Target("local", (3, 12), "x86_64").runtime == "python3.12"
+    assert Target("local", (3, 14), "x86_64").runtime == "python3.13"
+    validation = (ROOT / "infra/aggregator/variables.tf").read_text()
+    assert 'error_message = "runtime must be python3.11, python3.12 or python3.13."' in validation
+
+
+def test_the_zips_path_is_the_same_in_every_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function_zip, "build", lambda target: target.path)
+    assert function_zip.variables(target_for("dev"))["package_path"] == "../../build/lambda-aws.zip"
+
+
 def test_localstack_runs_functions_on_lambdas_python_on_this_machines_own_processor() -> None:
     target = target_for("local", "localstack")
     assert target.runtime == target_for("dev").runtime

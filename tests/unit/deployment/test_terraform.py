@@ -246,6 +246,47 @@ def test_a_local_state_that_cannot_be_read_is_not_deployed(local_state: Path) ->
         outputs("local")
 
 
+def test_what_was_planned_and_confirmed_is_what_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *args, **options: runs.append((command, args, options)))
+    terraform.apply("local", {"clients": 3}, confirm=lambda: runs.append(("confirmed", (), {})))
+    assert [command for command, _, _ in runs] == ["init", "plan", "confirmed", "apply"]
+    assert runs[1][2]["var"] == {"clients": 3}
+    assert runs[3][1] == (runs[1][2]["out"],), "the plan that was shown"
+    assert "var" not in runs[3][2]
+    assert not Path(runs[1][2]["out"]).parent.exists()
+
+
+def test_a_plan_that_is_not_confirmed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **__: commands.append(command))
+
+    def no() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        terraform.apply("local", {}, confirm=no)
+    assert commands == ["init", "plan"]
+    terraform.apply("local", {}, plan_only=True, confirm=no)
+    assert commands == ["init", "plan"] * 2
+
+
+def test_a_lock_file_is_used_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[dict[str, Any]] = []
+    monkeypatch.setattr(terraform, "registry_answers", lambda: True)
+    monkeypatch.setattr(terraform, "_run", lambda tf, command, *_, **options: runs.append(options) or "{}")
+    terraform.apply("local", {}, plan_only=True)
+    assert runs[0]["lockfile"] == "readonly"
+    monkeypatch.setattr(terraform, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "terraform.tfvars").touch()
+    runs.clear()
+    terraform.apply("local", {}, plan_only=True)
+    assert "lockfile" not in runs[0]
+
+
 def test_an_environment_without_a_backend_is_not_deployed_and_says_what_to_copy() -> None:
     with pytest.raises(NotDeployed, match=r"dev is not set up here.*backend\.hcl\.example"):
         outputs("dev")

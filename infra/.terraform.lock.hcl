@@ -1,0 +1,1 @@
+../environments/shared/.terraform.lock.hcl
