@@ -21,9 +21,17 @@ from lambdas.protocol.errors import FederationError
 
 
 class OrchestratorError(FederationError):
-    """Base of the orchestrator's errors."""
+    """Base of the orchestrator's errors.
+
+    Attributes:
+        details: fields that `--output json` prints beside the error; may be empty.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
 
 
 class BadInput(OrchestratorError):
@@ -57,17 +65,9 @@ class RoundConflict(OrchestratorError):
 
 
 class PlanningError(OrchestratorError):
-    """No configuration is feasible, or an argument of the planner is out of its range.
-
-    Attributes:
-        details: the configurations that were tried, which `--output json` prints with the error; may be empty.
-    """
+    """No configuration is feasible (`details`: those that were tried), or an argument is out of its range."""
 
     exit_status = 7
-
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
 
 
 class RoundAborted(OrchestratorError):
@@ -77,33 +77,14 @@ class RoundAborted(OrchestratorError):
 
 
 class VerificationFailed(OrchestratorError):
-    """A link of a round's SHA-256 chain does not hold.
-
-    Attributes:
-        details: the result of the verification, which `orchestrator verify --output json` prints with the error.
-    """
+    """A link of a round's SHA-256 chain does not hold; `details` are the result of the verification."""
 
     exit_status = 9
 
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
-
 
 # Documents record the kind of an error, which is the name of its class, so that another process can raise it again.
-_KINDS: dict[str, type[OrchestratorError]] = {
-    kind.__name__: kind
-    for kind in (
-        BadInput,
-        NotDeployed,
-        QuorumMissed,
-        RoundFailed,
-        RoundConflict,
-        PlanningError,
-        RoundAborted,
-        VerificationFailed,
-    )
-}
+# The kinds are the classes above. Subclasses in other modules are recorded as one of these.
+_KINDS = {kind.__name__: kind for kind in OrchestratorError.__subclasses__()}
 
 
 def kind_of(error: FederationError) -> str:
