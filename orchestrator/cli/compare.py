@@ -10,7 +10,7 @@ import click
 
 from lambdas.protocol.errors import InvalidTensorFile
 from orchestrator.cli.options import Answer, ShardCount, connect_to, env_option, output_option
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, PlanningError
 from orchestrator.progress import Narration, StderrNarration
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _save(document: dict[str, Any], text: str, directory: Path, narration: Narra
     (directory / "compare.md").write_text(text + "\n")
     try:
         write_chart(document, directory / "compare.png")
-    except BadInput as error:
+    except PlanningError as error:
         narration.say(f"No chart: {error}")
     narration.say(f"Saved in {directory}.")
 
@@ -113,12 +113,10 @@ def _from_directory(directory: Path) -> list[ClientUpdate]:
 
 
 def _examples(path: Path) -> int:
-    from lambdas.protocol.safetensors import NUM_EXAMPLES, header_length, parse_header
+    from lambdas.protocol.safetensors import NUM_EXAMPLES
+    from orchestrator.comparison.ulps import read_header
 
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            text = parse_header(file.read(header_length(file.read(8), size)), size).metadata.get(NUM_EXAMPLES, "1")
-            return int(text)
+        return int(read_header(path).metadata.get(NUM_EXAMPLES, "1"))
     except (InvalidTensorFile, ValueError):
         return 1

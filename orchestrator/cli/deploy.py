@@ -116,12 +116,11 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
     from orchestrator.deployment import function_zip
     from orchestrator.emulators import emulator
 
-    values: dict[str, Any]
-    if env == "local":
-        running = emulator.require()
-        values = {**function_zip.variables(function_zip.target_for(env, running.kind)), "aws_endpoint_url": running.url}
-    else:
-        values = {**function_zip.variables(function_zip.target_for(env))}
+    running = emulator.require() if env == "local" else None
+    target = function_zip.target_for(env, running.kind) if running else function_zip.target_for(env)
+    values: dict[str, Any] = {**function_zip.variables(target)}
+    if running:
+        values["aws_endpoint_url"] = running.url
     for item in given:
         name, separator, text = item.partition("=")
         if not separator:

@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     Duration,
     Quorum,
     ShardCount,
+    bucket_of,
     connect_to,
     env_option,
     output_option,
@@ -173,8 +174,7 @@ def abort_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.abort import abort_round
 
-    deployment, aws = connect_to(env)
-    report = abort_round(aws.bucket(deployment.bucket), round_id)
+    report = abort_round(bucket_of(env), round_id)
     return dict(report.document), report.to_text()
 
 
@@ -236,6 +236,5 @@ def report_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.status import read_report
 
-    deployment, aws = connect_to(env)
-    found = read_report(aws.bucket(deployment.bucket), check_name("round", round_id))
+    found = read_report(bucket_of(env), check_name("round", round_id))
     return dict(found.document), found.to_text()

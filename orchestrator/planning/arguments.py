@@ -25,18 +25,18 @@ def check_round(model_bytes: int, clients: int) -> None:
 
 
 def check_shards(shards: int) -> None:
-    """Raise PlanningError unless a model can be assembled from so many shards."""
+    """Raise PlanningError unless S3 can assemble a model from this number of shards."""
     check_range("shards", shards, 1, MAX_SHARDS, "S3 assembles a model from at most 10,000 parts.")
 
 
-def check_memory(name: str, memory_mb: int) -> None:
-    """Raise PlanningError unless a function can have so much memory (MB)."""
-    check_range(name, memory_mb, LAMBDA_MIN_MEMORY_MB, LAMBDA_MAX_MEMORY_MB, "Lambda has no other sizes.")
+def check_memory(name: str, memory_mb: int, step: str = "Lambda has no other sizes.") -> None:
+    """Raise PlanningError unless a function can have this much memory (MB)."""
+    check_range(name, memory_mb, LAMBDA_MIN_MEMORY_MB, LAMBDA_MAX_MEMORY_MB, step)
 
 
 def check_memory_cap(memory_cap_mb: int) -> None:
-    """Raise PlanningError unless an account can limit its functions to so much memory (MB)."""
-    check_range("memory_cap_mb", memory_cap_mb, LAMBDA_MIN_MEMORY_MB, LAMBDA_MAX_MEMORY_MB, "See your Lambda quotas.")
+    """Raise PlanningError unless an account can limit its functions to this much memory (MB)."""
+    check_memory("memory_cap_mb", memory_cap_mb, "See your Lambda quotas.")
 
 
 def check_positive(name: str, value: float | None, unit: str) -> None:

@@ -58,9 +58,6 @@ class Plan:
         return document
 
 
-# --- choosing -------------------------------------------------------------------------------------------------------
-
-
 def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
     """The same plans; of the feasible ones, the cheapest, the fastest and the recommended are marked."""
     feasible = [plan for plan in plans if plan.feasible]
@@ -92,8 +89,6 @@ def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Pl
     affordable = [plan for plan in feasible if plan.predicted_cost_usd <= KNEE * cheapest.predicted_cost_usd]
     return min(affordable, key=_by_time)
 
-
-# --- table ---------------------------------------------------------------------------------------------------------
 
 _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
     ("TOPOLOGY", lambda plan: plan.topology),

@@ -24,11 +24,7 @@ _READ_BYTES = 1024**2
 
 @dataclass(frozen=True)
 class Published:
-    """The stored global model.
-
-    Attributes:
-        size: bytes of the object.
-    """
+    """The stored global model: an object of `size` bytes."""
 
     key: str
     etag: str
@@ -115,7 +111,11 @@ def check_shard(
             beside.read_on()
             return ShardCheck(shard, None, beside.published)
         beside.write(memoryview(head_of_shard(manifest, shard)))
-        _average(manifest, shard, open_update, beside.write)
+        # In the order of additions of the round's topology.
+        if manifest.topology == GRADS_SHARDING:
+            average_shard(manifest, shard, open_update, beside.write, Pacing())
+        else:
+            average_by_tree(manifest, open_update, beside.write)
         differs = None
         if beside.differs_at is not None:
             differs = _element_at(manifest, start + beside.differs_at)
@@ -125,25 +125,11 @@ def check_shard(
             region.close()
 
 
-def _average(
-    manifest: RoundManifest, shard: int, open_update: OpenStream, write: Callable[[memoryview], object]
-) -> None:
-    """Average a shard in the order of additions of the round's topology."""
-    if manifest.topology == GRADS_SHARDING:
-        average_shard(manifest, shard, open_update, write, Pacing())
-    else:
-        average_by_tree(manifest, open_update, write)
-
-
-# Values of the tree's sums that each level holds at a time.
-_TREE_VALUES = 512 * 1024
-
-
 def average_by_tree(
     manifest: RoundManifest,
     open_update: OpenStream,
     write: Callable[[memoryview], object],
-    values: int = _TREE_VALUES,
+    values: int = 512 * 1024,
 ) -> None:
     """Average a model in the order of additions of the round's tree: float64 sums of sums, rounded once.
 
