@@ -24,7 +24,7 @@ INTRODUCTION = """# Command line reference
 
 def page() -> str:
     """The reference of every command, as Markdown."""
-    root = click.Context(main, info_name="orchestrator")
+    root = main.make_context("orchestrator", [], resilient_parsing=True)
     parts = [INTRODUCTION, _description(main), _options(main, root), _overview(main)]
     for context in _leaves(root):
         command = context.command

@@ -110,7 +110,7 @@ def _invitation(file: Path, **expected: str | None) -> Invitation:
 @click.option("--model", help="The model's name.")
 @click.option("--round", "round_id", help="The round that published the global model. Default: the newest.")
 @click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors", show_default=True,
+    "--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors",
     help="The file to write.",
 )  # fmt: skip
 @_invite_option
@@ -151,7 +151,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
     "--clients", "listed", type=ClientList(), default=(), help="Several ids: a file with one per line, or a,b,c."
 )
 @click.option(
-    "--expires", type=Duration(), default=6 * 3600.0,
+    "--expires", type=Duration(), default=6 * 3600.0, show_default=False,
     help="How long the invitation is valid, e.g. 90m, at most 168h. Default: 6h.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; for several clients a directory.")

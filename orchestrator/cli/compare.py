@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="A directory of updates (*.safetensors, *.pt), named after their clients. Default: synthetic updates.",
 )
-@click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count of grads-sharding.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Rounds per topology.")
+@click.option("--shards", type=ShardCount(), default="auto", help="Shard count of grads-sharding.")
+@click.option("--repeats", type=click.IntRange(1), default=1, help="Rounds per topology.")
 @click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output", show_default=True,
+    "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output",
     help="The directory for compare.json, compare.md and compare.png.",
 )  # fmt: skip
 @click.option("--keep", is_flag=True, help="Do not delete the rounds and global models from the bucket.")

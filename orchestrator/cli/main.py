@@ -13,7 +13,7 @@ import click
 
 from orchestrator.cli.group import CommandGroup
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 SECTIONS = {
     "Clients": {
         "submit": ("clients", "Submit a client's update to a round."),

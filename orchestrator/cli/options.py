@@ -138,7 +138,7 @@ def bucket_of(env: str) -> Bucket:
 
 
 env_option = click.option(
-    "--env", "env", default="local", envvar="FEDAGG_ENV", show_default=True, show_envvar=True,
+    "--env", "env", default="local", envvar="FEDAGG_ENV", show_envvar=True,
     help="The environment: a directory under environments/.",
 )  # fmt: skip
 round_option = click.option("--round", "round_id", required=True, help="The round's id.")
@@ -147,7 +147,7 @@ round_option = click.option("--round", "round_id", required=True, help="The roun
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--output`, and how a command ends: data on stdout, errors as sentences on stderr and as exit statuses."""
 
-    @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    @click.option("--output", type=click.Choice(["text", "json"]), default="text",
                   help="json: print one JSON document on stdout.")  # fmt: skip
     @functools.wraps(command)
     def wrapped(*args: Any, output: str, **kwargs: Any) -> None:

@@ -42,12 +42,7 @@ if TYPE_CHECKING:
     help="Only these CPU architectures of the function (repeatable).",
 )
 @click.option(
-    "--memory-cap",
-    "memory_cap_mb",
-    type=int,
-    default=3008,
-    show_default=True,
-    help="The maximum memory of a function in the account, MB.",
+    "--memory-cap", "memory_cap_mb", type=int, default=3008, help="The maximum memory of a function in the account, MB."
 )
 @click.option(
     "--account-concurrency", type=int, help="The maximum number of concurrent functions. Default: the profile's."
@@ -56,7 +51,6 @@ if TYPE_CHECKING:
     "--profile",
     type=click.Choice(PROFILES),
     default="streaming",
-    show_default=True,
     help="streaming: this project's worker. whole-object: the paper's handler and trees.",
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every configuration, not the best of each shard count.")

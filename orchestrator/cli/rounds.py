@@ -41,14 +41,12 @@ _timeout_option = click.option(
     "--shards",
     type=ShardCount(),
     default="auto",
-    show_default=True,
     help="Shard count. auto: the planner chooses among the deployed lanes.",
 )
 @click.option(
     "--topology",
     type=click.Choice(TOPOLOGIES),
     default=GRADS_SHARDING,
-    show_default=True,
     help="Average in shards, or in a tree whose functions hold the whole model (deployed with baselines = true).",
 )
 @click.option(
@@ -56,7 +54,6 @@ _timeout_option = click.option(
     "quorum",
     type=Quorum(),
     default=1,
-    show_default=True,
     help="Quorum: the number of updates that the round needs, or a share (0.8, 80%) of the expected clients.",
 )
 @click.option("--expect", type=int, help="Close as soon as this many updates are stored. Default: the quorum.")
@@ -70,13 +67,13 @@ _timeout_option = click.option(
     "deadline_s",
     type=Duration(),
     default=0.0,
+    show_default=False,
     help="How long to wait for updates after the round is opened, e.g. 30m. Default: do not wait.",
 )
 @click.option(
     "--on-deadline",
     type=click.Choice(ON_DEADLINE),
     default="fail",
-    show_default=True,
     help="Below the quorum at the deadline: fail with exit status 4, or extend the deadline.",
 )
 @click.option(
@@ -85,12 +82,11 @@ _timeout_option = click.option(
     type=Duration(),
     help="The time that an extension adds to the deadline. Default: the first wait.",
 )
-@click.option("--max-extensions", type=int, default=3, show_default=True, help="The maximum number of extensions.")
+@click.option("--max-extensions", type=int, default=3, help="The maximum number of extensions.")
 @click.option(
     "--on-invalid",
     type=click.Choice(ON_INVALID),
     default="fail",
-    show_default=True,
     help="On an update that cannot be averaged: fail the round (exit status 5), or exclude the client from it.",
 )
 @click.option(
@@ -100,7 +96,6 @@ _timeout_option = click.option(
     "--max-examples",
     type=int,
     default=MAX_EXAMPLES,
-    show_default=True,
     help="The maximum example count of an update; a larger one is invalid.",
 )
 @click.option(
