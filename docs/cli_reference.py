@@ -1,6 +1,6 @@
 """Write docs/reference/cli.md from the commands of the command line.
 
-`python docs/cli_reference.py` writes it, `--check` fails where it is not current.
+`python docs/cli_reference.py` writes it. With `--check` it only checks that it is current.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write the tables of inputs and outputs in the READMEs of infra/ and environments/ from the Terraform code.
 
-`python docs/terraform_reference.py` writes them, `--check` fails where one is not current.
+`python docs/terraform_reference.py` writes them. With `--check` it only checks that they are current.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def reference_average(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 def deployed(narration: Narration) -> Iterator[Deployment]:
     """Start an emulator and apply the local environment to it; stop the emulator afterwards.
 
-    The emulator has a temporary home, so that an emulator of the user's is not touched.
+    The emulator has a temporary home, so that an emulator of the user is not affected.
     """
     with tempfile.TemporaryDirectory(prefix="fedagg-demo-") as home:
         os.environ["FEDAGG_HOME"] = home

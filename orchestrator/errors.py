@@ -94,5 +94,5 @@ def kind_of(error: FederationError) -> str:
 
 
 def error_from(kind: str, message: str) -> OrchestratorError:
-    """The error that a document records; a plain OrchestratorError where the kind is not one of this module."""
+    """The error that a document records; an OrchestratorError if the kind is not in this module."""
     return _KINDS.get(kind, OrchestratorError)(message)

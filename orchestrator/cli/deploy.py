@@ -64,7 +64,7 @@ def destroy_command(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
 
     Runs `terraform destroy`. Every update and global model in the environment's bucket is deleted.
 
-    Where force_destroy is false (staging, prod), it refuses while the bucket holds objects, before it changes anything.
+    If force_destroy is false (staging, prod) and the bucket holds objects, fails before it changes anything.
 
     \b
       orchestrator destroy --env local
@@ -106,7 +106,7 @@ def build_command(env: str) -> Answer:
 
 
 def _require_terminal(env: str, action: str) -> None:
-    """Refuse where nobody can confirm."""
+    """Raise BadInput if there is no terminal on which the user can confirm."""
     if not sys.stdin.isatty():
         raise BadInput(f"Cannot ask for confirmation to {action} {env} without a terminal. Add --yes.")
 

@@ -32,7 +32,7 @@ _timeout_option = click.option(
 )
 
 
-# The parameters of the options are the fields of RoundRequest, but for the quorum, which is two.
+# The options' parameters are the fields of RoundRequest, except the quorum, which sets two fields.
 @click.command("start-round")
 @env_option
 @click.option("--model", required=True, help="The model that the round publishes.")
@@ -135,13 +135,13 @@ def start_round_command(env: str, quorum: tuple[int, float | None], replace_opti
 @click.command("resume")
 @env_option
 @round_option
-@click.option("--redrive", is_flag=True, help="Also queue the shards again that failed at every try.")
+@click.option("--redrive", is_flag=True, help="Also queue again the shards whose every try failed.")
 @_timeout_option
 @output_option
 def resume_command(env: str, round_id: str, redrive: bool, timeout_s: float | None) -> Answer:
     """Continue a round with the options it was opened with.
 
-    Shards that are stored are not averaged again. If another process coordinates the round, waits for its result.
+    Shards that are already stored are not recomputed. If another process coordinates the round, waits for its result.
 
     \b
       orchestrator resume --round r-1

@@ -63,7 +63,7 @@ class Comparison:
     """What to compare.
 
     Attributes:
-        synthetic: whether the updates are synthetic; the result says so.
+        synthetic: whether the updates are synthetic, which the result records.
         shards: M of grads-sharding; None: the planner chooses a lane.
         repeats: rounds of each topology.
         keep: leave rounds and global models in the bucket.

@@ -53,7 +53,7 @@ def compare_models(first: Path, second: Path) -> Difference:
 
 
 def ulps(first: bytes, second: bytes, dtype: str) -> np.ndarray[Any, Any]:
-    """The distance of each two values of a safetensors dtype, in representable values: uint64, shape (n,)."""
+    """The steps between the values of each pair, in representable values of a safetensors dtype: uint64, shape (n,)."""
     size = ITEMSIZE[dtype]
     kind = "u" if dtype[0] in "UBF" else "i"
     x, y = (np.frombuffer(raw, dtype=f"<{kind}{size}") for raw in (first, second))

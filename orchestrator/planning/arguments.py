@@ -13,7 +13,7 @@ MAX_MODEL_BYTES = 10 * 1024**4
 
 
 def check_range(name: str, value: int, low: int, high: int, step: str) -> None:
-    """Raise PlanningError unless `value` is an integer of low..high; `step` says what to do instead."""
+    """Raise PlanningError unless `value` is an integer from `low` to `high`; `step` is the next step."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise PlanningError(f"{name} is {value!r}: expected an integer from {low:,} to {high:,}. {step}")
 

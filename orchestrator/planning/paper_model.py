@@ -1,8 +1,8 @@
 """The handler that GradsSharding (arXiv:2604.22072) measured: profile "whole-object".
 
 It reads one whole object after the other through boto3 and np.load, keeps a float32 running sum, and stores the result
-at the end. Its functions are invoked directly and warm, as many at once as the account allows. This profile can be
-compared with the figures that the paper measured, and the streaming worker with this profile.
+at the end. Its functions are invoked directly and warm, as many at once as the account allows. The profile is compared
+with the paper's measurements, and the streaming worker with the profile.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Plan:
         predicted_cost_usd: one round, US dollars: `cost_breakdown.total`, or `.paper_total` for whole-object.
         peak_memory_mb: resident memory of the largest function, MB.
         s3_gets, s3_puts, sqs_requests: requests of functions and coordinator; client_puts: of the clients' uploads.
-        feasible, reason: False and sentences where it cannot work or exceeds deadline or budget.
+        feasible, reason: False, and why, if it cannot work or exceeds the deadline or the budget.
         marks: any of "cheapest", "fastest", "recommended".
     """
 
@@ -127,7 +127,7 @@ def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
-    """The recommended plan of each topology and shard count (the cheapest where none is feasible), and marked plans."""
+    """The recommended plan of each topology and shard count (the cheapest if none is feasible), and marked plans."""
     groups: dict[tuple[str, int | None], list[Plan]] = {}
     for plan in plans:
         groups.setdefault((plan.topology, plan.shards), []).append(plan)

@@ -1,8 +1,8 @@
-"""Predicts what a round takes and costs, for every configuration that could run it, and recommends one.
+"""Predicts the time and the cost of a round for every configuration that could run it, and recommends one.
 
-The time models are in streaming.py (this kit's worker) and paper_model.py (the paper's handler), constants and prices
-in prices.py, and the sizing rule that Terraform shares in sizing.py. docs/planning.md compares predictions with
-measured rounds.
+The time models are in streaming.py (this project's worker) and paper_model.py (the paper's handler), constants and
+prices in prices.py, and the sizing rule, which Terraform shares, in sizing.py. docs/planning.md compares predictions
+with measured rounds.
 """
 
 from __future__ import annotations

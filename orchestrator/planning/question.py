@@ -28,7 +28,7 @@ class Account:
     """What an AWS account allows its functions.
 
     Attributes:
-        memory_cap_mb: the most memory of one function, MB.
+        memory_cap_mb: the maximum memory of one function, MB.
         concurrency: functions that run at the same time; None: the profile's default.
 
     Raises:
@@ -46,12 +46,12 @@ class Account:
 
 @dataclass(frozen=True)
 class Question:
-    """A round, who runs it, and what it may take.
+    """A round, the account that runs it, and its limits.
 
     Attributes:
         model_bytes: bytes of one update's tensors.
         clients: updates that the round averages.
-        profile: `streaming`: this kit's worker, all costs included; `whole-object`: the handler of the paper
+        profile: `streaming`: this project's worker, all costs included; `whole-object`: the handler of the paper
             (arXiv:2604.22072), costs counted as the paper counts them.
         deadline_s, budget_usd: limits in seconds and US dollars; a configuration that exceeds one is not feasible.
 
@@ -74,7 +74,7 @@ class Question:
 
     @property
     def is_paper(self) -> bool:
-        """Whether the paper's handler is predicted, instead of this kit's worker."""
+        """Whether the paper's handler is predicted, instead of this project's worker."""
         return self.profile == WHOLE_OBJECT
 
     @property

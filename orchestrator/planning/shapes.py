@@ -1,7 +1,7 @@
 """What the functions of a topology hold, read and write, and what limits them.
 
-The sharded shape and the tree shape are the two cases of every planning rule: code that plans asks a shape, not a
-topology.
+Every planning rule has two cases, the sharded shape and the tree shape. Code that plans asks the shape and does not
+compare topologies.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shape(ABC):
         topology: `grads-sharding`, `lambda-fl` or `lifl`.
         model_bytes: bytes of one update's tensors.
         clients: updates averaged.
-        next_step: what to do where a function would exceed a limit.
+        next_step: what to do if a function would exceed a limit.
     """
 
     topology: str
@@ -59,7 +59,7 @@ class Shape(ABC):
     @property
     @abstractmethod
     def sum_bytes(self) -> int:
-        """Bytes of the float64 sums that a function holds and hands on; 0 where it hands on averaged values only."""
+        """Bytes of the float64 sums that a function holds and passes on; 0 if it passes on averaged values."""
 
     @property
     @abstractmethod
@@ -78,11 +78,11 @@ class Shape(ABC):
 
     @abstractmethod
     def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
-        """Raise PlanningError where functions of `memory_mb` exceed the cap, or hold more than S3 takes."""
+        """Raise PlanningError if functions of `memory_mb` exceed the cap, or their sums exceed what S3 stores."""
 
     @abstractmethod
     def check_time(self, expected_s: Fraction, bytes_per_s: Fraction) -> None:
-        """Raise PlanningError where Lambda would stop a function that takes `expected_s`."""
+        """Raise PlanningError if Lambda would stop a function that takes `expected_s`."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ShardedShape(Shape):
 
 @dataclass(frozen=True)
 class TreeShape(Shape):
-    """lambda-fl or lifl: aggregators that hold float64 sums of the complete model and hand them to the level above."""
+    """lambda-fl or lifl: aggregators that hold float64 sums of the complete model and pass them to the level above."""
 
     next_step = "use grads-sharding"
 

@@ -1,6 +1,6 @@
-"""The worker of this kit: profile "streaming". It reads byte ranges of all clients at once with one thread.
+"""The worker of this project: profile "streaming". It reads byte ranges of all clients at once with one thread.
 
-It holds a few pieces in memory, whatever the size of the model. The handler that the paper measured is in
+It holds a few pieces in memory, for a model of any size. The handler that the paper measured is in
 paper_model.py.
 """
 
@@ -25,9 +25,9 @@ _PACING = Pacing()
 
 
 def streaming(setup: Setup) -> Prediction:
-    """Predict a round of this kit's workers, all of which start cold.
+    """Predict a round of this project's workers, all of which start cold.
 
-    The trees' aggregators stream their inputs as the sharded worker does, but hold and hand on float64 sums of the
+    The trees' aggregators stream their inputs as the sharded worker does, but hold and pass on float64 sums of the
     complete model.
     """
     shape = setup.shape
@@ -86,7 +86,7 @@ def _level_step(setup: Setup, memory_mb: int, index: int) -> _Step:
 
 
 def _coordinator_step(shape: Shape) -> _Step:
-    """The coordinator's requests, and its time where it puts shards together itself."""
+    """The coordinator's requests, and its time if it assembles the model from shards itself."""
     gets, puts, seconds = shape.clients + p.ROUND_GETS, p.ROUND_PUTS, 0.0
     puts += -(-shape.clients // p.S3_LIST_PAGE)
     if shape.shards is None:
@@ -100,7 +100,7 @@ def _coordinator_step(shape: Shape) -> _Step:
 
 
 def as_objects(model_bytes: int, shards: int) -> bool:
-    """Whether shards are below S3's smallest part, so that the coordinator puts them together."""
+    """Whether shards are below S3's smallest part, so that the coordinator assembles the model."""
     return shards > 1 and model_bytes // shards < MIN_PART_BYTES
 
 
@@ -137,7 +137,7 @@ def _gets(shape: Shape, inputs: int) -> int:
 
 
 def _function_s(shape: Shape, memory_mb: int, inputs: int, read_bytes: int, write_bytes: int) -> float:
-    """Seconds of one warm function: start, read and average, store; with the waits for manifest, upload and result.
+    """Seconds of one warm function: start, read and average, store, and wait for manifest, upload and result.
 
     Args:
         inputs: the streams that the function reads, together `read_bytes`.

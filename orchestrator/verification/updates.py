@@ -1,4 +1,4 @@
-"""Checks the updates of a closed round: each is the pinned one, and its header says what the manifest says."""
+"""Checks the updates of a closed round: each is the pinned object, and its header agrees with the manifest."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def _values_differ(bucket: Bucket, now: Participant, replaced: str) -> str | Non
 
 
 def _header_contradicts(raw: bytes, manifest: RoundManifest, pinned: Participant) -> str | None:
-    """Where the manifest contradicts the header whose SHA-256 it has; None if it does not."""
+    """The field in which the manifest contradicts the header that it pins; None if they agree."""
     try:
         header = parse_update_header(raw[8:], pinned.size)
     except InvalidUpdate as error:
         return f"its header is the pinned one and cannot be read: {error}"
-    says = {
+    fields = {
         "example count": (header.num_examples, pinned.num_examples),
         "data_sha256": (header.data_sha256, pinned.data_sha256),
         "tensors": (header.table, manifest.table),
         "stored dtypes": (header.dtypes, manifest.layouts[pinned.layout]),
     }
-    for what, (mine, manifests) in says.items():
-        if mine != manifests:
+    for what, (in_header, in_manifest) in fields.items():
+        if in_header != in_manifest:
             return f"its {what} in the manifest are not what its header says"
     return None
