@@ -1,16 +1,4 @@
-"""The errors of the orchestrator, with the exit status of each on the command line. The statuses are stable.
-
-FederationError (lambdas/protocol/errors.py)                           exit status 1
-└── OrchestratorError       any other failure                          1
-    ├── BadInput            an invalid argument or file                2
-    ├── NotDeployed         the environment or lane is not deployed    3
-    ├── QuorumMissed        too few updates at the deadline            4
-    ├── RoundFailed         an invalid update, or a shard that failed  5
-    ├── RoundConflict       already published, or other options        6
-    ├── PlanningError       no feasible configuration                  7
-    ├── RoundAborted        the round was aborted                      8
-    └── VerificationFailed  a link of the SHA-256 chain is broken      9
-"""
+"""The errors of the orchestrator, with the exit status of each on the command line. The statuses are stable."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 
 from orchestrator.planning.prices import CostBreakdown
 
@@ -58,6 +59,10 @@ class Plan:
         return document
 
 
+_by_cost = attrgetter("predicted_cost_usd", "predicted_seconds")
+_by_time = attrgetter("predicted_seconds", "predicted_cost_usd")
+
+
 def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
     """The same plans; of the feasible ones, the cheapest, the fastest and the recommended are marked."""
     feasible = [plan for plan in plans if plan.feasible]
@@ -71,14 +76,6 @@ def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
     ):
         marks.setdefault(id(choice), []).append(name)
     return [dataclasses.replace(plan, marks=tuple(marks.get(id(plan), ()))) for plan in plans]
-
-
-def _by_cost(plan: Plan) -> tuple[float, float]:
-    return plan.predicted_cost_usd, plan.predicted_seconds
-
-
-def _by_time(plan: Plan) -> tuple[float, float]:
-    return plan.predicted_seconds, plan.predicted_cost_usd
 
 
 def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Plan:

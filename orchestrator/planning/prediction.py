@@ -14,22 +14,6 @@ from orchestrator.planning.shapes import Level, Shape
 
 
 @dataclass(frozen=True)
-class Setup:
-    """One configuration with all its defaults filled in.
-
-    Attributes:
-        memory_mb: function memory, MB; None: by the profile's rule.
-        memory_cap_mb: the maximum memory of the account's functions, MB.
-        concurrency: functions that run at the same time.
-    """
-
-    shape: Shape
-    memory_mb: int | None
-    memory_cap_mb: int
-    concurrency: int
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The resources that one configuration uses.
 

@@ -16,7 +16,8 @@ from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices as p
 from orchestrator.planning.lane_size import size_function
-from orchestrator.planning.prediction import Prediction, Setup, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.prediction import Prediction, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.question import Question
 from orchestrator.planning.shapes import Shape
 from orchestrator.planning.sizing import cpu_share, load_sizing, rule_memory_mb, storage_mb, worker_peak_mb
 
@@ -24,15 +25,18 @@ _FLOAT32 = 4
 _PACING = Pacing()
 
 
-def streaming(setup: Setup) -> Prediction:
+def streaming(shape: Shape, question: Question, memory_mb: int | None) -> Prediction:
     """Predict a round of this project's workers, all of which start cold.
 
     The trees' aggregators stream their inputs as the sharded worker does, but hold and pass on float64 sums of the
     complete model.
+
+    Args:
+        memory_mb: function memory, MB; None: by the rule of sizing.json.
     """
-    shape = setup.shape
-    memory_mb = rule_memory_mb(shape.clients, shape.sum_bytes) if setup.memory_mb is None else setup.memory_mb
-    steps = [_level_step(setup, memory_mb, index) for index in range(len(shape.levels))]
+    if memory_mb is None:
+        memory_mb = rule_memory_mb(shape.clients, shape.sum_bytes)
+    steps = [_level_step(shape, index, memory_mb, question.concurrency) for index in range(len(shape.levels))]
     steps.append(_coordinator_step(shape))
     requests_s = (shape.clients / REQUESTS_AT_ONCE + p.COORDINATOR_REQUESTS) * p.COORDINATOR_REQUEST_S
     seconds = sum((step.seconds for step in steps), requests_s)
@@ -50,7 +54,7 @@ def streaming(setup: Setup) -> Prediction:
         s3_puts=sum(step.puts for step in steps),
         client_puts=shape.clients * p.upload_puts(shape.model_bytes),
         sqs_requests=p.sqs_requests(functions, seconds),
-        obstacles=_obstacles(setup, memory_mb, longest),
+        obstacles=_obstacles(shape, question.account.memory_cap_mb, memory_mb, longest),
     )
 
 
@@ -65,16 +69,16 @@ class _Step:
     function_s: float = 0.0
 
 
-def _level_step(setup: Setup, memory_mb: int, index: int) -> _Step:
+def _level_step(shape: Shape, index: int, memory_mb: int, concurrency: int) -> _Step:
     """The functions of one level: they read updates on the first, sums above, and the last one writes the model."""
-    shape, level = setup.shape, setup.shape.levels[index]
+    level = shape.levels[index]
     read = shape.piece_bytes if index == 0 else shape.sum_bytes
     write = shape.piece_bytes if index == len(shape.levels) - 1 else shape.sum_bytes
     functions = count_functions(level)
     function_s = {inputs: _function_s(shape, memory_mb, inputs, read * inputs, write) for _, inputs in level}
     slowest = max(function_s.values())
-    level_s, cold = ramp_up(functions, slowest, setup.concurrency)
-    level_s += spread_s(min(functions, setup.concurrency), slowest)
+    level_s, cold = ramp_up(functions, slowest, concurrency)
+    level_s += spread_s(min(functions, concurrency), slowest)
     update_gets = sum(count * _gets(shape, inputs) for count, inputs in level)
     return _Step(
         seconds=2 * p.QUEUE_S + max(level_s, update_gets / p.S3_GETS_PER_S),
@@ -155,10 +159,10 @@ def _function_s(shape: Shape, memory_mb: int, inputs: int, read_bytes: int, writ
     return starting + reading + writing + 3 * p.FIRST_BYTE_S
 
 
-def _obstacles(setup: Setup, memory_mb: int, function_s: float) -> tuple[str, ...]:
-    shape, found = setup.shape, []
+def _obstacles(shape: Shape, cap_mb: int, memory_mb: int, function_s: float) -> tuple[str, ...]:
+    found = []
     try:
-        size_function(shape, setup.memory_cap_mb, setup.memory_mb)
+        size_function(shape, cap_mb, memory_mb)
     except PlanningError as error:
         found.append(f"{error}")
     peak_mb = worker_peak_mb(shape.clients, shape.sum_bytes)
