@@ -106,20 +106,20 @@ def check_shard(
     start, stop = shard_region(manifest, shard)
     region = published.open(reader, start, stop) if published else None
     try:
-        beside = _Beside(region, stop - start, whole)
+        comparer = _Comparer(region, stop - start, whole)
         if open_update is None:
-            beside.read_on()
-            return ShardCheck(shard, None, beside.published)
-        beside.write(memoryview(head_of_shard(manifest, shard)))
+            comparer.read_on()
+            return ShardCheck(shard, None, comparer.published)
+        comparer.write(memoryview(head_of_shard(manifest, shard)))
         # In the order of additions of the round's topology.
         if manifest.topology == GRADS_SHARDING:
-            average_shard(manifest, shard, open_update, beside.write, Pacing())
+            average_shard(manifest, shard, open_update, comparer.write, Pacing())
         else:
-            average_by_tree(manifest, open_update, beside.write)
+            average_by_tree(manifest, open_update, comparer.write)
         differs = None
-        if beside.differs_at is not None:
-            differs = _element_at(manifest, start + beside.differs_at)
-        return ShardCheck(shard, beside.recomputed, beside.published, differs)
+        if comparer.differs_at is not None:
+            differs = _element_at(manifest, start + comparer.differs_at)
+        return ShardCheck(shard, comparer.recomputed, comparer.published, differs)
     finally:
         if region is not None:
             region.close()
@@ -182,8 +182,8 @@ def _element_at(manifest: RoundManifest, file_byte: int) -> int:
     return table.first_element[index] + within // ITEMSIZE[table.tensors[index].dtype]
 
 
-class _Beside:
-    """Takes recomputed bytes in order, reads as many published bytes, and compares the two."""
+class _Comparer:
+    """Takes recomputed bytes in order, reads the same number of published bytes, and compares them."""
 
     def __init__(self, region: Stream | None, nbytes: int, whole: hashlib._Hash) -> None:
         self._region = region
