@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lambdas.protocol.topologies import GRADS_SHARDING
 from orchestrator.errors import PlanningError
-from orchestrator.planning.arguments import check_memory, check_memory_cap, check_round, check_shards
 from orchestrator.planning.prices import NEW_ACCOUNT_MEMORY_MB
+from orchestrator.planning.question import check_memory, check_memory_cap, check_round, check_shards
 from orchestrator.planning.shapes import Shape, shape_of
 from orchestrator.planning.sizing import averaging_rate, load_sizing, rule_memory_mb, storage_mb
 
@@ -18,8 +18,6 @@ class LaneSize:
     """A lane's function.
 
     Attributes:
-        memory_mb: function memory, MB.
-        timeout_s: function timeout, seconds.
         ephemeral_storage_mb: size of /tmp, to which the averaged shard is written before its upload, MB.
         expected_s: the seconds from which the timeout is derived, without the network's burst, which saves time.
     """

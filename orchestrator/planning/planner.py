@@ -14,13 +14,12 @@ from lambdas.protocol.topologies import GRADS_SHARDING
 from orchestrator.aws.deployment import Lane
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices
-from orchestrator.planning.arguments import check_round
 from orchestrator.planning.lane_size import size_lane
 from orchestrator.planning.paper_model import whole_object
 from orchestrator.planning.plan import Plan, mark, recommended
 from orchestrator.planning.prediction import Prediction
 from orchestrator.planning.prices import CostBreakdown
-from orchestrator.planning.question import Account, Choices, Configuration, Question
+from orchestrator.planning.question import Account, Choices, Configuration, Question, check_round
 from orchestrator.planning.shapes import shape_of
 from orchestrator.planning.streaming import streaming
 

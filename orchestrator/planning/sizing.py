@@ -70,7 +70,7 @@ def _pieces_mb(clients: int) -> Fraction:
 
 
 def storage_mb(output_bytes: int) -> int:
-    """Ephemeral storage that a function needs for its output and for parked sums, MB; may exceed Lambda's maximum."""
+    """Ephemeral storage for a function's output and stored sums, MB; may exceed Lambda's maximum."""
     sizing = load_sizing()
     return max(
         sizing.ephemeral_storage_min_mb, math.ceil(Fraction(output_bytes, 2**20)) + sizing.ephemeral_storage_spare_mb
