@@ -111,7 +111,7 @@ class ShardVerifier:
             if hashed.sha256(p.client) != p.data_sha256:
                 problem = (
                     f"its values have SHA-256 {hashed.sha256(p.client)}, its header says {p.data_sha256}; it is the "
-                    "object that was pinned, so the client wrote it so"
+                    "pinned object, so its client wrote these values"
                 )
                 self._found.broken.append(BrokenLink("update", p.key, problem, client=p.client))
 
