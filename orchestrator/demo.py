@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from orchestrator.deployment import function_zip, terraform
 from orchestrator.deployment.load import load_deployment
 from orchestrator.emulators import emulator
 from orchestrator.paths import ROOT
+from orchestrator.planning.chart import load_pyplot
 from orchestrator.progress import Narration, StderrNarration, elapsed_time
 from orchestrator.rounds.request import RoundRequest
 from orchestrator.rounds.start import start_round
@@ -128,7 +128,7 @@ def reference_average(updates: Mapping[str, tuple[StateDict, int]]) -> bytes:
 def deployed(narration: Narration) -> Iterator[Deployment]:
     """Start an emulator and apply the local environment to it; stop the emulator afterwards.
 
-    The emulator has a temporary home, so that an emulator of the user's is not touched.
+    The emulator has a temporary home, so that an emulator of the user is not affected.
     """
     with tempfile.TemporaryDirectory(prefix="fedagg-demo-") as home:
         os.environ["FEDAGG_HOME"] = home
@@ -224,7 +224,11 @@ def run(narration: Narration) -> bool:
         for number in range(1, ROUNDS + 1):
             federation.run_round(number, aws, narration)
         fetch(aws.bucket(deployment.bucket), MODEL, path)
-    identical = _equals_reference(path.read_bytes(), federation.updates, narration)
+    model, reference = path.read_bytes(), reference_average(federation.updates)
+    identical = model == reference
+    if not identical:
+        found, expected = (hashlib.sha256(data).hexdigest() for data in (model, reference))
+        narration.say(f"The global model has sha256 {found}, the reference {expected}.")
     accuracies = federation.accuracies
     _plot(accuracies, OUTPUT / "accuracy.png")
     narration.say(f"Global model and accuracy plot: {os.path.relpath(OUTPUT)}/")
@@ -235,34 +239,17 @@ def run(narration: Narration) -> bool:
     return federation.published == ROUNDS and identical and accuracies[-1] > accuracies[0]
 
 
-def _equals_reference(model: bytes, updates: Mapping[str, tuple[StateDict, int]], narration: Narration) -> bool:
-    reference = reference_average(updates)
-    if model != reference:
-        found, expected = (hashlib.sha256(data).hexdigest() for data in (model, reference))
-        narration.say(f"The global model has sha256 {found}, the reference {expected}.")
-    return model == reference
-
-
 def _plot(accuracies: list[float], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, axes = load_pyplot().subplots(figsize=(6, 4))
     axes.plot(range(len(accuracies)), accuracies, marker="o")
     axes.set(xlabel="round", ylabel="test accuracy", ylim=(0, 1), title="scikit-learn digits, 8 clients, 4 shards")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def _terminated(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the demo; the exit status is 0 if every round was published, the accuracy rose and the bytes are equal."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return 0 if run(StderrNarration()) else 1
     except KeyboardInterrupt:

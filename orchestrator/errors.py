@@ -1,16 +1,4 @@
-"""The errors of the orchestrator, with the exit status of each on the command line. The statuses are stable.
-
-FederationError (lambdas/protocol/errors.py)                           exit status 1
-└── OrchestratorError       any other failure                          1
-    ├── BadInput            an invalid argument or file                2
-    ├── NotDeployed         the environment or lane is not deployed    3
-    ├── QuorumMissed        too few updates at the deadline            4
-    ├── RoundFailed         an invalid update, or a shard that failed  5
-    ├── RoundConflict       already published, or other options        6
-    ├── PlanningError       no feasible configuration                  7
-    ├── RoundAborted        the round was aborted                      8
-    └── VerificationFailed  a link of the SHA-256 chain is broken      9
-"""
+"""The errors of the orchestrator, with the exit status of each on the command line. The statuses are stable."""
 
 from __future__ import annotations
 
@@ -21,9 +9,17 @@ from lambdas.protocol.errors import FederationError
 
 
 class OrchestratorError(FederationError):
-    """Base of the orchestrator's errors."""
+    """Base of the orchestrator's errors.
+
+    Attributes:
+        details: fields that `--output json` prints beside the error; may be empty.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
 
 
 class BadInput(OrchestratorError):
@@ -57,17 +53,9 @@ class RoundConflict(OrchestratorError):
 
 
 class PlanningError(OrchestratorError):
-    """No configuration is feasible, or an argument of the planner is out of its range.
-
-    Attributes:
-        details: the configurations that were tried, which `--output json` prints with the error; may be empty.
-    """
+    """No configuration is feasible (`details`: those that were tried), or an argument is out of its range."""
 
     exit_status = 7
-
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
 
 
 class RoundAborted(OrchestratorError):
@@ -77,33 +65,14 @@ class RoundAborted(OrchestratorError):
 
 
 class VerificationFailed(OrchestratorError):
-    """A link of a round's SHA-256 chain does not hold.
-
-    Attributes:
-        details: the result of the verification, which `orchestrator verify --output json` prints with the error.
-    """
+    """A link of a round's SHA-256 chain does not hold; `details` are the result of the verification."""
 
     exit_status = 9
 
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
-
 
 # Documents record the kind of an error, which is the name of its class, so that another process can raise it again.
-_KINDS: dict[str, type[OrchestratorError]] = {
-    kind.__name__: kind
-    for kind in (
-        BadInput,
-        NotDeployed,
-        QuorumMissed,
-        RoundFailed,
-        RoundConflict,
-        PlanningError,
-        RoundAborted,
-        VerificationFailed,
-    )
-}
+# The kinds are the classes above. Subclasses in other modules are recorded as one of these.
+_KINDS = {kind.__name__: kind for kind in OrchestratorError.__subclasses__()}
 
 
 def kind_of(error: FederationError) -> str:
@@ -113,5 +82,5 @@ def kind_of(error: FederationError) -> str:
 
 
 def error_from(kind: str, message: str) -> OrchestratorError:
-    """The error that a document records; a plain OrchestratorError where the kind is not one of this module."""
+    """The error that a document records; an OrchestratorError if the kind is not in this module."""
     return _KINDS.get(kind, OrchestratorError)(message)

@@ -17,14 +17,7 @@ class Narration:
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
-        """Show a progress bar.
-
-        Args:
-            total: the number of steps.
-
-        Yields:
-            The function that advances the bar by a number of steps.
-        """
+        """Show a progress bar of `total` steps; yields the function that advances it by a number of steps."""
         yield lambda count: None
 
 

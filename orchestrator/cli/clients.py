@@ -16,7 +16,7 @@ from orchestrator.cli.options import (
     Answer,
     ClientList,
     Duration,
-    connect_to,
+    bucket_of,
     env_option,
     output_option,
     round_option,
@@ -26,9 +26,7 @@ from orchestrator.errors import BadInput
 from orchestrator.progress import StderrNarration
 
 if TYPE_CHECKING:
-    from lambdas.storage.bucket import Bucket
     from orchestrator.client.invitation import Invitation
-    from orchestrator.client.invite import Inviting
 
 _invite_option = click.option(
     "--invite",
@@ -37,7 +35,10 @@ _invite_option = click.option(
     help="A file of `orchestrator invite`, instead of AWS credentials.",
 )
 _wire_option = click.option(
-    "--wire", type=click.Choice(list(WIRE_NAMES)), help="Store float32 tensors in this dtype, in half the bytes."
+    "--wire",
+    type=click.Choice(list(WIRE_NAMES)),
+    callback=lambda ctx, param, name: WIRE_NAMES[name] if name else None,
+    help="Store float32 tensors in this dtype, in half the bytes.",
 )
 
 
@@ -74,10 +75,9 @@ def submit_command(
     from orchestrator.client.sources import from_file
     from orchestrator.client.submit import submit
 
-    wire_dtype = WIRE_NAMES[wire] if wire else None
     invitation = None
     if invitation_file is not None:
-        invitation = _invitation(invitation_file, round_id=round_id, client=client, wire=wire_dtype)
+        invitation = _invitation(invitation_file, round_id=round_id, client=client, wire=wire)
         round_id, client = invitation.round_id, invitation.client
     if round_id is None or client is None:
         raise click.UsageError("Missing option '--round' or '--client': name both, or pass --invite.")
@@ -88,8 +88,7 @@ def submit_command(
         if invitation is not None:
             result = submit_invited(invitation, tensors, examples)
         else:
-            deployment, aws = connect_to(env)
-            result = submit(aws.bucket(deployment.bucket), round_id, client, tensors, examples, wire=wire_dtype)
+            result = submit(bucket_of(env), round_id, client, tensors, examples, wire=wire)
     except (BadInput, InvalidUpdate) as error:
         named = f"client {client}" in str(error).lower()
         raise error if named else BadInput(f"Client {client}: {error}") from error
@@ -111,7 +110,7 @@ def _invitation(file: Path, **expected: str | None) -> Invitation:
 @click.option("--model", help="The model's name.")
 @click.option("--round", "round_id", help="The round that published the global model. Default: the newest.")
 @click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors", show_default=True,
+    "--to", type=click.Path(path_type=Path, dir_okay=False), default="global.safetensors",
     help="The file to write.",
 )  # fmt: skip
 @_invite_option
@@ -138,8 +137,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
         raise click.UsageError("Missing option '--model': name the model, or pass --invite.")
     else:
         check_name("model", model)
-        deployment, aws = connect_to(env)
-        fetched = fetch(aws.bucket(deployment.bucket), model, to, round_id=round_id)
+        fetched = fetch(bucket_of(env), model, to, round_id=round_id)
     what = f"{fetched.model} of round {fetched.round_id}"
     text = f"{fetched.path}: {what}, {fetched.nbytes:,} bytes, sha256 {fetched.sha256}"
     return asdict(fetched), text
@@ -153,7 +151,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
     "--clients", "listed", type=ClientList(), default=(), help="Several ids: a file with one per line, or a,b,c."
 )
 @click.option(
-    "--expires", type=Duration(), default=6 * 3600.0,
+    "--expires", type=Duration(), default=6 * 3600.0, show_default=False,
     help="How long the invitation is valid, e.g. 90m, at most 168h. Default: 6h.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; for several clients a directory.")
@@ -171,6 +169,7 @@ def invite_command(
     listed: tuple[str, ...],
     expires: float,
     out: Path | None,
+    like: Path | None,
     **about: Any,
 ) -> Answer:
     """Invite clients that have no AWS credentials to a round.
@@ -186,16 +185,16 @@ def invite_command(
       orchestrator invite --env prod --round r-1 --clients hospital-7,hospital-8 --expires 12h --out invitations/
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
-    from orchestrator.client.invite import invite
+    from orchestrator.client.invite import invite, prepare
     from orchestrator.client.signing import early_end, signing_credentials
+    from orchestrator.client.sources import from_file
 
-    deployment, aws = connect_to(env)
-    bucket = aws.bucket(deployment.bucket)
-    inviting = _prepare(bucket, round_id, **about)
+    bucket = bucket_of(env)
+    inviting = prepare(bucket, round_id, table=from_file(like).table if like else None, **about)
     names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
     if not names:
         raise click.UsageError("Missing option '--client': the round was opened for no client by name. Name one.")
-    warning = early_end(signing_credentials(aws.s3), expires)
+    warning = early_end(signing_credentials(bucket.s3), expires)
     if warning:
         StderrNarration().say(f"Warning: {warning}")
     invitations = [invite(bucket, inviting, name, expires) for name in names]
@@ -210,23 +209,6 @@ def invite_command(
     files = _write(out, invitations)
     text = f"{len(files)} invitation{'s' if len(files) > 1 else ''} to round {round_id}: {', '.join(files.values())}"
     return document | {"files": files}, text
-
-
-def _prepare(
-    bucket: Bucket, round_id: str, *, model: str | None, wire: str | None, like: Path | None, model_bytes: int | None
-) -> Inviting:
-    """What the invitations to a round have in common."""
-    from orchestrator.client.invite import prepare
-    from orchestrator.client.sources import from_file
-
-    return prepare(
-        bucket,
-        round_id,
-        model=model,
-        wire=WIRE_NAMES[wire] if wire else None,
-        table=from_file(like).table if like else None,
-        model_bytes=model_bytes,
-    )
 
 
 def _write(out: Path, invitations: list[Invitation]) -> dict[str, str]:

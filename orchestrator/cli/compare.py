@@ -10,7 +10,7 @@ import click
 
 from lambdas.protocol.errors import InvalidTensorFile
 from orchestrator.cli.options import Answer, ShardCount, connect_to, env_option, output_option
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, PlanningError
 from orchestrator.progress import Narration, StderrNarration
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="A directory of updates (*.safetensors, *.pt), named after their clients. Default: synthetic updates.",
 )
-@click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Shard count of grads-sharding.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Rounds per topology.")
+@click.option("--shards", type=ShardCount(), default="auto", help="Shard count of grads-sharding.")
+@click.option("--repeats", type=click.IntRange(1), default=1, help="Rounds per topology.")
 @click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output", show_default=True,
+    "--to", type=click.Path(path_type=Path, file_okay=False), default="compare-output",
     help="The directory for compare.json, compare.md and compare.png.",
 )  # fmt: skip
 @click.option("--keep", is_flag=True, help="Do not delete the rounds and global models from the bucket.")
@@ -94,7 +94,7 @@ def _save(document: dict[str, Any], text: str, directory: Path, narration: Narra
     (directory / "compare.md").write_text(text + "\n")
     try:
         write_chart(document, directory / "compare.png")
-    except BadInput as error:
+    except PlanningError as error:
         narration.say(f"No chart: {error}")
     narration.say(f"Saved in {directory}.")
 
@@ -113,12 +113,10 @@ def _from_directory(directory: Path) -> list[ClientUpdate]:
 
 
 def _examples(path: Path) -> int:
-    from lambdas.protocol.safetensors import NUM_EXAMPLES, header_length, parse_header
+    from lambdas.protocol.safetensors import NUM_EXAMPLES
+    from orchestrator.comparison.ulps import read_header
 
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            text = parse_header(file.read(header_length(file.read(8), size)), size).metadata.get(NUM_EXAMPLES, "1")
-            return int(text)
+        return int(read_header(path).metadata.get(NUM_EXAMPLES, "1"))
     except (InvalidTensorFile, ValueError):
         return 1

@@ -64,7 +64,7 @@ def destroy_command(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
 
     Runs `terraform destroy`. Every update and global model in the environment's bucket is deleted.
 
-    Where force_destroy is false (staging, prod), it refuses while the bucket holds objects, before it changes anything.
+    If force_destroy is false (staging, prod) and the bucket holds objects, fails before it changes anything.
 
     \b
       orchestrator destroy --env local
@@ -106,7 +106,7 @@ def build_command(env: str) -> Answer:
 
 
 def _require_terminal(env: str, action: str) -> None:
-    """Refuse where nobody can confirm."""
+    """Raise BadInput if there is no terminal on which the user can confirm."""
     if not sys.stdin.isatty():
         raise BadInput(f"Cannot ask for confirmation to {action} {env} without a terminal. Add --yes.")
 
@@ -116,12 +116,11 @@ def _terraform_variables(env: str, given: tuple[str, ...]) -> dict[str, Any]:
     from orchestrator.deployment import function_zip
     from orchestrator.emulators import emulator
 
-    values: dict[str, Any]
-    if env == "local":
-        running = emulator.require()
-        values = {**function_zip.variables(function_zip.target_for(env, running.kind)), "aws_endpoint_url": running.url}
-    else:
-        values = {**function_zip.variables(function_zip.target_for(env))}
+    running = emulator.require() if env == "local" else None
+    target = function_zip.target_for(env, running.kind) if running else function_zip.target_for(env)
+    values: dict[str, Any] = {**function_zip.variables(target)}
+    if running:
+        values["aws_endpoint_url"] = running.url
     for item in given:
         name, separator, text = item.partition("=")
         if not separator:

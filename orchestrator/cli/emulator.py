@@ -11,14 +11,14 @@ from orchestrator.progress import StderrNarration
 
 
 @click.group("emulator")
-def emulator() -> None:
+def emulator_command() -> None:
     """Run an AWS emulator on this machine.
 
     It needs neither Docker nor an AWS account.
     """
 
 
-@emulator.command("start")
+@emulator_command.command("start")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: 4566, or a free port if 4566 is in use.")
 @output_option
 def emulator_start(port: int | None) -> Answer:
@@ -32,14 +32,14 @@ def emulator_start(port: int | None) -> Answer:
       orchestrator emulator start --port 4599 --output json
       EMULATOR=localstack orchestrator emulator start
     """
-    from orchestrator.emulators import emulator as emulators
+    from orchestrator.emulators import emulator
 
-    running = emulators.start(port, StderrNarration())
+    running = emulator.start(port, StderrNarration())
     log = f"; log: {running.log}" if running.log else "."
     return asdict(running), f"{running.kind} listens on {running.url}{log}"
 
 
-@emulator.command("stop")
+@emulator_command.command("stop")
 @output_option
 def emulator_stop() -> Answer:
     """Stop the emulator and discard everything deployed in it.
@@ -47,13 +47,13 @@ def emulator_stop() -> Answer:
     \b
       orchestrator emulator stop
     """
-    from orchestrator.emulators import emulator as emulators
+    from orchestrator.emulators import emulator
 
-    stopped = emulators.stop()
+    stopped = emulator.stop()
     return {"stopped": stopped}, "The emulator is stopped." if stopped else "No emulator was running."
 
 
-@emulator.command("status")
+@emulator_command.command("status")
 @output_option
 def emulator_status() -> Answer:
     """Show whether the emulator is running, and its URL.
@@ -61,8 +61,8 @@ def emulator_status() -> Answer:
     \b
       orchestrator emulator status
     """
-    from orchestrator.emulators import emulator as emulators
+    from orchestrator.emulators import emulator
 
-    running = emulators.running()
+    running = emulator.running()
     text = f"{running.kind} listens on {running.url}." if running else "No emulator is running."
     return asdict(running) if running else None, text

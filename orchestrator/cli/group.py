@@ -6,29 +6,9 @@ import importlib
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A command that is loaded when it is used.
-
-    Attributes:
-        target: where the click command is, as `module:attribute`.
-        help: the line that the group's help shows; the first sentence of the command's own help.
-    """
-
-    target: str
-    help: str
-
-    def load(self) -> click.Command:
-        """Import the command."""
-        module, attribute = self.target.split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
 
 
 class CommandGroup(click.Group):
@@ -37,28 +17,32 @@ class CommandGroup(click.Group):
     With `--output json` a usage error is a JSON document on stdout, too.
 
     Args:
-        sections: commands by name, by the heading under which the help lists them.
+        sections: for each heading of the help, its commands by name: the module in this package, and the line that the
+            group's help shows, which is the first sentence of the command's own help.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, Entry]], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sections = sections
-        self._entries = {name: entry for entries in sections.values() for name, entry in entries.items()}
+        self._modules = {name: module for commands in sections.values() for name, (module, _) in commands.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the help."""
-        return list(self._entries)
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        entry = self._entries.get(cmd_name)
-        return entry.load() if entry else None
+        """Import a command, e.g. `start_round_command` of a module."""
+        if cmd_name not in self._modules:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.{self._modules[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        for heading, entries in self.sections.items():
+        for heading, commands in self.sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
+                formatter.write_dl([(name, short_help) for name, (_, short_help) in commands.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments; parsing empties the list."""

@@ -11,35 +11,34 @@ import sys
 
 import click
 
-from orchestrator.cli.group import CommandGroup, Entry
+from orchestrator.cli.group import CommandGroup
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_ROOM = "orchestrator.cli"
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 SECTIONS = {
     "Clients": {
-        "submit": Entry(f"{_ROOM}.clients:submit_command", "Submit a client's update to a round."),
-        "fetch": Entry(f"{_ROOM}.clients:fetch_command", "Fetch a published global model."),
-        "invite": Entry(f"{_ROOM}.clients:invite_command", "Invite clients that have no AWS credentials to a round."),
+        "submit": ("clients", "Submit a client's update to a round."),
+        "fetch": ("clients", "Fetch a published global model."),
+        "invite": ("clients", "Invite clients that have no AWS credentials to a round."),
     },
     "Rounds": {
-        "start-round": Entry(f"{_ROOM}.rounds:start_round_command", "Run a round, or continue one that stopped."),
-        "resume": Entry(f"{_ROOM}.rounds:resume_command", "Continue a round with the options it was opened with."),
-        "abort": Entry(f"{_ROOM}.rounds:abort_command", "Stop a round without publishing it."),
-        "status": Entry(f"{_ROOM}.rounds:status_command", "Show the state of a round."),
-        "rounds": Entry(f"{_ROOM}.rounds:rounds_command", "List the rounds that have not expired."),
-        "report": Entry(f"{_ROOM}.rounds:report_command", "Print the report of a round that has ended."),
-        "verify": Entry(f"{_ROOM}.verify:verify_command", "Verify a published global model byte for byte."),
+        "start-round": ("rounds", "Run a round, or continue one that stopped."),
+        "resume": ("rounds", "Continue a round with the options it was opened with."),
+        "abort": ("rounds", "Stop a round without publishing it."),
+        "status": ("rounds", "Show the state of a round."),
+        "rounds": ("rounds", "List the rounds that have not expired."),
+        "report": ("rounds", "Print the report of a round that has ended."),
+        "verify": ("verify", "Verify a published global model byte for byte."),
     },
     "Environments": {
-        "deploy": Entry(f"{_ROOM}.deploy:deploy_command", "Build the function zip and deploy an environment."),
-        "destroy": Entry(f"{_ROOM}.deploy:destroy_command", "Destroy an environment."),
-        "build": Entry(f"{_ROOM}.deploy:build_command", "Build the function zip of an environment."),
-        "emulator": Entry(f"{_ROOM}.emulator:emulator", "Run an AWS emulator on this machine."),
-        "worker": Entry(f"{_ROOM}.worker:worker_command", "Process an environment's jobs on this machine."),
+        "deploy": ("deploy", "Build the function zip and deploy an environment."),
+        "destroy": ("deploy", "Destroy an environment."),
+        "build": ("deploy", "Build the function zip of an environment."),
+        "emulator": ("emulator", "Run an AWS emulator on this machine."),
+        "worker": ("worker", "Process an environment's jobs on this machine."),
     },
     "Planning": {
-        "plan": Entry(f"{_ROOM}.plan:plan_command", "Predict the time and cost of a round."),
-        "compare": Entry(f"{_ROOM}.compare:compare_command", "Run the same round in all three topologies."),
+        "plan": ("plan", "Predict the time and cost of a round."),
+        "compare": ("compare", "Run the same round in all three topologies."),
     },
 }
 

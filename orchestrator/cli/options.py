@@ -16,11 +16,12 @@ import click
 from lambdas.protocol.errors import FederationError, InvalidName, InvalidUpdate
 from lambdas.protocol.keys import check_name
 from orchestrator.cli.group import error_json
-from orchestrator.errors import BadInput, PlanningError, VerificationFailed
+from orchestrator.errors import BadInput
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from lambdas.storage.bucket import Bucket
     from orchestrator.aws.clients import AwsClients
     from orchestrator.aws.deployment import Deployment
 
@@ -41,9 +42,8 @@ class Duration(click.ParamType[float]):
             return float(value)
         match = _DURATION.match(value)
         if not value or match is None:
-            self.fail(
-                f"{value!r} is not a valid duration: expected seconds or a form like 90s, 30m or 1h30m.", param, ctx
-            )
+            expected = "expected seconds or a form like 90s, 30m or 1h30m"
+            self.fail(f"{value!r} is not a valid duration: {expected}.", param, ctx)
         hours, minutes, seconds = match.groups()
         return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
 
@@ -77,11 +77,8 @@ class Quorum(click.ParamType[tuple[int, float | None]]):
             return value, None
         match = _QUORUM.match(value)
         if match is None:
-            self.fail(
-                f"{value!r} is not a valid quorum: expected a number of clients, or a share like 0.8 or 80%.",
-                param,
-                ctx,
-            )
+            expected = "expected a number of clients, or a share like 0.8 or 80%"
+            self.fail(f"{value!r} is not a valid quorum: {expected}.", param, ctx)
         count, share, percent = match.groups()
         if count:
             return int(count), None
@@ -134,21 +131,23 @@ def connect_to(env: str) -> tuple[Deployment, AwsClients]:
     return deployment, connect(deployment.region, deployment.endpoint_url)
 
 
-def env_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--env`, the environment that a command works on."""
-    return click.option(
-        "--env", "env", default="local", envvar="FEDAGG_ENV", show_default=True, show_envvar=True,
-        help="The environment: a directory under environments/.",
-    )(command)  # fmt: skip
+def bucket_of(env: str) -> Bucket:
+    """An environment's bucket; raises as `connect_to`."""
+    deployment, aws = connect_to(env)
+    return aws.bucket(deployment.bucket)
 
 
+env_option = click.option(
+    "--env", "env", default="local", envvar="FEDAGG_ENV", show_envvar=True,
+    help="The environment: a directory under environments/.",
+)  # fmt: skip
 round_option = click.option("--round", "round_id", required=True, help="The round's id.")
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--output`, and how a command ends: data on stdout, errors as sentences on stderr and as exit statuses."""
 
-    @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    @click.option("--output", type=click.Choice(["text", "json"]), default="text",
                   help="json: print one JSON document on stdout.")  # fmt: skip
     @functools.wraps(command)
     def wrapped(*args: Any, output: str, **kwargs: Any) -> None:
@@ -166,7 +165,7 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _botocore_errors() -> tuple[type[ClientError | BotoCoreError], ...]:
-    """The errors that boto3 raises; none if it is not loaded. Python evaluates this only when an error is raised."""
+    """The errors that boto3 raises; none if it is not loaded. Python calls this only when an error is raised."""
     if "botocore" not in sys.modules:
         return ()
     from botocore.exceptions import BotoCoreError, ClientError
@@ -181,6 +180,5 @@ def fail(error: FederationError, output: str) -> NoReturn:
     status = getattr(error, "exit_status", 1)
     click.echo(f"Error: {error}", err=True)
     if output == "json":
-        details = error.details if isinstance(error, PlanningError | VerificationFailed) else None
-        click.echo(error_json(type(error).__name__, str(error), status, details))
+        click.echo(error_json(type(error).__name__, str(error), status, getattr(error, "details", None)))
     sys.exit(status)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.option("--model-bytes", type=int, required=True, help="Bytes of one client's update.")
 @click.option("--clients", type=int, required=True, help="The number of clients that a round averages.")
-@click.option("--deadline", "deadline_s", type=Duration(), help="Recommend the cheapest that ends in time, e.g. 60s.")
-@click.option("--budget", "budget_usd", type=float, help="Recommend within this many dollars per round.")
+@click.option("--deadline", "deadline_s", type=Duration(), help="Recommend the cheapest that meets this, e.g. 60s.")
+@click.option("--budget", "budget_usd", type=float, help="The most that a round may cost, US dollars.")
 @click.option(
     "--shards",
     "shard_counts",
@@ -42,12 +42,7 @@ if TYPE_CHECKING:
     help="Only these CPU architectures of the function (repeatable).",
 )
 @click.option(
-    "--memory-cap",
-    "memory_cap_mb",
-    type=int,
-    default=3008,
-    show_default=True,
-    help="The maximum memory of a function in the account, MB.",
+    "--memory-cap", "memory_cap_mb", type=int, default=3008, help="The maximum memory of a function in the account, MB."
 )
 @click.option(
     "--account-concurrency", type=int, help="The maximum number of concurrent functions. Default: the profile's."
@@ -56,10 +51,9 @@ if TYPE_CHECKING:
     "--profile",
     type=click.Choice(PROFILES),
     default="streaming",
-    show_default=True,
     help="streaming: this project's worker. whole-object: the paper's handler and trees.",
 )
-@click.option("--all", "show_all", is_flag=True, help="Print every configuration, not the best of each shard count.")
+@click.option("--all", "show_all", is_flag=True, help="Print every configuration, not only the best per shard count.")
 @click.option(
     "--chart", type=click.Path(path_type=Path, dir_okay=False), help="Also draw seconds and dollars: .png or .svg."
 )

@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     Duration,
     Quorum,
     ShardCount,
+    bucket_of,
     connect_to,
     env_option,
     output_option,
@@ -31,7 +32,7 @@ _timeout_option = click.option(
 )
 
 
-# The parameters of the options are the fields of RoundRequest, but for the quorum, which is two.
+# The options' parameters are the fields of RoundRequest, except the quorum, which sets two fields.
 @click.command("start-round")
 @env_option
 @click.option("--model", required=True, help="The model that the round publishes.")
@@ -40,14 +41,12 @@ _timeout_option = click.option(
     "--shards",
     type=ShardCount(),
     default="auto",
-    show_default=True,
     help="Shard count. auto: the planner chooses among the deployed lanes.",
 )
 @click.option(
     "--topology",
     type=click.Choice(TOPOLOGIES),
     default=GRADS_SHARDING,
-    show_default=True,
     help="Average in shards, or in a tree whose functions hold the whole model (deployed with baselines = true).",
 )
 @click.option(
@@ -55,7 +54,6 @@ _timeout_option = click.option(
     "quorum",
     type=Quorum(),
     default=1,
-    show_default=True,
     help="Quorum: the number of updates that the round needs, or a share (0.8, 80%) of the expected clients.",
 )
 @click.option("--expect", type=int, help="Close as soon as this many updates are stored. Default: the quorum.")
@@ -69,13 +67,13 @@ _timeout_option = click.option(
     "deadline_s",
     type=Duration(),
     default=0.0,
+    show_default=False,
     help="How long to wait for updates after the round is opened, e.g. 30m. Default: do not wait.",
 )
 @click.option(
     "--on-deadline",
     type=click.Choice(ON_DEADLINE),
     default="fail",
-    show_default=True,
     help="Below the quorum at the deadline: fail with exit status 4, or extend the deadline.",
 )
 @click.option(
@@ -84,12 +82,11 @@ _timeout_option = click.option(
     type=Duration(),
     help="The time that an extension adds to the deadline. Default: the first wait.",
 )
-@click.option("--max-extensions", type=int, default=3, show_default=True, help="The maximum number of extensions.")
+@click.option("--max-extensions", type=int, default=3, help="The maximum number of extensions.")
 @click.option(
     "--on-invalid",
     type=click.Choice(ON_INVALID),
     default="fail",
-    show_default=True,
     help="On an update that cannot be averaged: fail the round (exit status 5), or exclude the client from it.",
 )
 @click.option(
@@ -99,7 +96,6 @@ _timeout_option = click.option(
     "--max-examples",
     type=int,
     default=MAX_EXAMPLES,
-    show_default=True,
     help="The maximum example count of an update; a larger one is invalid.",
 )
 @click.option(
@@ -139,13 +135,13 @@ def start_round_command(env: str, quorum: tuple[int, float | None], replace_opti
 @click.command("resume")
 @env_option
 @round_option
-@click.option("--redrive", is_flag=True, help="Also queue the shards again that failed at every try.")
+@click.option("--redrive", is_flag=True, help="Also queue again the shards whose every try failed.")
 @_timeout_option
 @output_option
 def resume_command(env: str, round_id: str, redrive: bool, timeout_s: float | None) -> Answer:
     """Continue a round with the options it was opened with.
 
-    Shards that are stored are not averaged again. If another process coordinates the round, waits for its result.
+    Shards that are already stored are not recomputed. If another process coordinates the round, waits for its result.
 
     \b
       orchestrator resume --round r-1
@@ -173,8 +169,7 @@ def abort_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.abort import abort_round
 
-    deployment, aws = connect_to(env)
-    report = abort_round(aws.bucket(deployment.bucket), round_id)
+    report = abort_round(bucket_of(env), round_id)
     return dict(report.document), report.to_text()
 
 
@@ -236,6 +231,5 @@ def report_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.status import read_report
 
-    deployment, aws = connect_to(env)
-    found = read_report(aws.bucket(deployment.bucket), check_name("round", round_id))
+    found = read_report(bucket_of(env), check_name("round", round_id))
     return dict(found.document), found.to_text()

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
 from lambdas.protocol.fields import is_sha256
 from lambdas.protocol.keys import check_name
-from orchestrator.cli.options import Answer, connect_to, env_option, output_option
+from orchestrator.cli.options import Answer, bucket_of, env_option, output_option
 from orchestrator.progress import StderrNarration
 
 
-class Shards(click.ParamType[tuple[int, ...]]):
-    """Shard numbers: `3,7`."""
-
-    name = "m,m,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", value):
-            self.fail(
-                f"{value!r} is not a valid list of shards: expected numbers from 0, separated by commas.", param, ctx
-            )
-        return tuple(int(number) for number in value.split(","))
+def _shards(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", value):
+        expected = "expected numbers from 0, separated by commas"
+        raise click.BadParameter(f"{value!r} is not a valid list of shards: {expected}.", ctx, param)
+    return tuple(int(number) for number in value.split(","))
 
 
 def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not is_sha256(value):
-        raise click.BadParameter(
-            f"{value!r} is not a valid SHA-256: expected 64 lower-case hexadecimal digits.", ctx, param
-        )
+        expected = "expected 64 lower-case hexadecimal digits"
+        raise click.BadParameter(f"{value!r} is not a valid SHA-256: {expected}.", ctx, param)
     return value
 
 
@@ -38,8 +32,9 @@ def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 @env_option
 @click.option("--round", "round_id", required=True, help="The round's id. Its updates must not have expired.")
 @click.option(
-    "--shards", type=Shards(), help="Recompute only these shards and read only their ranges, e.g. 3,7. Default: all."
-)
+    "--shards", callback=_shards, metavar="M,M,...",
+    help="Recompute only these shards and read only their ranges, e.g. 3,7. Default: all.",
+)  # fmt: skip
 @click.option(
     "--manifest-sha256", callback=_digest, metavar="HEX",
     help="The manifest's digest as you noted it when the round ran (the report names it).",
@@ -59,12 +54,6 @@ def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, mani
     from orchestrator.verification.verify import verify
 
     check_name("round", round_id)
-    deployment, aws = connect_to(env)
-    found = verify(
-        aws.bucket(deployment.bucket),
-        round_id,
-        shards=shards,
-        manifest_sha256=manifest_sha256,
-        narration=StderrNarration(),
-    )
+    narration = StderrNarration()
+    found = verify(bucket_of(env), round_id, shards=shards, manifest_sha256=manifest_sha256, narration=narration)
     return found.to_json(), found.to_text()

@@ -42,7 +42,7 @@ def worker_command(
 ) -> Answer:
     """Process an environment's jobs on this machine.
 
-    Reads the same queues as the Lambda functions. Any number of workers can run at once, beside the functions.
+    Reads the same queues as the Lambda functions. Any number of workers and functions can run at the same time.
 
     \b
       orchestrator worker --env dev --shards 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from orchestrator.aws.s3 import delete_objects, list_objects
 from orchestrator.client.fetch import fetch
 from orchestrator.client.sources import Tensors
 from orchestrator.client.submit import submit
-from orchestrator.comparison.figures import RoundSize, figures, row
+from orchestrator.comparison.figures import figures, row
 from orchestrator.comparison.ulps import compare_models
 from orchestrator.errors import BadInput, NotDeployed
 from orchestrator.planning.planner import choose_lane
@@ -63,7 +63,7 @@ class Comparison:
     """What to compare.
 
     Attributes:
-        synthetic: whether the updates are synthetic; the result says so.
+        synthetic: whether the updates are synthetic, which the result records.
         shards: M of grads-sharding; None: the planner chooses a lane.
         repeats: rounds of each topology.
         keep: leave rounds and global models in the bucket.
@@ -115,15 +115,15 @@ def compare(
     finally:
         if not comparison.keep:
             series.delete()
-    size = RoundSize(comparison.model_bytes, len(comparison.updates))
+    model_bytes, clients = comparison.model_bytes, len(comparison.updates)
     return {
         "environment": deployment.environment,
         "emulator": deployment.endpoint_url,
         "synthetic_updates": comparison.synthetic,
-        "model_bytes": size.model_bytes,
-        "clients": size.clients,
+        "model_bytes": model_bytes,
+        "clients": clients,
         "repeats": comparison.repeats,
-        "rows": [row(topology, found, size) for topology, found in series.runs.items()],
+        "rows": [row(topology, found, model_bytes, clients) for topology, found in series.runs.items()],
         "differences": differences,
         "infeasible": infeasible,
     }
@@ -197,16 +197,8 @@ def _differences(bucket: Bucket, model: str, rounds: dict[str, str]) -> list[dic
         paths = {topology: Path(directory) / f"{topology}.safetensors" for topology in rounds}
         for topology, round_id in rounds.items():
             fetch(bucket, model, paths[topology], round_id=round_id)
-        base = next(iter(paths), None)
         for topology in list(paths)[1:]:
-            assert base is not None
+            base = next(iter(paths))
             difference = compare_models(paths[base], paths[topology])
-            found.append(
-                {
-                    "topologies": [base, topology],
-                    "elements": difference.elements,
-                    "differing": difference.differing,
-                    "max_ulps": difference.max_ulps,
-                }
-            )
+            found.append({"topologies": [base, topology], **asdict(difference)})
     return found

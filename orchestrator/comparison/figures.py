@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.planning.plan import Plan
@@ -18,23 +17,7 @@ from orchestrator.planning.prices import (
 )
 from orchestrator.planning.question import Account, Configuration, Question
 
-_MEDIANS = (
-    "function_seconds",
-    "peak_memory_mb",
-    "invocations",
-    "gets",
-    "puts",
-    "bytes_read",
-    "bytes_written",
-)
-
-
-@dataclass(frozen=True)
-class RoundSize:
-    """Bytes of one update's tensors, and the number of updates."""
-
-    model_bytes: int
-    clients: int
+_MEDIANS = ("function_seconds", "peak_memory_mb", "invocations", "gets", "puts", "bytes_read", "bytes_written")
 
 
 def figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
@@ -51,10 +34,7 @@ def figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
         "function_seconds": total["wall_s"],
         "peak_memory_mb": total["peak_rss_mb"],
         "invocations": invocations,
-        "gets": total["gets"],
-        "puts": total["puts"],
-        "bytes_read": total["bytes_read"],
-        "bytes_written": total["bytes_written"],
+        **{name: total[name] for name in ("gets", "puts", "bytes_read", "bytes_written")},
         "requests_usd": requests_usd,
         "measured_usd": (
             compute_usd(total["wall_s"], lane["memory_mb"], lane["cpu_architecture"]) + requests_usd if on_aws else None
@@ -62,11 +42,11 @@ def figures(report: dict[str, Any], on_aws: bool) -> dict[str, Any]:
     }
 
 
-def row(topology: str, found: Sequence[dict[str, Any]], size: RoundSize) -> dict[str, Any]:
-    """The figures of one topology: medians over its rounds, and the planner's prediction."""
+def row(topology: str, found: Sequence[dict[str, Any]], model_bytes: int, clients: int) -> dict[str, Any]:
+    """The figures of one topology: medians over its rounds, and the planner's prediction for `clients` updates."""
     lane = found[0]["lane"]
     plan = predict(
-        Question(size.model_bytes, size.clients, account=Account(LAMBDA_MAX_MEMORY_MB, lane["maximum_concurrency"])),
+        Question(model_bytes, clients, account=Account(LAMBDA_MAX_MEMORY_MB, lane["maximum_concurrency"])),
         Configuration(found[0]["shards"], topology, lane["memory_mb"], lane["cpu_architecture"]),
     )
 

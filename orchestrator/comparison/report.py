@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BadInput
+from orchestrator.planning.chart import load_pyplot
 
 Row = dict[str, Any]
 
@@ -67,16 +67,9 @@ def write_chart(document: Row, path: Path) -> None:
     """Draw bars per topology: seconds by level, peak memory, dollars by formula, with predictions as outlines.
 
     Raises:
-        BadInput: matplotlib is not installed.
+        PlanningError: matplotlib is not installed.
     """
-    try:
-        # Only charts need it, and its import is slow.
-        import matplotlib
-    except ImportError as error:
-        raise BadInput("Charts need matplotlib. Install it: pip install 'fedagg[plot]'.") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     rows = document["rows"]
     names = [row["topology"] for row in rows]
     figure, (seconds, memory, dollars) = pyplot.subplots(1, 3, figsize=(12, 4), layout="constrained")

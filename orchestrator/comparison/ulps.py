@@ -35,7 +35,7 @@ def compare_models(first: Path, second: Path) -> Difference:
     Raises:
         BadInput: their tensor tables differ.
     """
-    one, other = _header(first), _header(second)
+    one, other = read_header(first), read_header(second)
     if one.table != other.table:
         raise BadInput(f"{first} and {second} hold different tensors and cannot be compared.")
     differing = most = 0
@@ -53,7 +53,7 @@ def compare_models(first: Path, second: Path) -> Difference:
 
 
 def ulps(first: bytes, second: bytes, dtype: str) -> np.ndarray[Any, Any]:
-    """The distance of each two values of a safetensors dtype, in representable values: uint64, shape (n,)."""
+    """The steps between the values of each pair, in representable values of a safetensors dtype: uint64, shape (n,)."""
     size = ITEMSIZE[dtype]
     kind = "u" if dtype[0] in "UBF" else "i"
     x, y = (np.frombuffer(raw, dtype=f"<{kind}{size}") for raw in (first, second))
@@ -73,7 +73,8 @@ def _ordered(bits: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     return result
 
 
-def _header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file; raises InvalidTensorFile."""
     size = path.stat().st_size
     with path.open("rb") as file:
         return parse_header(file.read(header_length(file.read(8), size)), size)

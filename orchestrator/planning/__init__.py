@@ -1,1 +1,1 @@
-"""Predicts what a round takes and costs, and sizes the functions."""
+"""Predicts the time and the cost of a round, and sizes the functions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SUFFIXES = (".png", ".svg")
+_seconds, _usd = attrgetter("predicted_seconds"), attrgetter("predicted_cost_usd")
 
 
 def write_chart(plans: Sequence[Plan], path: Path) -> None:
@@ -33,7 +35,7 @@ def write_chart(plans: Sequence[Plan], path: Path) -> None:
         raise PlanningError(f"{path} ends in {path.suffix or 'nothing'!r}: expected .png or .svg. Choose another name.")
     if not path.parent.is_dir():
         raise PlanningError(f"There is no directory {path.parent} to write {path.name} to. Create it first.")
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 7), layout="constrained")
     try:
         _draw(above, feasible, _seconds, "seconds")
@@ -48,9 +50,13 @@ def write_chart(plans: Sequence[Plan], path: Path) -> None:
         pyplot.close(figure)
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """matplotlib.pyplot, for charts in files. Imported when it is used: only charts need it, and its import is slow.
+
+    Raises:
+        PlanningError: matplotlib is not installed.
+    """
     try:
-        # Only charts need it, and its import is slow.
         import matplotlib
     except ImportError as error:
         raise PlanningError("Charts need matplotlib. Install it: pip install 'fedagg[plot]'.") from error
@@ -80,11 +86,3 @@ def _draw(axes: Axes, feasible: Sequence[Plan], value: Callable[[Plan], float], 
     axes.set_ylabel(label)
     axes.set_yscale("log")
     axes.grid(visible=True, which="both", alpha=0.3)
-
-
-def _seconds(plan: Plan) -> float:
-    return plan.predicted_seconds
-
-
-def _usd(plan: Plan) -> float:
-    return plan.predicted_cost_usd

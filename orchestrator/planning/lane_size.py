@@ -1,4 +1,4 @@
-"""The function of a lane, sized by the rule of sizing.json. Terraform sizes it alike, in infra/sizing."""
+"""Sizes the function of a lane by the rule of sizing.json. infra/sizing applies the same rule in Terraform."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lambdas.protocol.topologies import GRADS_SHARDING
 from orchestrator.errors import PlanningError
-from orchestrator.planning.arguments import check_memory, check_memory_cap, check_round, check_shards
 from orchestrator.planning.prices import NEW_ACCOUNT_MEMORY_MB
+from orchestrator.planning.question import check_memory, check_memory_cap, check_round, check_shards
 from orchestrator.planning.shapes import Shape, shape_of
 from orchestrator.planning.sizing import averaging_rate, load_sizing, rule_memory_mb, storage_mb
 
@@ -18,11 +18,8 @@ class LaneSize:
     """A lane's function.
 
     Attributes:
-        memory_mb: function memory, MB.
-        timeout_s: function timeout, seconds.
-        ephemeral_storage_mb: size of /tmp, where the averaged shard is spooled, MB.
-        expected_s: the seconds that the timeout is derived from. They leave out the network's burst, which makes a
-            function faster.
+        ephemeral_storage_mb: size of /tmp, to which the averaged shard is written before its upload, MB.
+        expected_s: the seconds from which the timeout is derived, without the network's burst, which saves time.
     """
 
     shards: int
@@ -46,11 +43,11 @@ def size_lane(
     Args:
         model_bytes: bytes of one update's tensors.
         clients: updates averaged in one round.
-        memory_cap_mb: the most memory that the account's functions may have, MB.
+        memory_cap_mb: the maximum memory of the account's functions, MB.
         memory_mb_override: function memory instead of the rule's, MB.
 
     Raises:
-        PlanningError: no function can do it, or an argument is out of its range; names the next step.
+        PlanningError: no function can run it, or an argument is out of its range; names the next step.
     """
     check_round(model_bytes, clients)
     check_shards(shards)
@@ -67,7 +64,7 @@ def size_function(shape: Shape, memory_cap_mb: int, memory_mb: int | None) -> La
     """Size the functions of a shape; `memory_mb` None: by the rule.
 
     Raises:
-        PlanningError: no function can do it; names the next step.
+        PlanningError: no function can run it; names the next step.
     """
     sizing = load_sizing()
     if memory_mb is None:

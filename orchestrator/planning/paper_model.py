@@ -1,8 +1,8 @@
 """The handler that GradsSharding (arXiv:2604.22072) measured: profile "whole-object".
 
 It reads one whole object after the other through boto3 and np.load, keeps a float32 running sum, and stores the result
-at the end. Its functions are invoked directly and warm, as many at once as the account allows. This profile can be
-compared with the figures that the paper measured, and the streaming worker with this profile.
+at the end. Its functions are invoked directly and warm, as many at once as the account allows. The profile is compared
+with the paper's measurements, and the streaming worker with the profile.
 """
 
 from __future__ import annotations
@@ -10,27 +10,31 @@ from __future__ import annotations
 import math
 
 from orchestrator.planning import prices as p
-from orchestrator.planning.prediction import Prediction, Setup, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.prediction import Prediction, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.question import Question
 from orchestrator.planning.shapes import Shape
 from orchestrator.planning.sizing import cpu_share
 
 _MIB = 1024**2
 
 
-def whole_object(setup: Setup) -> Prediction:
+def whole_object(shape: Shape, question: Question, memory_mb: int | None) -> Prediction:
     """Predict a round of the paper's handlers.
 
-    Function memory is by the paper's rule: 3 times the shard (or gradient) plus 450 MB, at most the cap.
+    Args:
+        memory_mb: function memory, MB; None: by the paper's rule, 3 times the shard (or gradient) plus 450 MB, at most
+            the cap.
     """
-    shape = setup.shape
-    memory_mb = _rule_memory_mb(setup) if setup.memory_mb is None else setup.memory_mb
+    cap_mb, concurrency = question.account.memory_cap_mb, question.concurrency
+    if memory_mb is None:
+        memory_mb = min(max(p.LAMBDA_MIN_MEMORY_MB, math.ceil(_copies_mb(shape) + p.PAPER_BASE_MB)), cap_mb)
     seconds = billed = longest = 0.0
     for level in shape.levels:
         work = {inputs: _handler_s(shape.piece_bytes, inputs, memory_mb) for _, inputs in level}
         slowest, count = max(work.values()), count_functions(level)
         # No ramp-up: the paper's coordinator invokes all functions of a level at once, as far as the account allows.
-        turns = -(-count // setup.concurrency)
-        seconds += p.INVOKE_S + turns * slowest + spread_s(min(count, setup.concurrency), slowest)
+        turns = -(-count // concurrency)
+        seconds += p.INVOKE_S + turns * slowest + spread_s(min(count, concurrency), slowest)
         billed += sum(functions * work[inputs] for functions, inputs in level)
         longest = max(longest, slowest)
     functions = sum(count_functions(level) for level in shape.levels)
@@ -46,17 +50,12 @@ def whole_object(setup: Setup) -> Prediction:
         s3_puts=functions,
         client_puts=shape.clients * shape.parts,
         sqs_requests=0,
-        obstacles=_obstacles(setup, memory_mb, longest),
+        obstacles=_obstacles(shape, cap_mb, memory_mb, longest),
     )
 
 
 def _copies_mb(shape: Shape) -> float:
     return p.PAPER_COPIES * shape.piece_bytes / _MIB
-
-
-def _rule_memory_mb(setup: Setup) -> int:
-    by_rule = math.ceil(_copies_mb(setup.shape) + p.PAPER_BASE_MB)
-    return min(max(p.LAMBDA_MIN_MEMORY_MB, by_rule), setup.memory_cap_mb)
 
 
 def _peak_mb(shape: Shape) -> int:
@@ -77,8 +76,8 @@ def _handler_s(piece_bytes: int, inputs: int, memory_mb: int) -> float:
     return calls + moving_s(read_bytes) + moving_s(piece_bytes) + read_bytes / 1e9 * p.SUM_CPU_S_PER_GB / share
 
 
-def _obstacles(setup: Setup, memory_mb: int, function_s: float) -> tuple[str, ...]:
-    shape, cap_mb, peak_mb = setup.shape, setup.memory_cap_mb, _peak_mb(setup.shape)
+def _obstacles(shape: Shape, cap_mb: int, memory_mb: int, function_s: float) -> tuple[str, ...]:
+    peak_mb = _peak_mb(shape)
     found = []
     if memory_mb > cap_mb:
         found.append(f"{memory_mb:,} MB of memory are more than the cap of {cap_mb:,} MB.")

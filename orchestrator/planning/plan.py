@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 
 from orchestrator.planning.prices import CostBreakdown
 
@@ -27,7 +28,7 @@ class Plan:
         predicted_cost_usd: one round, US dollars: `cost_breakdown.total`, or `.paper_total` for whole-object.
         peak_memory_mb: resident memory of the largest function, MB.
         s3_gets, s3_puts, sqs_requests: requests of functions and coordinator; client_puts: of the clients' uploads.
-        feasible, reason: False and sentences where it cannot work or exceeds deadline or budget.
+        feasible, reason: False, and why, if it cannot work or exceeds the deadline or the budget.
         marks: any of "cheapest", "fastest", "recommended".
     """
 
@@ -58,7 +59,8 @@ class Plan:
         return document
 
 
-# --- choosing -------------------------------------------------------------------------------------------------------
+_by_cost = attrgetter("predicted_cost_usd", "predicted_seconds")
+_by_time = attrgetter("predicted_seconds", "predicted_cost_usd")
 
 
 def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
@@ -76,14 +78,6 @@ def mark(plans: Sequence[Plan], deadline_s: float | None) -> list[Plan]:
     return [dataclasses.replace(plan, marks=tuple(marks.get(id(plan), ()))) for plan in plans]
 
 
-def _by_cost(plan: Plan) -> tuple[float, float]:
-    return plan.predicted_cost_usd, plan.predicted_seconds
-
-
-def _by_time(plan: Plan) -> tuple[float, float]:
-    return plan.predicted_seconds, plan.predicted_cost_usd
-
-
 def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Plan:
     """The cheapest of feasible plans if there is a deadline, else the fastest that costs at most KNEE times that."""
     cheapest = min(feasible, key=_by_cost)
@@ -92,8 +86,6 @@ def recommended(feasible: Sequence[Plan], deadline_s: float | None = None) -> Pl
     affordable = [plan for plan in feasible if plan.predicted_cost_usd <= KNEE * cheapest.predicted_cost_usd]
     return min(affordable, key=_by_time)
 
-
-# --- table ---------------------------------------------------------------------------------------------------------
 
 _COLUMNS: Sequence[tuple[str, Callable[[Plan], str]]] = (
     ("TOPOLOGY", lambda plan: plan.topology),
@@ -132,7 +124,7 @@ def format_table(plans: Sequence[Plan], *, best_only: bool = False) -> str:
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
-    """The recommended plan of each topology and shard count (the cheapest where none is feasible), and marked plans."""
+    """The recommended plan of each topology and shard count (the cheapest if none is feasible), and marked plans."""
     groups: dict[tuple[str, int | None], list[Plan]] = {}
     for plan in plans:
         groups.setdefault((plan.topology, plan.shards), []).append(plan)

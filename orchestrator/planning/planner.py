@@ -1,8 +1,8 @@
-"""Predicts what a round takes and costs, for every configuration that could run it, and recommends one.
+"""Predicts the time and the cost of a round for every configuration that could run it, and recommends one.
 
-The time models are in streaming.py (this kit's worker) and paper_model.py (the paper's handler), constants and prices
-in prices.py, and the sizing rule that Terraform shares in sizing.py. docs/planning.md compares predictions with
-measured rounds.
+The time models are in streaming.py (this project's worker) and paper_model.py (the paper's handler), constants and
+prices in prices.py, and the sizing rule, which Terraform shares, in sizing.py. docs/planning.md compares predictions
+with measured rounds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from lambdas.protocol.topologies import GRADS_SHARDING
 from orchestrator.aws.deployment import Lane
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices
-from orchestrator.planning.arguments import check_round
 from orchestrator.planning.lane_size import size_lane
 from orchestrator.planning.paper_model import whole_object
 from orchestrator.planning.plan import Plan, mark, recommended
-from orchestrator.planning.prediction import Prediction, Setup
+from orchestrator.planning.prediction import Prediction
 from orchestrator.planning.prices import CostBreakdown
-from orchestrator.planning.question import Account, Choices, Configuration, Question
+from orchestrator.planning.question import Account, Choices, Configuration, Question, check_round
 from orchestrator.planning.shapes import shape_of
 from orchestrator.planning.streaming import streaming
 
@@ -33,9 +32,8 @@ _MIN_SHARD_BYTES = 1024**2
 def predict(question: Question, configuration: Configuration) -> Plan:
     """Predict one configuration. A configuration that cannot work is a Plan that is not feasible, with a reason."""
     shape = shape_of(configuration.topology, question.model_bytes, question.clients, configuration.shards)
-    setup = Setup(shape, configuration.memory_mb, question.account.memory_cap_mb, question.concurrency)
     cpu_architecture = configuration.cpu_architecture or ("x86_64" if question.is_paper else "arm64")
-    found = whole_object(setup) if question.is_paper else streaming(setup)
+    found = (whole_object if question.is_paper else streaming)(shape, question, configuration.memory_mb)
     cost = _cost(found, cpu_architecture)
     usd = cost.paper_total if question.is_paper else cost.total
     reasons = [*found.obstacles, *_exceeded(question, found.seconds, usd)]
@@ -111,7 +109,7 @@ def _shard_counts(topology: str, question: Question, choices: Choices) -> Sequen
 
 
 def _memories(by_rule: Plan, asked: Sequence[int] | None, memory_cap_mb: int) -> list[int | None]:
-    """Function memories to try. None stands for the memory of the rule, so that obstacles name the rule."""
+    """Function memories to try. None stands for the rule's memory, which can be more than Lambda offers."""
     if asked is not None:
         return [*sorted(set(asked))]
     others = {m for m in (*_MEMORIES_MB, memory_cap_mb) if by_rule.peak_memory_mb <= m <= memory_cap_mb}

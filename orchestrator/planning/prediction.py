@@ -1,4 +1,4 @@
-"""What one configuration of a round takes, and the time rules that both worker profiles share. No prices, no choices.
+"""The resources that one configuration of a round uses, and the time rules that both worker profiles share.
 
 In both profiles, moving bytes takes max(bytes / network rate, CPU seconds / CPU share): the network fills buffers while
 the CPU is throttled.
@@ -14,24 +14,8 @@ from orchestrator.planning.shapes import Level, Shape
 
 
 @dataclass(frozen=True)
-class Setup:
-    """One configuration with all its defaults filled in.
-
-    Attributes:
-        memory_mb: function memory, MB; None: by the profile's rule.
-        memory_cap_mb: the most memory that the account's functions may have, MB.
-        concurrency: functions that run at the same time.
-    """
-
-    shape: Shape
-    memory_mb: int | None
-    memory_cap_mb: int
-    concurrency: int
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """What one configuration takes.
+    """The resources that one configuration uses.
 
     Attributes:
         seconds: from closing the round to the published global model; clients' uploads come before.
@@ -40,7 +24,7 @@ class Prediction:
         peak_memory_mb: resident memory of the largest function, MB.
         s3_gets, s3_puts: requests of functions and coordinator; in the profile whole-object, of functions only.
         client_puts: requests of the clients' uploads, parts included.
-        obstacles: sentences; empty where the configuration works.
+        obstacles: sentences that say why the configuration cannot work; empty if it can.
     """
 
     memory_mb: int
@@ -68,7 +52,7 @@ def transfer_s(nbytes: float, burst_rate: float, rate: float) -> float:
 
 
 def spread_s(functions: int, seconds: float) -> float:
-    """By how many seconds the slowest of `functions` equal functions exceeds their mean of `seconds`.
+    """Seconds by which the slowest of `functions` equal functions exceeds their mean of `seconds`.
 
     The expected maximum of a normal sample (Blom, Statistical Estimates and Transformed Beta-Variables, 1958).
     """

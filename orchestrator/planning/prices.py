@@ -1,4 +1,4 @@
-"""AWS prices, and every constant that predictions rest on, each with its source.
+"""AWS prices, and the constants of the predictions, each with its source.
 
 Prices are AWS list prices of us-east-1 in US dollars, first tier, without free tier, checked in 2026; see
 aws.amazon.com/lambda/pricing, /s3/pricing and /sqs/pricing. Rates are decimal bytes per second. The constants that size
@@ -66,7 +66,7 @@ BURST_BYTES_PER_S = 290e6
 # Time to the first byte of an S3 response: medians of 18-41 ms, measured from Lambda (same sources).
 FIRST_BYTE_S = 0.03
 
-# --- CPU and start-up of this kit's worker (profile "streaming") -----------------------------------------------------
+# --- CPU and start-up of this project's worker (profile "streaming") -------------------------------------------------
 
 # CPU seconds per GB averaged and stored, and per GET (presigned, over a new connection), are in sizing.json.
 # Measured in the box of benchmarks.worker (benchmarks/README.md): CPU seconds and bytes of one client's entry in the
@@ -75,17 +75,17 @@ MANIFEST_CPU_S_PER_CLIENT = 15e-6
 MANIFEST_BYTES_PER_CLIENT = 350
 START_CPU_S = 0.04
 # INIT of a Python function that imports numpy and boto3, about 0.4 CPU seconds, billed. Lambda gives INIT more CPU than
-# the memory setting says, so this does not depend on memory. Assumed, not measured.
+# the memory setting implies, so this does not depend on memory. Assumed, not measured.
 INIT_S = 1.0
 # Assumed: one request of the coordinator, from wherever it runs; the number of requests that one round makes one after
 # the other; and the time from sending a job or result message to receiving it.
 COORDINATOR_REQUEST_S = 0.05
 COORDINATOR_REQUESTS = 12
 QUEUE_S = 0.2
-# Assumed: the coordinator's own link to S3, a small virtual machine's or a good office's. It carries a model twice
-# where shards are below S3's smallest part.
+# Assumed: the coordinator's own link to S3, a small virtual machine's or a good office's. A model
+# passes through it twice if shards are below S3's smallest part.
 COORDINATOR_BYTES_PER_S = 75e6
-# Requests of the coordinator for one round, beside one GET per client for the update's header and the LISTs:
+# Requests of the coordinator for one round, without one GET per client for the update's header and the LISTs:
 # round.json, coordinator.json twice (and every 10 s of the round), manifest, create, complete, latest.json, report;
 # coordinator.json, manifest, latest.json and HEADs.
 ROUND_PUTS = 8

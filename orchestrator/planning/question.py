@@ -1,26 +1,62 @@
-"""What the planner is asked: the round, the account that runs it, and the configurations to consider."""
+"""What the planner is asked: the round, the account that runs it, and the configurations to consider.
+
+Errors name the argument, its value, what is expected and the next step.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lambdas.protocol.limits import MAX_CLIENTS, MAX_SHARDS
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices
-from orchestrator.planning.arguments import (
-    check_choice,
-    check_memory,
-    check_memory_cap,
-    check_positive,
-    check_range,
-    check_round,
-    check_shards,
-)
 
 CPU_ARCHITECTURES = tuple(prices.LAMBDA_USD_PER_GB_S)
 STREAMING, WHOLE_OBJECT = "streaming", "whole-object"
 PROFILES = (STREAMING, WHOLE_OBJECT)
+MAX_MODEL_BYTES = 10 * 1024**4
+
+
+def check_range(name: str, value: int, low: int, high: int, step: str) -> None:
+    """Raise PlanningError unless `value` is an integer from `low` to `high`; `step` is the next step."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise PlanningError(f"{name} is {value!r}: expected an integer from {low:,} to {high:,}. {step}")
+
+
+def check_round(model_bytes: int, clients: int) -> None:
+    """Raise PlanningError unless the model's size (bytes) and the number of clients are in their ranges."""
+    check_range("model_bytes", model_bytes, 1, MAX_MODEL_BYTES, "Give the size of one update's tensors in bytes.")
+    check_range("clients", clients, 1, MAX_CLIENTS, "Give the number of updates that one round averages.")
+
+
+def check_shards(shards: int) -> None:
+    """Raise PlanningError unless S3 can assemble a model from this number of shards."""
+    check_range("shards", shards, 1, MAX_SHARDS, "S3 assembles a model from at most 10,000 parts.")
+
+
+def check_memory(name: str, memory_mb: int, step: str = "Lambda has no other sizes.") -> None:
+    """Raise PlanningError unless a function can have this much memory (MB)."""
+    check_range(name, memory_mb, prices.LAMBDA_MIN_MEMORY_MB, prices.LAMBDA_MAX_MEMORY_MB, step)
+
+
+def check_memory_cap(memory_cap_mb: int) -> None:
+    """Raise PlanningError unless an account can limit its functions to this much memory (MB)."""
+    check_memory("memory_cap_mb", memory_cap_mb, "See your Lambda quotas.")
+
+
+def check_positive(name: str, value: float | None, unit: str) -> None:
+    """Raise PlanningError unless `value` is None or a finite number above 0."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise PlanningError(f"{name} is {value!r}: expected more than 0 {unit}. Raise it or leave it out.")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise PlanningError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise PlanningError(f"{name} is {value!r}: expected one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True)
@@ -28,7 +64,7 @@ class Account:
     """What an AWS account allows its functions.
 
     Attributes:
-        memory_cap_mb: the most memory of one function, MB.
+        memory_cap_mb: the maximum memory of one function, MB.
         concurrency: functions that run at the same time; None: the profile's default.
 
     Raises:
@@ -46,12 +82,12 @@ class Account:
 
 @dataclass(frozen=True)
 class Question:
-    """A round, who runs it, and what it may take.
+    """A round, the account that runs it, and its limits.
 
     Attributes:
         model_bytes: bytes of one update's tensors.
         clients: updates that the round averages.
-        profile: `streaming`: this kit's worker, all costs included; `whole-object`: the handler of the paper
+        profile: `streaming`: this project's worker, all costs included; `whole-object`: the handler of the paper
             (arXiv:2604.22072), costs counted as the paper counts them.
         deadline_s, budget_usd: limits in seconds and US dollars; a configuration that exceeds one is not feasible.
 
@@ -74,7 +110,7 @@ class Question:
 
     @property
     def is_paper(self) -> bool:
-        """Whether the paper's handler is predicted, instead of this kit's worker."""
+        """Whether the paper's handler is predicted, instead of this project's worker."""
         return self.profile == WHOLE_OBJECT
 
     @property

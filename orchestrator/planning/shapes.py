@@ -1,7 +1,7 @@
 """What the functions of a topology hold, read and write, and what limits them.
 
-The sharded shape and the tree shape are the two cases of every planning rule: code that plans asks a shape, not a
-topology.
+Every planning rule has two cases, the sharded shape and the tree shape. Code that plans asks the shape and does not
+compare topologies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import ClassVar
 
 from lambdas.protocol.topologies import GRADS_SHARDING
@@ -33,18 +32,21 @@ class Shape(ABC):
         topology: `grads-sharding`, `lambda-fl` or `lifl`.
         model_bytes: bytes of one update's tensors.
         clients: updates averaged.
-        next_step: what to do where a function would exceed a limit.
+        shards: M; None for a tree.
+        sum_bytes: bytes of the float64 sums that a function holds and passes on; 0 if it passes on averaged values.
+        levels: the functions, level by level; a level starts when the one before has ended.
+        most_inputs: inputs of the busiest function.
+        next_step: what to do if a function would exceed a limit.
     """
 
     topology: str
     model_bytes: int
     clients: int
+    shards: int | None
+    sum_bytes: int
+    levels: Sequence[Level]
+    most_inputs: int
     next_step: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def shards(self) -> int | None:
-        """M; None for a tree."""
 
     @property
     def parts(self) -> int:
@@ -57,60 +59,24 @@ class Shape(ABC):
         return -(-self.model_bytes // self.parts)
 
     @property
-    @abstractmethod
-    def sum_bytes(self) -> int:
-        """Bytes of the float64 sums that a function holds and hands on; 0 where it hands on averaged values only."""
-
-    @property
-    @abstractmethod
-    def levels(self) -> Sequence[Level]:
-        """The functions, level by level; a level starts when the one before has ended."""
-
-    @property
-    @abstractmethod
-    def most_inputs(self) -> int:
-        """Inputs of the busiest function."""
-
-    @property
     def moved_bytes(self) -> int:
         """Bytes of one input or output of the busiest function."""
         return self.sum_bytes or self.piece_bytes
 
     @abstractmethod
     def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
-        """Raise PlanningError where functions of `memory_mb` exceed the cap, or hold more than S3 takes."""
+        """Raise PlanningError if functions of `memory_mb` exceed the cap, or their sums exceed what S3 stores."""
 
     @abstractmethod
     def check_time(self, expected_s: Fraction, bytes_per_s: Fraction) -> None:
-        """Raise PlanningError where Lambda would stop a function that takes `expected_s`."""
+        """Raise PlanningError if Lambda would stop a function that takes `expected_s`."""
 
 
 @dataclass(frozen=True)
 class ShardedShape(Shape):
-    """grads-sharding: M functions, each of which averages one shard of all updates.
+    """grads-sharding: M functions, each of which averages one shard of all updates."""
 
-    Attributes:
-        count: M.
-    """
-
-    count: int
     next_step = "use more shards"
-
-    @property
-    def shards(self) -> int:
-        return self.count
-
-    @property
-    def sum_bytes(self) -> int:
-        return 0
-
-    @property
-    def levels(self) -> Sequence[Level]:
-        return [[(self.count, self.clients)]]
-
-    @property
-    def most_inputs(self) -> int:
-        return self.clients
 
     def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
         if memory_mb > memory_cap_mb:
@@ -131,27 +97,9 @@ class ShardedShape(Shape):
 
 @dataclass(frozen=True)
 class TreeShape(Shape):
-    """lambda-fl or lifl: aggregators that hold float64 sums of the complete model and hand them to the level above."""
+    """lambda-fl or lifl: aggregators that hold float64 sums of the complete model and pass them to the level above."""
 
     next_step = "use grads-sharding"
-
-    @property
-    def shards(self) -> None:
-        return None
-
-    @property
-    def sum_bytes(self) -> int:
-        return load_sizing().tree_sum_factor * self.model_bytes
-
-    @cached_property
-    def levels(self) -> Sequence[Level]:
-        tree = Tree(self.topology, self.clients)
-        sizes = [Counter(len(tree.inputs(n, i)) for i in range(width)) for n, width in enumerate(tree.widths)]
-        return [[(count, inputs) for inputs, count in sorted(level.items(), reverse=True)] for level in sizes]
-
-    @property
-    def most_inputs(self) -> int:
-        return fan_in(self.topology, self.clients)
 
     def check_memory(self, memory_mb: int, memory_cap_mb: int) -> None:
         if memory_mb > memory_cap_mb:
@@ -178,5 +126,9 @@ def shape_of(topology: str, model_bytes: int, clients: int, shards: int | None) 
     """The shape of a round; `shards` is for grads-sharding, the trees ignore it."""
     if topology == GRADS_SHARDING:
         assert shards is not None
-        return ShardedShape(topology, model_bytes, clients, shards)
-    return TreeShape(topology, model_bytes, clients)
+        return ShardedShape(topology, model_bytes, clients, shards, 0, [[(shards, clients)]], clients)
+    tree = Tree(topology, clients)
+    counts = [Counter(len(tree.inputs(n, i)) for i in range(width)) for n, width in enumerate(tree.widths)]
+    levels = [[(count, inputs) for inputs, count in sorted(level.items(), reverse=True)] for level in counts]
+    sum_bytes = load_sizing().tree_sum_factor * model_bytes
+    return TreeShape(topology, model_bytes, clients, None, sum_bytes, levels, fan_in(topology, clients))

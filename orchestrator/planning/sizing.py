@@ -1,6 +1,6 @@
 """The sizing rule of functions, whose constants are in sizing.json. infra/sizing applies the same rule in Terraform.
 
-The arithmetic is exact, as Terraform's is, so that both sides round the same numbers up.
+The arithmetic is exact, as Terraform's is, so that both round up the same numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sizing:
 
 @functools.cache
 def load_sizing() -> Sizing:
-    """The constants that planner and Terraform share."""
+    """The constants, which Terraform reads too."""
     text = resources.files("orchestrator.planning").joinpath("sizing.json").read_text(encoding="utf-8")
     document = json.loads(text, parse_float=Fraction)
     del document["about"]
@@ -52,7 +52,7 @@ def worker_peak_mb(clients: int, sum_bytes: int = 0) -> int:
     """Peak memory of a streaming worker, MB. It holds pieces and the manifest; the shard's size does not matter.
 
     Args:
-        sum_bytes: bytes of float64 sums that a tree's aggregator holds besides, those of the complete model.
+        sum_bytes: bytes of the float64 sums of the complete model, which a tree's aggregator holds in addition.
     """
     return math.ceil(_pieces_mb(clients) + Fraction(sum_bytes, 2**20))
 
@@ -70,7 +70,7 @@ def _pieces_mb(clients: int) -> Fraction:
 
 
 def storage_mb(output_bytes: int) -> int:
-    """Ephemeral storage that a function needs for its output and for parked sums, MB; may exceed Lambda's maximum."""
+    """Ephemeral storage for a function's output and stored sums, MB; may exceed Lambda's maximum."""
     sizing = load_sizing()
     return max(
         sizing.ephemeral_storage_min_mb, math.ceil(Fraction(output_bytes, 2**20)) + sizing.ephemeral_storage_spare_mb

@@ -1,6 +1,6 @@
-"""The worker of this kit: profile "streaming". It reads byte ranges of all clients at once with one thread.
+"""The worker of this project: profile "streaming". It reads byte ranges of all clients at once with one thread.
 
-It holds a few pieces in memory, whatever the size of the model. The handler that the paper measured is in
+It holds a few pieces in memory, for a model of any size. The handler that the paper measured is in
 paper_model.py.
 """
 
@@ -16,27 +16,30 @@ from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.errors import PlanningError
 from orchestrator.planning import prices as p
 from orchestrator.planning.lane_size import size_function
-from orchestrator.planning.prediction import Prediction, Setup, count_functions, spread_s, too_slow, transfer_s
-from orchestrator.planning.shapes import Level, Shape
+from orchestrator.planning.prediction import Prediction, count_functions, spread_s, too_slow, transfer_s
+from orchestrator.planning.question import Question
+from orchestrator.planning.shapes import Shape
 from orchestrator.planning.sizing import cpu_share, load_sizing, rule_memory_mb, storage_mb, worker_peak_mb
 
 _FLOAT32 = 4
 _PACING = Pacing()
 
 
-def streaming(setup: Setup) -> Prediction:
-    """Predict a round of this kit's workers, all of which start cold.
+def streaming(shape: Shape, question: Question, memory_mb: int | None) -> Prediction:
+    """Predict a round of this project's workers, all of which start cold.
 
-    The trees' aggregators stream their inputs as the sharded worker does, but hold and hand on float64 sums of the
+    The trees' aggregators stream their inputs as the sharded worker does, but hold and pass on float64 sums of the
     complete model.
+
+    Args:
+        memory_mb: function memory, MB; None: by the rule of sizing.json.
     """
-    shape = setup.shape
-    memory_mb = rule_memory_mb(shape.clients, shape.sum_bytes) if setup.memory_mb is None else setup.memory_mb
-    steps = [_level_step(setup, memory_mb, index) for index in range(len(shape.levels))]
-    coordinator = _coordinator_step(shape)
-    seconds = (shape.clients / REQUESTS_AT_ONCE + p.COORDINATOR_REQUESTS) * p.COORDINATOR_REQUEST_S
-    for step in (*steps, coordinator):
-        seconds += step.seconds
+    if memory_mb is None:
+        memory_mb = rule_memory_mb(shape.clients, shape.sum_bytes)
+    steps = [_level_step(shape, index, memory_mb, question.concurrency) for index in range(len(shape.levels))]
+    steps.append(_coordinator_step(shape))
+    requests_s = (shape.clients / REQUESTS_AT_ONCE + p.COORDINATOR_REQUESTS) * p.COORDINATOR_REQUEST_S
+    seconds = sum((step.seconds for step in steps), requests_s)
     functions = sum(count_functions(level) for level in shape.levels)
     longest = max(step.function_s for step in steps)
     return Prediction(
@@ -47,11 +50,11 @@ def streaming(setup: Setup) -> Prediction:
         billed_s=sum(step.billed_s for step in steps),
         peak_memory_mb=worker_peak_mb(shape.clients, shape.sum_bytes),
         invocations=functions,
-        s3_gets=coordinator.gets + sum(step.gets for step in steps),
-        s3_puts=coordinator.puts + sum(step.puts for step in steps),
+        s3_gets=sum(step.gets for step in steps),
+        s3_puts=sum(step.puts for step in steps),
         client_puts=shape.clients * p.upload_puts(shape.model_bytes),
         sqs_requests=p.sqs_requests(functions, seconds),
-        obstacles=_obstacles(setup, memory_mb, longest),
+        obstacles=_obstacles(shape, question.account.memory_cap_mb, memory_mb, longest),
     )
 
 
@@ -66,31 +69,17 @@ class _Step:
     function_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What one function does: `inputs` streams of `read_bytes` together, in `requests` GETs, and one output."""
-
-    clients: int
-    inputs: int
-    requests: int
-    read_bytes: int
-    write_bytes: int
-
-
-def _level_step(setup: Setup, memory_mb: int, index: int) -> _Step:
+def _level_step(shape: Shape, index: int, memory_mb: int, concurrency: int) -> _Step:
     """The functions of one level: they read updates on the first, sums above, and the last one writes the model."""
-    shape = setup.shape
-    level: Level = shape.levels[index]
+    level = shape.levels[index]
     read = shape.piece_bytes if index == 0 else shape.sum_bytes
     write = shape.piece_bytes if index == len(shape.levels) - 1 else shape.sum_bytes
     functions = count_functions(level)
-    requests = {inputs: inputs * _requests_per_input(shape.piece_bytes, inputs) for _, inputs in level}
-    work = [_Work(shape.clients, inputs, requests[inputs], read * inputs, write) for _, inputs in level]
-    function_s = {w.inputs: _function_s(w, memory_mb) for w in work}
+    function_s = {inputs: _function_s(shape, memory_mb, inputs, read * inputs, write) for _, inputs in level}
     slowest = max(function_s.values())
-    level_s, cold = ramp_up(functions, slowest, setup.concurrency)
-    level_s += spread_s(min(functions, setup.concurrency), slowest)
-    update_gets = sum(count * requests[inputs] for count, inputs in level)
+    level_s, cold = ramp_up(functions, slowest, concurrency)
+    level_s += spread_s(min(functions, concurrency), slowest)
+    update_gets = sum(count * _gets(shape, inputs) for count, inputs in level)
     return _Step(
         seconds=2 * p.QUEUE_S + max(level_s, update_gets / p.S3_GETS_PER_S),
         gets=update_gets + 2 * functions,  # the manifest and the coordinator's record
@@ -101,7 +90,7 @@ def _level_step(setup: Setup, memory_mb: int, index: int) -> _Step:
 
 
 def _coordinator_step(shape: Shape) -> _Step:
-    """The coordinator's requests, and its time where it puts shards together itself."""
+    """The coordinator's requests, and its time if it assembles the model from shards itself."""
     gets, puts, seconds = shape.clients + p.ROUND_GETS, p.ROUND_PUTS, 0.0
     puts += -(-shape.clients // p.S3_LIST_PAGE)
     if shape.shards is None:
@@ -115,7 +104,7 @@ def _coordinator_step(shape: Shape) -> _Step:
 
 
 def as_objects(model_bytes: int, shards: int) -> bool:
-    """Whether shards are below S3's smallest part, so that the coordinator puts them together."""
+    """Whether shards are below S3's smallest part, so that the coordinator assembles the model."""
     return shards > 1 and model_bytes // shards < MIN_PART_BYTES
 
 
@@ -144,31 +133,36 @@ def ramp_up(jobs: int, duration_s: float, concurrency: int) -> tuple[float, int]
     return last, cold
 
 
-def _requests_per_input(piece_bytes: int, inputs: int) -> int:
-    return 1 if inputs <= _PACING.max_streams else -(-piece_bytes // (_PACING.window_elements * _FLOAT32))
+def _gets(shape: Shape, inputs: int) -> int:
+    """The GETs with which one function reads its inputs."""
+    if inputs <= _PACING.max_streams:
+        return inputs
+    return inputs * -(-shape.piece_bytes // (_PACING.window_elements * _FLOAT32))
 
 
-def _function_s(work: _Work, memory_mb: int) -> float:
-    """Seconds of one warm function: start, read and average, store; with the waits for manifest, upload and result."""
-    sizing, share = load_sizing(), cpu_share(memory_mb)
+def _function_s(shape: Shape, memory_mb: int, inputs: int, read_bytes: int, write_bytes: int) -> float:
+    """Seconds of one warm function: start, read and average, store, and wait for manifest, upload and result.
+
+    Args:
+        inputs: the streams that the function reads, together `read_bytes`.
+    """
+    sizing, share, gets = load_sizing(), cpu_share(memory_mb), _gets(shape, inputs)
     cpu_per_byte = float(sizing.cpu_seconds_per_gb) / 1e9
-    manifest = p.MANIFEST_BYTES_PER_CLIENT * work.clients
+    manifest = p.MANIFEST_BYTES_PER_CLIENT * shape.clients
     reading = max(
-        transfer_s(work.read_bytes + manifest, p.BURST_BYTES_PER_S, sizing.network),
-        (cpu_per_byte * work.read_bytes + float(sizing.cpu_seconds_per_get) * work.requests) / share,
-        p.FIRST_BYTE_S * work.requests / _PACING.ahead if work.inputs > _PACING.max_streams else p.FIRST_BYTE_S,
+        transfer_s(read_bytes + manifest, p.BURST_BYTES_PER_S, sizing.network),
+        (cpu_per_byte * read_bytes + float(sizing.cpu_seconds_per_get) * gets) / share,
+        p.FIRST_BYTE_S * gets / _PACING.ahead if inputs > _PACING.max_streams else p.FIRST_BYTE_S,
     )
-    writing = max(
-        transfer_s(work.write_bytes, p.BURST_BYTES_PER_S, sizing.network), cpu_per_byte * work.write_bytes / share
-    )
-    starting = (p.START_CPU_S + p.MANIFEST_CPU_S_PER_CLIENT * work.clients) / share
+    writing = max(transfer_s(write_bytes, p.BURST_BYTES_PER_S, sizing.network), cpu_per_byte * write_bytes / share)
+    starting = (p.START_CPU_S + p.MANIFEST_CPU_S_PER_CLIENT * shape.clients) / share
     return starting + reading + writing + 3 * p.FIRST_BYTE_S
 
 
-def _obstacles(setup: Setup, memory_mb: int, function_s: float) -> tuple[str, ...]:
-    shape, found = setup.shape, []
+def _obstacles(shape: Shape, cap_mb: int, memory_mb: int, function_s: float) -> tuple[str, ...]:
+    found = []
     try:
-        size_function(shape, setup.memory_cap_mb, setup.memory_mb)
+        size_function(shape, cap_mb, memory_mb)
     except PlanningError as error:
         found.append(f"{error}")
     peak_mb = worker_peak_mb(shape.clients, shape.sum_bytes)

@@ -24,11 +24,7 @@ _READ_BYTES = 1024**2
 
 @dataclass(frozen=True)
 class Published:
-    """The stored global model.
-
-    Attributes:
-        size: bytes of the object.
-    """
+    """The stored global model: an object of `size` bytes."""
 
     key: str
     etag: str
@@ -110,40 +106,30 @@ def check_shard(
     start, stop = shard_region(manifest, shard)
     region = published.open(reader, start, stop) if published else None
     try:
-        beside = _Beside(region, stop - start, whole)
+        comparer = _Comparer(region, stop - start, whole)
         if open_update is None:
-            beside.read_on()
-            return ShardCheck(shard, None, beside.published)
-        beside.write(memoryview(head_of_shard(manifest, shard)))
-        _average(manifest, shard, open_update, beside.write)
+            comparer.read_on()
+            return ShardCheck(shard, None, comparer.published)
+        comparer.write(memoryview(head_of_shard(manifest, shard)))
+        # In the order of additions of the round's topology.
+        if manifest.topology == GRADS_SHARDING:
+            average_shard(manifest, shard, open_update, comparer.write, Pacing())
+        else:
+            average_by_tree(manifest, open_update, comparer.write)
         differs = None
-        if beside.differs_at is not None:
-            differs = _element_at(manifest, start + beside.differs_at)
-        return ShardCheck(shard, beside.recomputed, beside.published, differs)
+        if comparer.differs_at is not None:
+            differs = _element_at(manifest, start + comparer.differs_at)
+        return ShardCheck(shard, comparer.recomputed, comparer.published, differs)
     finally:
         if region is not None:
             region.close()
-
-
-def _average(
-    manifest: RoundManifest, shard: int, open_update: OpenStream, write: Callable[[memoryview], object]
-) -> None:
-    """Average a shard in the order of additions of the round's topology."""
-    if manifest.topology == GRADS_SHARDING:
-        average_shard(manifest, shard, open_update, write, Pacing())
-    else:
-        average_by_tree(manifest, open_update, write)
-
-
-# Values of the tree's sums that each level holds at a time.
-_TREE_VALUES = 512 * 1024
 
 
 def average_by_tree(
     manifest: RoundManifest,
     open_update: OpenStream,
     write: Callable[[memoryview], object],
-    values: int = _TREE_VALUES,
+    values: int = 512 * 1024,
 ) -> None:
     """Average a model in the order of additions of the round's tree: float64 sums of sums, rounded once.
 
@@ -196,8 +182,8 @@ def _element_at(manifest: RoundManifest, file_byte: int) -> int:
     return table.first_element[index] + within // ITEMSIZE[table.tensors[index].dtype]
 
 
-class _Beside:
-    """Takes recomputed bytes in order, reads as many published bytes, and compares the two."""
+class _Comparer:
+    """Takes recomputed bytes in order, reads the same number of published bytes, and compares them."""
 
     def __init__(self, region: Stream | None, nbytes: int, whole: hashlib._Hash) -> None:
         self._region = region

@@ -33,8 +33,6 @@ class ShardVerifier:
         self._key = global_key(manifest.model, manifest.round_id)
         self._whole = hashlib.sha256()  # of the bytes of the global model that were read so far
         self._published = self._find_published()
-        if self._published is not None:
-            self._check_header(self._published)
 
     def check(
         self,
@@ -56,7 +54,10 @@ class ShardVerifier:
             self._judge(check, reported[check.shard] if reported else None)
 
     def _find_published(self) -> Published | None:
-        manifest = self._manifest
+        """The global model, after a check of its size and its header; None if it does not have the right size."""
+        table = self._manifest.table
+        header = global_header(table)
+        expected = len(header) + table.nbytes
         try:
             head = self._bucket.s3.head_object(Bucket=self._bucket.name, Key=self._key)
         except ClientError as error:
@@ -64,21 +65,17 @@ class ShardVerifier:
                 raise
             self._break("global model", "it does not exist any more")
             return None
-        expected = len(global_header(manifest.table)) + manifest.table.nbytes
         if head["ContentLength"] != expected:
             self._break("global model", f"it has {head['ContentLength']} bytes, expected {expected}")
             return None
-        return Published(self._key, head["ETag"], expected)
-
-    def _check_header(self, published: Published) -> None:
-        expected = global_header(self._manifest.table)
-        body = self._bucket.s3.get_object(
-            Bucket=self._bucket.name, Key=published.key, Range=f"bytes=0-{len(expected) - 1}", IfMatch=published.etag
+        start = self._bucket.s3.get_object(
+            Bucket=self._bucket.name, Key=self._key, Range=f"bytes=0-{len(header) - 1}", IfMatch=head["ETag"]
         )["Body"].read()
-        if body != expected:
+        if start != header:
             self._break("global model", "its header is not that of the round's tensors")
         if self._manifest.output.upload_id is None:  # else the header is part of shard 0
-            self._whole.update(body)
+            self._whole.update(start)
+        return Published(self._key, head["ETag"], expected)
 
     def _recompute(
         self, wanted: Sequence[int], participants: Sequence[Participant] | None, progress: Callable[[int], object]
@@ -114,7 +111,7 @@ class ShardVerifier:
             if hashed.sha256(p.client) != p.data_sha256:
                 problem = (
                     f"its values have SHA-256 {hashed.sha256(p.client)}, its header says {p.data_sha256}; it is the "
-                    "object that was pinned, so the client wrote it so"
+                    "pinned object, so its client wrote these values"
                 )
                 self._found.broken.append(BrokenLink("update", p.key, problem, client=p.client))
 

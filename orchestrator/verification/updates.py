@@ -1,4 +1,4 @@
-"""Checks the updates of a closed round: each is the pinned one, and its header says what the manifest says."""
+"""Checks the updates of a closed round: each is the pinned object, and its header agrees with the manifest."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def _check_update(bucket: Bucket, manifest: RoundManifest, pinned: Participant) 
         response = bucket.s3.get_object(Bucket=bucket.name, Key=pinned.key, Range=f"bytes=0-{pinned.data_offset - 1}")
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
-            return pinned, "it was deleted after it had been pinned"
+            return pinned, "it was deleted after it was pinned"
         if error_code(error) == "InvalidRange":  # an empty object
-            return pinned, f"it has no bytes, pinned were {pinned.size}: it was replaced"
+            return pinned, f"it has no bytes, the manifest says {pinned.size}: it was replaced"
         raise
     header, now = response["Body"].read(), replace(pinned, etag=response["ETag"])
     size = int(response["ContentRange"].rpartition("/")[2])
     replaced = ""
     if now.etag != pinned.etag:
-        replaced = f"; it was replaced after it had been pinned (ETag {now.etag}, pinned was {pinned.etag})"
+        replaced = f"; it was replaced after it was pinned (its ETag is {now.etag}, the manifest says {pinned.etag})"
     if size != pinned.size:
-        return now, f"it has {size} bytes, pinned were {pinned.size}{replaced}"
+        return now, f"it has {size} bytes, the manifest says {pinned.size}{replaced}"
     if sha256_hex(header) != pinned.header_sha256:
-        return now, f"its header has SHA-256 {sha256_hex(header)}, pinned was {pinned.header_sha256}{replaced}"
+        return now, f"its header has SHA-256 {sha256_hex(header)}, the manifest says {pinned.header_sha256}{replaced}"
     if (problem := _header_contradicts(header, manifest, pinned)) is not None:
         return now, problem
     return now, _values_differ(bucket, now, replaced) if replaced else None
@@ -91,18 +91,18 @@ def _values_differ(bucket: Bucket, now: Participant, replaced: str) -> str | Non
 
 
 def _header_contradicts(raw: bytes, manifest: RoundManifest, pinned: Participant) -> str | None:
-    """Where the manifest contradicts the header whose SHA-256 it has; None if it does not."""
+    """The field in which the manifest contradicts the header that it pins; None if they agree."""
     try:
         header = parse_update_header(raw[8:], pinned.size)
     except InvalidUpdate as error:
         return f"its header is the pinned one and cannot be read: {error}"
-    says = {
+    fields = {
         "example count": (header.num_examples, pinned.num_examples),
         "data_sha256": (header.data_sha256, pinned.data_sha256),
         "tensors": (header.table, manifest.table),
         "stored dtypes": (header.dtypes, manifest.layouts[pinned.layout]),
     }
-    for what, (mine, manifests) in says.items():
-        if mine != manifests:
+    for what, (in_header, in_manifest) in fields.items():
+        if in_header != in_manifest:
             return f"its {what} in the manifest are not what its header says"
     return None
