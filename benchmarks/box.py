@@ -8,9 +8,7 @@ without that limit. `awake` keeps the cores from sleeping, as other functions do
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -155,17 +153,3 @@ def awake() -> Iterator[None]:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True)
-
-
-def main() -> None:
-    """`python -m benchmarks.box MEMORY_MB COMMAND...`: run a command inside a box, and print its CPU time as JSON."""
-    with Box(int(sys.argv[1])) as box:
-        for gap in box.unlimited:
-            print(gap, file=sys.stderr)
-        status = subprocess.call(box.function_command(sys.argv[2:]))
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(json.dumps({"status": status, "user_s": used.ru_utime, "sys_s": used.ru_stime}), file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()
