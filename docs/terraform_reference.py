@@ -39,7 +39,8 @@ def module(directory: Path) -> str:
     """The inputs and outputs of a module, as Markdown tables."""
     inputs = [
         (f"`{name}`", _plain(v["description"]), _code(v["type"]), _code(v["default"]) if "default" in v else "required")
-        for name, v in _blocks(directory / "variables.tf", "variable")
+        for path in sorted(directory.glob("variables*.tf"))
+        for name, v in _blocks(path, "variable")
     ]
     outputs = [(f"`{name}`", _plain(v["description"])) for name, v in _blocks(directory / "outputs.tf", "output")]
     return (

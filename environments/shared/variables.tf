@@ -1,5 +1,5 @@
-# The inputs of an environment. infra/aggregator receives them all; the ranges and their checks are there, and so are the
-# defaults of the inputs that are null here.
+# The inputs of an environment. infra/aggregator receives all of them; it has the ranges, the checks, and the defaults of
+# the inputs that are null here.
 
 ################################################################################
 # Environment
@@ -27,7 +27,7 @@ variable "region" {
 }
 
 variable "allowed_account_ids" {
-  description = "The accounts that may be deployed to: with credentials of another one, Terraform stops. Null for any."
+  description = "Accounts that may be deployed to; with the credentials of another account, Terraform stops. Null for any account."
   type        = list(string)
   default     = null
 
@@ -97,13 +97,13 @@ variable "function_memory_cap_mb" {
 }
 
 variable "memory_mb_override" {
-  description = "Memory of the functions that average shards, MB, instead of what follows from clients."
+  description = "Memory of the functions that average shards, MB, instead of the memory that follows from clients."
   type        = number
   default     = null
 }
 
 variable "functions_enabled" {
-  description = "Whether functions take jobs: true, or false to work with `orchestrator worker` only."
+  description = "Whether functions take jobs: true, or false if `orchestrator worker` processes all jobs."
   type        = bool
   default     = null
 }
@@ -158,7 +158,7 @@ variable "kms_key_arn" {
 }
 
 variable "create_kms_key" {
-  description = "Whether to create a KMS key where kms_key_arn is null: true or false."
+  description = "Whether to create a KMS key if kms_key_arn is null: true or false."
   type        = bool
 }
 
@@ -224,7 +224,7 @@ variable "github_repository" {
 }
 
 variable "github_ids" {
-  description = "Numeric ids of the owner and the repository, where the repository's tokens name them; null where they do not."
+  description = "Numeric ids of the owner and the repository, if the repository's tokens name them; null if they do not."
   type        = object({ owner = number, repository = number })
   default     = null
 }

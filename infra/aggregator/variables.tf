@@ -59,7 +59,7 @@ variable "shard_counts" {
 }
 
 variable "baselines" {
-  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; where no function can do that, plan and apply leave the tree out and say why."
+  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; if no function can hold it, plan and apply leave the tree out and say why."
   type        = bool
   default     = false
   nullable    = false
@@ -132,7 +132,7 @@ variable "function_memory_cap_mb" {
 }
 
 variable "memory_mb_override" {
-  description = "Memory of the functions that average shards, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  description = "Memory of the functions that average shards, 128 to 10240 MB, instead of the memory that follows from clients; null for the latter."
   type        = number
   default     = null
 
@@ -171,7 +171,7 @@ variable "log_retention_days" {
 ################################################################################
 
 variable "functions_enabled" {
-  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` processes all jobs."
+  description = "Whether functions take jobs from the queues: true, or false if `orchestrator worker` processes all jobs."
   type        = bool
   default     = true
   nullable    = false
@@ -189,7 +189,7 @@ variable "maximum_concurrency" {
 }
 
 variable "check_concurrency_quota" {
-  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator and where servicequotas:GetServiceQuota is not allowed."
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator, or if servicequotas:GetServiceQuota is not allowed."
   type        = bool
   default     = true
   nullable    = false

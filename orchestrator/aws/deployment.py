@@ -11,8 +11,6 @@ from lambdas.protocol.fields import ShardCount, integer, one_of
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.errors import NotDeployed
 
-# The default of infra/aggregator's variable.
-
 
 @dataclass(frozen=True)
 class Lane:
@@ -71,15 +69,14 @@ class Deployment:
             NotDeployed: there is none; names the deployed ones and what to change.
         """
         if shards not in self.lanes:
-            deployed = ", ".join(str(m) for m in self.lanes) or "none"
             raise NotDeployed(
-                f"No lane for {shards} shards; deployed: {deployed}. "
+                f"No lane for {shards} shards; deployed: {', '.join(map(str, self.lanes)) or 'none'}. "
                 f"Add {shards} to shard_counts in environments/{self.environment} and deploy again."
             )
         return self.lanes[shards]
 
     def find_lane(self, topology: str, shards: int) -> Lane | None:
-        """The lane for rounds of a topology, None where there is none."""
+        """The lane for rounds of a topology, None if there is none."""
         return self.lanes.get(shards) if topology == GRADS_SHARDING else self.baselines.get(topology)
 
     def lane_for(self, topology: str, shards: int) -> Lane:
@@ -91,13 +88,8 @@ class Deployment:
         if topology == GRADS_SHARDING:
             return self.lane(shards)
         if topology not in self.baselines:
-            raise NotDeployed(
-                f"No lane for {topology}: "
-                + (
-                    self.baselines_refused.get(topology)
-                    or f"set baselines = true in environments/{self.environment} and deploy again."
-                )
-            )
+            enable = f"set baselines = true in environments/{self.environment} and deploy again."
+            raise NotDeployed(f"No lane for {topology}: {self.baselines_refused.get(topology) or enable}")
         return self.baselines[topology]
 
 
@@ -106,7 +98,7 @@ class _Schema(TypedDict):
 
 
 def parse_deployment(value: object) -> Deployment:
-    """Parse the `deployment` output (infra/aggregator/outputs.tf).
+    """Parse the `deployment` output of infra/aggregator.
 
     Raises:
         InvalidContract: the output has another form than this release writes.

@@ -96,13 +96,13 @@ class Invitation:
         parts = (*self.parts.urls, self.parts.complete_url, self.parts.abort_url) if self.parts else ()
         return [url for url in (*single, *parts) if url is not None]
 
-    def check_time(self, now: float | None = None) -> None:
+    def check_time(self) -> None:
         """Refuse an invitation that has expired by this machine's clock, with a tolerance of 15 minutes.
 
         Raises:
             UnusableInvitation: the invitation has expired.
         """
-        if (time.time() if now is None else now) > self.expires_at + _CLOCK_SKEW_S:
+        if time.time() > self.expires_at + _CLOCK_SKEW_S:
             raise expired(self)
 
 

@@ -14,7 +14,7 @@ from typing import IO
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import TensorTableMismatch
 from lambdas.protocol.tensor_table import TensorTable
-from orchestrator.client.fetch import Fetched, Progress, store
+from orchestrator.client.fetch import Fetched, store
 from orchestrator.client.invitation import Invitation, Parts, UnusableInvitation, expired
 from orchestrator.client.presigned import Answer, FilePart, ask, refusal, stream
 from orchestrator.client.sources import Tensors
@@ -75,13 +75,7 @@ def _not_taken(invitation: Invitation, answer: Answer) -> OrchestratorError:
     )
 
 
-def fetch_invited(
-    invitation: Invitation,
-    to: Path,
-    *,
-    round_id: str | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Fetched:
+def fetch_invited(invitation: Invitation, to: Path, *, round_id: str | None = None) -> Fetched:
     """Store at `to` the newest global model that an invitation gives.
 
     That is the model of its round if it is published, else the one to start from; with `round_id`, that round's.
@@ -101,8 +95,7 @@ def fetch_invited(
         with stream("GET", url) as response:
             if response.status == 200:
                 size = int(response.headers["Content-Length"])
-                chunks = response.stream(_CHUNK)
-                return store(to, invitation.model, offered, chunks, size, progress=progress)
+                return store(to, invitation.model, offered, response.stream(_CHUNK), size)
             answer = refusal(response)
         if answer.code != "NoSuchKey":
             raise _explained(answer, invitation)
@@ -128,9 +121,6 @@ def _check_table(invitation: Invitation, table: TensorTable) -> None:
             f"shapes or dtypes. Submit the state_dict of the model that round {invitation.round_id} averages.",
             client=invitation.client,
         )
-
-
-# --- uploading -----------------------------------------------------------------------------------------------------
 
 
 def _put(invitation: Invitation, file: IO[bytes]) -> Answer:
@@ -172,9 +162,6 @@ def _is_stored(invitation: Invitation, update: WrittenUpdate) -> bool:
     """Whether this update is stored: its header is compared, which contains the SHA-256 of the values."""
     with stream("GET", invitation.stored_url, headers=_range(invitation)) as response:
         return response.status == 206 and response.read(invitation.header_bytes) == update.header
-
-
-# --- S3's answers --------------------------------------------------------------------------------------------------
 
 
 def _explained(answer: Answer, invitation: Invitation) -> OrchestratorError:

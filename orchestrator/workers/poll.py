@@ -35,9 +35,9 @@ def work(
     and at last moves it to the dead-letter queue.
 
     Args:
-        idle_exit_s: return when no queue had a job for so many seconds (None: never).
+        idle_exit_s: return when no queue had a job for this many seconds; None: never.
         on_job: called after every job with whether it is finished.
-        shared: where LIFL's partial sums stay on this machine (None: they go through S3).
+        shared: where LIFL's partial sums stay on this machine; None: they go through S3.
 
     Returns:
         The number of finished jobs.

@@ -288,7 +288,7 @@ def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
 
 @pytest.mark.parametrize(
     ("requirements", "what"),
-    [("_requirements", "the function's wheels"), ("_build_requirements", r"the compiler of lambdas/averaging/fold\.c")],
+    [("_REQUIREMENTS", "the function's wheels"), ("_BUILD_REQUIREMENTS", r"the compiler of lambdas/averaging/fold\.c")],
 )
 def test_what_pip_cannot_get_is_an_error_in_its_own_words(
     requirements: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,7 +296,7 @@ def test_what_pip_cannot_get_is_an_error_in_its_own_words(
     monkeypatch.undo()
     file = tmp_path / "requirements.txt"
     file.write_text("./no-such-directory-here\n")
-    monkeypatch.setattr(function_zip, requirements, lambda: file)
+    monkeypatch.setattr(function_zip, requirements, file)
     with pytest.raises(OrchestratorError, match=f"pip could not get {what}") as caught:
         build(elsewhere("dev", tmp_path))
     assert "no-such-directory-here" in str(caught.value)
