@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 # AWS Lambda developer guide, "Configure Lambda function memory": one vCPU at 1,769 MB.
 MB_PER_CORE = 1769
@@ -35,8 +34,7 @@ class Box:
     """
 
     def __init__(self, memory_mb: int, *, nic_mbit: int = NIC_MBIT) -> None:
-        self._memory_mb = memory_mb
-        self._nic_mbit = nic_mbit
+        self._memory_mb, self._nic_mbit = memory_mb, nic_mbit
         self._name = f"fedagg{os.getpid()}"
         self._server, self._function = f"{self._name}s", f"{self._name}f"
         self._groups: list[Path] = []
@@ -54,9 +52,7 @@ class Box:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._remove()
 
     def server_command(self, command: Sequence[str]) -> list[str]:

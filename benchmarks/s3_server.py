@@ -48,33 +48,26 @@ class Objects:
     """The objects of a workload: key to ETag, length and bytes."""
 
     def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self._fixed = {manifest_key(ROUND): workload.manifest().to_bytes()}
+        # ETag, client, the bytes in front of the client's values, and the byte range of these values.
+        self._objects = {manifest_key(ROUND): ('"fixed"', 0, workload.manifest().to_bytes(), 0, 0)}
         start, stop = workload.range
         npy = io.BytesIO()
         np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (stop - start,)})
-        self._clients: dict[str, tuple[int, bytes, int, int]] = {}  # key: client, header, byte range of its values
         for client in range(workload.clients):
-            head = workload.update_header(client)
-            self._clients[update_key(ROUND, client_name(client))] = (client, head, 0, workload.table.nbytes)
-            key = f"paper/{client_name(client)}/{workload.shard}.npy"
-            self._clients[key] = (client, npy.getvalue(), start * 4, stop * 4)
+            tag, name, head = etag(client), client_name(client), workload.update_header(client)
+            self._objects[update_key(ROUND, name)] = (tag, client, head, 0, workload.table.nbytes)
+            self._objects[f"paper/{name}/{workload.shard}.npy"] = (tag, client, npy.getvalue(), start * 4, stop * 4)
 
     def find(self, key: str) -> tuple[str, int] | None:
         """ETag and length; None if there is no such object."""
-        if key in self._fixed:
-            return '"fixed"', len(self._fixed[key])
-        if key not in self._clients:
+        if key not in self._objects:
             return None
-        client, head, start, stop = self._clients[key]
-        return etag(client), len(head) + stop - start
+        tag, _, head, start, stop = self._objects[key]
+        return tag, len(head) + stop - start
 
     def pieces(self, key: str, first: int, last: int) -> Iterator[memoryview]:
         """The bytes first <= b < last of an object."""
-        if key in self._fixed:
-            yield memoryview(self._fixed[key])[first:last]
-            return
-        client, head, start, _ = self._clients[key]
+        _, client, head, start, _ = self._objects[key]
         if first < len(head):
             yield memoryview(head)[first:last]
         values = max(first - len(head), 0), last - len(head)
@@ -148,16 +141,16 @@ class Server:
             self.seen.gets += 1
         found = self._objects.find(key)
         if found is None:
-            return _answer(connection, "404 Not Found", {}, b"<Error><Code>NoSuchKey</Code></Error>")
+            return _refuse(connection, "404 Not Found", "NoSuchKey")
         tag, size = found
         if headers.get("if-match", tag) != tag:
-            return _answer(connection, "412 Precondition Failed", {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return _refuse(connection, "412 Precondition Failed", "PreconditionFailed")
         first, last, status = 0, size, "200 OK"
         extra = {"ETag": tag, "Accept-Ranges": "bytes"}
         if match := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             first, last, status = int(match[1]), min(int(match[2]) + 1, size), "206 Partial Content"
             if first >= size:
-                return _answer(connection, "416 Range Not Satisfiable", {}, b"<Error><Code>InvalidRange</Code></Error>")
+                return _refuse(connection, "416 Range Not Satisfiable", "InvalidRange")
             extra["Content-Range"] = f"bytes {first}-{last - 1}/{size}"
         connection.sendall(_head(status, extra, last - first))
         for piece in self._objects.pieces(key, first, last):
@@ -190,6 +183,10 @@ def _head(status: str, headers: dict[str, str], length: int) -> bytes:
 
 def _answer(connection: socket.socket, status: str, headers: dict[str, str], body: bytes) -> None:
     connection.sendall(_head(status, headers, len(body)) + body)
+
+
+def _refuse(connection: socket.socket, status: str, code: str) -> None:
+    _answer(connection, status, {}, f"<Error><Code>{code}</Code></Error>".encode())
 
 
 def _body(reader: Any, headers: dict[str, str]) -> Iterator[bytes]:

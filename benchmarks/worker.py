@@ -234,7 +234,7 @@ def exact(case: Case, run: Measured) -> bool:
 
 @cache
 def reference_sha256(workload: Workload) -> str:
-    """SHA-256 of the reference's shard."""
+    """SHA-256 of the shard as the reference computes it."""
     digest = hashlib.sha256()
     for block in workload.reference():
         digest.update(block)

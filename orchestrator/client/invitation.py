@@ -124,11 +124,7 @@ def check_matches(
     model: str | None = None,
     wire: str | None = None,
 ) -> None:
-    """Refuse an invitation for another round, client, model or wire dtype than these; None accepts any.
-
-    Raises:
-        BadInput: names the value of the invitation and the wanted one.
-    """
+    """Raise BadInput if an invitation is for another round, client, model or wire dtype than these; None: any."""
     asked = (
         ("round", round_id, invitation.round_id),
         ("client", client, invitation.client),
@@ -141,7 +137,7 @@ def check_matches(
 
 
 def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
-    """Read an invitation: a file's path, its text, or the parsed JSON.
+    """Read an invitation from its file, its text, or the parsed JSON.
 
     Raises:
         UnusableInvitation: it is not an invitation, or it was changed after it was made.

@@ -146,7 +146,7 @@ def compile_fold(target: Target, directory: Path) -> Path:
         OrchestratorError: the compiler cannot be downloaded, or fails.
     """
     compiler = _fetch_compiler(directory)
-    machine = {"arm64": "aarch64"}.get(target.cpu_architecture, target.cpu_architecture)
+    machine = "aarch64" if target.cpu_architecture == "arm64" else target.cpu_architecture
     path = directory / "libfold.so"
     command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_FOLD_SOURCE)]
     # The user's environment variables do not change what is compiled, and no cache is left in the home directory.
@@ -213,9 +213,6 @@ def _contents(wheels: Path, compiled: list[Path]) -> Iterator[tuple[str, bytes]]
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():
                 path = Path(entry.filename)
-                if (
-                    not entry.is_dir()
-                    and not _LEFT_OUT_DIRS & set(path.parts)
-                    and path.suffix not in _LEFT_OUT_SUFFIXES
-                ):
+                left_out = _LEFT_OUT_DIRS & set(path.parts) or path.suffix in _LEFT_OUT_SUFFIXES
+                if not entry.is_dir() and not left_out:
                     yield entry.filename, archive.read(entry)

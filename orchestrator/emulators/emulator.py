@@ -51,11 +51,7 @@ class Emulator:
 
 
 def chosen() -> str:
-    """The kind that `EMULATOR` names.
-
-    Raises:
-        BadInput: `EMULATOR` has another value.
-    """
+    """The kind that `EMULATOR` names; raises BadInput if it is not one of KINDS."""
     kind = os.environ.get("EMULATOR") or KINDS[0]
     if kind not in KINDS:
         raise BadInput(f"EMULATOR={kind}: expected {' or '.join(KINDS)}.")
@@ -76,20 +72,16 @@ def running() -> Emulator | None:
 
 
 def require() -> Emulator:
-    """The emulator that `running` finds.
-
-    Raises:
-        BadInput: no emulator is running.
-    """
+    """The emulator that `running` finds; raises BadInput if there is none."""
     found, url = running(), os.environ.get("AWS_ENDPOINT_URL")
-    if found is None and url:
+    if found is not None:
+        return found
+    if url:
         raise BadInput(f"AWS_ENDPOINT_URL={url} does not answer. Unset the variable to start an emulator here.")
-    if found is None:
-        raise BadInput(
-            "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one that "
-            "runs elsewhere."
-        )
-    return found
+    raise BadInput(
+        "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one that "
+        "runs elsewhere."
+    )
 
 
 def start(port: int | None = None, narration: Narration | None = None) -> Emulator:
