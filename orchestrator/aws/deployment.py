@@ -63,17 +63,8 @@ class Deployment:
         return [*self.lanes.values(), *self.baselines.values()]
 
     def lane(self, shards: int) -> Lane:
-        """The lane for a shard count.
-
-        Raises:
-            NotDeployed: there is none; names the deployed ones and what to change.
-        """
-        if shards not in self.lanes:
-            raise NotDeployed(
-                f"No lane for {shards} shards; deployed: {', '.join(map(str, self.lanes)) or 'none'}. "
-                f"Add {shards} to shard_counts in environments/{self.environment} and deploy again."
-            )
-        return self.lanes[shards]
+        """The lane for a shard count; see `lane_for`."""
+        return self.lane_for(GRADS_SHARDING, shards)
 
     def find_lane(self, topology: str, shards: int) -> Lane | None:
         """The lane for rounds of a topology, None if there is none."""
@@ -83,14 +74,19 @@ class Deployment:
         """The lane for rounds of a topology; only grads-sharding uses `shards`.
 
         Raises:
-            NotDeployed: there is none; names the reason and what to change.
+            NotDeployed: there is none; names the reason, or the deployed lanes, and what to change.
         """
+        lane = self.find_lane(topology, shards)
+        if lane is not None:
+            return lane
+        directory = f"environments/{self.environment}"
         if topology == GRADS_SHARDING:
-            return self.lane(shards)
-        if topology not in self.baselines:
-            enable = f"set baselines = true in environments/{self.environment} and deploy again."
-            raise NotDeployed(f"No lane for {topology}: {self.baselines_refused.get(topology) or enable}")
-        return self.baselines[topology]
+            raise NotDeployed(
+                f"No lane for {shards} shards; deployed: {', '.join(map(str, self.lanes)) or 'none'}. "
+                f"Add {shards} to shard_counts in {directory} and deploy again."
+            )
+        enable = f"set baselines = true in {directory} and deploy again."
+        raise NotDeployed(f"No lane for {topology}: {self.baselines_refused.get(topology) or enable}")
 
 
 class _Schema(TypedDict):
