@@ -1,3 +1,5 @@
+# The inputs that an environment passes on as they are. environments/shared/variables.tf links to this file.
+
 ################################################################################
 # Environment
 ################################################################################
@@ -20,17 +22,6 @@ variable "name_prefix" {
     # The longest name is that of the bucket of the access logs, <name_prefix>-<account>-<region>-logs, of 63 characters at most.
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,27}[a-z0-9])?$", var.name_prefix))
     error_message = "name_prefix must be 1 to 29 lower-case letters, digits and hyphens and start and end with a letter or digit."
-  }
-}
-
-variable "endpoint_url" {
-  description = "URL of the AWS emulator that the environment is deployed to, http or https, without a path; null on AWS."
-  type        = string
-  default     = null
-
-  validation {
-    condition     = var.endpoint_url == null || can(regex("^https?://[^/]+$", var.endpoint_url))
-    error_message = "endpoint_url must be null or a URL without a path, such as http://127.0.0.1:4566."
   }
 }
 
@@ -88,11 +79,6 @@ variable "clients" {
 ################################################################################
 # Functions
 ################################################################################
-
-variable "package_path" {
-  description = "Path of the functions' zip, relative to the directory that Terraform runs in."
-  type        = string
-}
 
 variable "runtime" {
   description = "Lambda runtime, python3.11, python3.12 or python3.13; the zip's numpy must be built for it."
@@ -245,18 +231,6 @@ variable "kms_key_arn" {
   }
 }
 
-variable "create_kms_key" {
-  description = "Whether to create a KMS key for the objects (about 1 USD a month): true or false. Not together with kms_key_arn."
-  type        = bool
-  default     = false
-  nullable    = false
-
-  validation {
-    condition     = !(var.create_kms_key && var.kms_key_arn != null)
-    error_message = "Give a key in kms_key_arn or ask for one with create_kms_key, not both."
-  }
-}
-
 variable "round_retention_days" {
   description = "Days after which the objects under rounds/ (updates, manifests, shards) expire, 1 to 3650."
   type        = number
@@ -402,18 +376,4 @@ variable "create_github_oidc_provider" {
   type        = bool
   default     = false
   nullable    = false
-}
-
-variable "terraform_state" {
-  description = "Bucket and key of the environment's Terraform state, whose outputs the CI role may then read, as rounds need; null for no access to the state."
-  type = object({
-    bucket = string
-    key    = string
-  })
-  default = null
-
-  validation {
-    condition     = var.terraform_state == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.terraform_state.bucket))
-    error_message = "terraform_state must be null or name a bucket and a key."
-  }
 }
