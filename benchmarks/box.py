@@ -8,16 +8,13 @@ without that limit. `awake` keeps the cores from sleeping, as other functions do
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 # AWS Lambda developer guide, "Configure Lambda function memory": one vCPU at 1,769 MB.
 MB_PER_CORE = 1769
@@ -37,8 +34,7 @@ class Box:
     """
 
     def __init__(self, memory_mb: int, *, nic_mbit: int = NIC_MBIT) -> None:
-        self._memory_mb = memory_mb
-        self._nic_mbit = nic_mbit
+        self._memory_mb, self._nic_mbit = memory_mb, nic_mbit
         self._name = f"fedagg{os.getpid()}"
         self._server, self._function = f"{self._name}s", f"{self._name}f"
         self._groups: list[Path] = []
@@ -56,9 +52,7 @@ class Box:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._remove()
 
     def server_command(self, command: Sequence[str]) -> list[str]:
@@ -155,17 +149,3 @@ def awake() -> Iterator[None]:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True)
-
-
-def main() -> None:
-    """`python -m benchmarks.box MEMORY_MB COMMAND...`: run a command inside a box, and print its CPU time as JSON."""
-    with Box(int(sys.argv[1])) as box:
-        for gap in box.unlimited:
-            print(gap, file=sys.stderr)
-        status = subprocess.call(box.function_command(sys.argv[2:]))
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(json.dumps({"status": status, "user_s": used.ru_utime, "sys_s": used.ru_stime}), file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import numpy as np
+from botocore.exceptions import ClientError
 
 from lambdas.protocol.keys import update_key
 from lambdas.protocol.safetensors import NUM_EXAMPLES, serialize_header
@@ -48,7 +49,7 @@ def vgg16() -> TensorTable:
     return TensorTable(tuple(sorted(specs, key=lambda t: t.name)))
 
 
-# The time at which every object was stored.
+# LastModified of every object.
 _STORED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -87,8 +88,6 @@ class MemoryAws:
             }
 
     def get_object(self, *, Key: str, Range: str | None = None, **_: object) -> Any:  # noqa: N803
-        from botocore.exceptions import ClientError
-
         self._count("GetObject")
         if Key not in self.objects:
             raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")

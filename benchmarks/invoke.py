@@ -1,8 +1,8 @@
 """Runs one handler inside the box and prints what it took. benchmarks.worker starts it.
 
-    python -m benchmarks.invoke MODULE EVENT_JSON_FILE [INVOCATIONS]
+    python -m benchmarks.invoke MODULE EVENT_JSON_FILE
 
-Imports and client creation (Lambda's INIT) are timed apart from the invocations. Prints one JSON line.
+Imports and client creation (Lambda's INIT) are timed apart from the invocation. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -29,27 +29,19 @@ def high_water_mb() -> float:
 
 def main() -> None:
     """Invoke and measure."""
-    began = time.perf_counter()
-    module, event_file, *rest = sys.argv[1:]
+    module, event_file = sys.argv[1:]
     handler = importlib.import_module(module).handler
     event = json.loads(Path(event_file).read_text())
     context = SimpleNamespace(memory_limit_in_mb=event.pop("memory_mb"), function_name="bench", aws_request_id="bench")
-    init = {"init_s": time.perf_counter() - began, "init_cpu_s": time.process_time(), "init_rss_mb": high_water_mb()}
-    runs = []
-    for _ in range(int(rest[0]) if rest else 1):
-        wall, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        answer = handler(event, context)
-        now = resource.getrusage(resource.RUSAGE_SELF)
-        runs.append(
-            {
-                "wall_s": time.perf_counter() - wall,
-                "user_s": now.ru_utime - used.ru_utime,
-                "sys_s": now.ru_stime - used.ru_stime,
-                "rss_mb": high_water_mb(),
-                "answer": answer,
-            }
-        )
-    print(json.dumps({**init, "runs": runs}))
+    wall, init_cpu_s = time.perf_counter(), time.process_time()
+    answer = handler(event, context)
+    figures = {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - init_cpu_s,
+        "init_cpu_s": init_cpu_s,
+        "rss_mb": high_water_mb(),
+    }
+    print(json.dumps({"figures": figures, "answer": answer}))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 Terraform deploys the lane, the functions average, and the published file is compared byte by byte with a reference
 that is computed separately. Times are those of an emulator on this machine; bytes, memory and requests are those of
-AWS. Needs about 8 times the largest update in memory, because the emulator's S3 is there, and twice the largest in
-/tmp.
+AWS. Needs about 8 times the largest update in memory, because the emulator keeps objects there, and twice the largest
+update in /tmp.
 """
 
 from __future__ import annotations

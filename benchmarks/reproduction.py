@@ -11,12 +11,12 @@ orchestrator.planning.planner predicts. The float32 trees are averaged when the 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks.reproduction_figures import (
     CLIENTS,
-    SHARDED,
     SHARDS,
     cost,
     crossover_mb,
@@ -28,7 +28,7 @@ from benchmarks.reproduction_figures import (
     tree,
 )
 from benchmarks.workload import client_values
-from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, TREES
+from lambdas.protocol.topologies import GRADS_SHARDING, LAMBDA_FL, TOPOLOGIES, TREES
 from orchestrator.paths import ROOT
 from orchestrator.planning.planner import predict
 from orchestrator.planning.question import STREAMING, WHOLE_OBJECT, Configuration, Question
@@ -53,21 +53,29 @@ from committed data, and a test checks that it is current. Every round has 20 cl
 handler and "streaming" is this kit's worker; [planning.md](planning.md) describes the models of both."""
 
 
+def _section(title: str, before: str, head: str, rows: Sequence[str], after: str = "") -> str:
+    """A heading, and a table between two paragraphs. `head` and `rows` are lines of the table."""
+    rule = "|---" * (head.count("|") - 1) + "|"
+    return "\n\n".join(part for part in (f"## {title}", before, "\n".join([head, rule, *rows]), after) if part)
+
+
 def _claims() -> str:
     by = {(r["model"], r["topology"], r["shards"], r["experiment"]): r for r in rounds()}
     usd = {
-        (model, a): float(by[model, a, "4" if a == SHARDED else "", "comparison"]["cost_usd"])
+        (model, a): float(by[model, a, "4" if a == GRADS_SHARDING else "", "comparison"]["cost_usd"])
         for model in ("resnet18", "vgg16")
-        for a in (SHARDED, *TREES)
+        for a in TOPOLOGIES
     }
-    ratio = usd["vgg16", LAMBDA_FL] / usd["vgg16", SHARDED]
+    ratio = usd["vgg16", LAMBDA_FL] / usd["vgg16", GRADS_SHARDING]
     size = int(VGG16_MIB * MIB)
-    predicted = cost(size, LAMBDA_FL, WHOLE_OBJECT, all_in=False) / cost(size, SHARDED, WHOLE_OBJECT, all_in=False)
-    ours = cost(size, LAMBDA_FL, STREAMING, all_in=True) / cost(size, SHARDED, STREAMING, all_in=True)
+    predicted = cost(size, LAMBDA_FL, WHOLE_OBJECT, all_in=False) / cost(
+        size, GRADS_SHARDING, WHOLE_OBJECT, all_in=False
+    )
+    ours = cost(size, LAMBDA_FL, STREAMING, all_in=True) / cost(size, GRADS_SHARDING, STREAMING, all_in=True)
     rows = [
         (
             "cost crossover at about 500 MB",
-            f"no: its own rounds have sharding ahead at 43 MB already (${usd['resnet18', SHARDED]:.6f} against "
+            f"no: its own rounds have sharding ahead at 43 MB already (${usd['resnet18', GRADS_SHARDING]:.6f} against "
             f"${usd['resnet18', LAMBDA_FL]:.6f}), and by {ratio:.1f} at 512 MiB",
             f"a matter of accounting: predicted from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=False)} on as "
             f"the paper counts, from {crossover_mb(LAMBDA_FL, WHOLE_OBJECT, all_in=True)} with the clients' "
@@ -96,118 +104,102 @@ def _claims() -> str:
             "this kit's worker needs the same for any model, M and N, see below",
         ),
     ]
-    lines = ["## The claims", "", "| claim | in its measurements | here |", "|---|---|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return _section(
+        "The claims", "", "| claim | in its measurements | here |", [f"| {' | '.join(row)} |" for row in rows]
+    )
 
 
 def _rounds() -> str:
-    lines = [
-        "## Its rounds on AWS",
-        "",
-        "The last two columns are predictions for this kit's workers on x86, with memory by this kit's rule, every "
-        "start cold, and all costs, including clients' uploads and SQS. The round is the same, the accounting is not. "
-        "Only the columns of the paper are measured.",
-        "",
-        "| model | topology | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for r in rounds():
         size, shards = round(float(r["gradient_mib"]) * MIB), int(r["shards"]) if r["shards"] else None
         its = predict(Question(size, CLIENTS, WHOLE_OBJECT), Configuration(shards, r["topology"], int(r["memory_mb"])))
         ours = predict(Question(size, CLIENTS), Configuration(shards, r["topology"], cpu_architecture="x86_64"))
         name = r["topology"] + (f", M = {shards}" if shards else "")
         wall, usd = float(r["wall_s"]), float(r["cost_usd"])
-        lines.append(
+        rows.append(
             f"| {r['model']} | {name} | {int(r['memory_mb']):,} | {wall:.1f} | {its.predicted_seconds:.1f} "
             f"({its.predicted_seconds / wall - 1:+.0%}) | {usd:.6f} | {its.predicted_cost_usd:.6f} "
             f"({its.predicted_cost_usd / usd - 1:+.0%}) | {ours.predicted_seconds:.1f} "
             f"| {ours.predicted_cost_usd:.6f} |"
         )
-    return "\n".join(lines)
+    return _section(
+        "Its rounds on AWS",
+        "The last two columns are predictions for this kit's workers on x86, with memory by this kit's rule, every "
+        "start cold, and all costs, including clients' uploads and SQS. The round is the same, the accounting is not. "
+        "Only the columns of the paper are measured.",
+        "| model | topology | MB | measured s | predicted | measured $ | predicted | streaming s | streaming $ |",
+        rows,
+    )
 
 
 def _crossover() -> str:
     sizes = (10, 43, 100, 200, 500, 1000, 2000)
-    lines = [
-        "## Crossover",
-        "",
-        f"Predicted dollars of a round, GradsSharding with M = {SHARDS}, memory up to Lambda's 10,240 MB. The paper "
-        "stores an object for every client and shard, which is M PUTs per client; this kit stores one per client.",
-        "",
-        "| model MB | accounting | GradsSharding | lambda-FL | LIFL |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for text, profile, all_in in (
         ("the paper's", WHOLE_OBJECT, False),
         ("all-in, the paper's handler", WHOLE_OBJECT, True),
         ("all-in, this kit's workers", STREAMING, True),
     ):
         for mb in sizes:
-            costs = (cost(mb * 10**6, a, profile, all_in=all_in) for a in (SHARDED, *TREES))
-            lines.append(f"| {mb:,} | {text} | " + " | ".join(f"{usd:.6f}" for usd in costs) + " |")
+            costs = (cost(mb * 10**6, a, profile, all_in=all_in) for a in TOPOLOGIES)
+            rows.append(f"| {mb:,} | {text} | " + " | ".join(f"{usd:.6f}" for usd in costs) + " |")
         crossings = ", ".join(f"{crossover_mb(a, profile, all_in=all_in)} ({a})" for a in TREES)
-        lines.append(f"| | | sharding is cheaper from: {crossings} | | |")
-    return "\n".join(lines)
+        rows.append(f"| | | sharding is cheaper from: {crossings} | | |")
+    return _section(
+        "Crossover",
+        f"Predicted dollars of a round, GradsSharding with M = {SHARDS}, memory up to Lambda's 10,240 MB. The paper "
+        "stores an object for every client and shard, which is M PUTs per client; this kit stores one per client.",
+        "| model MB | accounting | GradsSharding | lambda-FL | LIFL |",
+        rows,
+    )
 
 
 def _memory() -> str:
-    lines = [
-        "## What can be deployed",
-        "",
-        "The largest model that some configuration averages within Lambda's limits, predicted:",
-        "",
-        "| functions of at most | worker | GradsSharding | lambda-FL | LIFL |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for cap in (3008, 10_240):
         for profile in (WHOLE_OBJECT, STREAMING):
-            sizes = (largest_mb(a, profile, cap) for a in (SHARDED, *TREES))
-            lines.append(f"| {cap:,} MB | {profile} | " + " | ".join(sizes) + " |")
-    lines += [
-        "",
+            sizes = (largest_mb(a, profile, cap) for a in TOPOLOGIES)
+            rows.append(f"| {cap:,} MB | {profile} | " + " | ".join(sizes) + " |")
+    return _section(
+        "What can be deployed",
+        "The largest model that some configuration averages within Lambda's limits, predicted:",
+        "| functions of at most | worker | GradsSharding | lambda-FL | LIFL |",
+        rows,
         "The ceiling is real. The paper's handler holds three copies of the gradient, this kit's tree aggregators "
         "the sums of the whole model in float64, and a partial sum of more than 5 GiB does not fit in a single PUT. "
         "Sharding has no such limit: a larger model takes more shards of the same 256 MB functions.",
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _functions() -> str:
-    document = measured()
-    published = {
-        (GRADS_SHARDING, 43, 4, 472): 0, (GRADS_SHARDING, 537, 4, 835): 3, (GRADS_SHARDING, 537, 16, 3008): 8,
-    }  # fmt: skip
-    lines = [
-        "## One function, measured",
-        "",
-        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: in a box, not on AWS. "
-        "Each row is one function of the first level; the last column has what the paper measured on AWS. The box has "
-        "another CPU, and no limit per connection. On AWS, that limit held the paper's handler to 46-60 MB/s.",
-        "",
-        "| function | clients | read MB | memory MB | wall s | CPU s/GB | peak RSS MB | requests | on AWS (paper) s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    all_rounds = rounds()
+    document, published = measured(), rounds()
+    # The paper's round in which this function ran, by model MB, shards and memory MB.
+    index = {(45, 4, 472): 0, (537, 4, 835): 3, (537, 16, 3008): 8}
+    rows = []
     for row in document["rows"]:
         model_mb = round(row["model_bytes"] / 1e6)
         if row["handler"] not in ("this worker", "paper's function") or model_mb not in (45, 537):
             continue
-        index = published.get((SHARDED, 43 if model_mb == 45 else 537, row["shards"], row["memory_mb"]))
-        if row["handler"] != "paper's function":
-            index = None
-        on_aws = f"{float(all_rounds[index]['first_level_function_s']):.1f}" if index is not None else ""
-        what = f"{row['handler']}, " + f"M = {row['shards']}"
-        lines.append(
-            f"| {what} | {row['clients']:,} | {row['clients'] * row['shard_mb']:,.0f} | {row['memory_mb']:,} "
-            f"| {row['wall_s']:.1f} | {row['cpu_s_per_gb']:.2f} | {row['peak_rss_mb']:.0f} "
+        on_aws = ""
+        found = index.get((model_mb, row["shards"], row["memory_mb"]))
+        if row["handler"] == "paper's function" and found is not None:
+            on_aws = f"{float(published[found]['first_level_function_s']):.1f}"
+        rows.append(
+            f"| {row['handler']}, M = {row['shards']} | {row['clients']:,} | {row['clients'] * row['shard_mb']:,.0f} "
+            f"| {row['memory_mb']:,} | {row['wall_s']:.1f} | {row['cpu_s_per_gb']:.2f} | {row['peak_rss_mb']:.0f} "
             f"| {row['gets'] + row['puts']} | {on_aws} |"
         )
-    lines += [
-        "",
+    return _section(
+        "One function, measured",
+        f"{document['machine']}, {document['network_mbit']} Mbit/s, TLS, CPU share as on Lambda: in a box, not on AWS. "
+        "Each row is one function of the first level; the last column has what the paper measured on AWS. The box has "
+        "another CPU, and no limit per connection. On AWS, that limit held the paper's handler to 46-60 MB/s.",
+        "| function | clients | read MB | memory MB | wall s | CPU s/GB | peak RSS MB | requests | on AWS (paper) s |",
+        rows,
         "A leaf of a tree could not be measured in this way: with a whole VGG-16 gradient as its shard, the paper's "
         "handler as written here needs more than the 1,987 MB that the paper's rule gives it, and is killed.",
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _identity() -> str:
@@ -215,29 +207,23 @@ def _identity() -> str:
     values = [client_values(c, 0, _VALUES) for c in range(CLIENTS)]
     exact = (sum(w * v.astype(np.float64) for w, v in zip(weights, values, strict=True)) / sum(weights)).astype("<f4")
     flat = flat_float32(values, weights)
-    lines = [
-        "## Bit-identity",
-        "",
-        f"The number of elements that differ, of {_VALUES:,} float32 values of {CLIENTS} clients with unequal example "
-        "counts:",
-        "",
-        "| | from the flat float32 sum (the paper's sharded result) | from float64, rounded once (this kit's) |",
-        "|---|---|---|",
-        f"| flat float32 | - | {differing(flat, exact)} |",
-    ]
+    rows = [f"| flat float32 | - | {differing(flat, exact)} |"]
     for a in TREES:
         single, double = (tree(a, values, weights, dtype) for dtype in (np.float32, np.float64))
-        lines.append(f"| {a}, float32 sums | {differing(single, flat)} | {differing(single, exact)} |")
-        lines.append(f"| {a}, float64 sums | {differing(double, flat)} | {differing(double, exact)} |")
-    lines += [
-        "",
+        rows.append(f"| {a}, float32 sums | {differing(single, flat)} | {differing(single, exact)} |")
+        rows.append(f"| {a}, float64 sums | {differing(double, flat)} | {differing(double, exact)} |")
+    return _section(
+        "Bit-identity",
+        f"The number of elements that differ, of {_VALUES:,} float32 values of {CLIENTS} clients with unequal example "
+        "counts:",
+        "| | from the flat float32 sum (the paper's sharded result) | from float64, rounded once (this kit's) |",
+        rows,
         "The paper's identity does not hold in its own arithmetic: float32 addition is not associative, and a tree "
         "groups the clients differently. Sharding itself changes no bit, since every element is summed over all "
         "clients in one order. With float64 sums the trees agree with the sharded result here in every element. This "
         "is an observation, not a theorem: a float64 sum within its own rounding error of the middle between two "
         "float32 values can be rounded either way.",
-    ]
-    return "\n".join(lines)
+    )
 
 
 TAIL = """\

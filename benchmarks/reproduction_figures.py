@@ -18,7 +18,7 @@ from orchestrator.planning.prices import LAMBDA_CONCURRENCY, LAMBDA_MAX_MEMORY_M
 from orchestrator.planning.question import Account, Configuration, Question
 
 CLIENTS = 20
-SHARDS, SHARDED = 4, GRADS_SHARDING
+SHARDS = 4
 _DATA = Path(__file__).with_name("data")
 
 
@@ -36,7 +36,7 @@ def measured() -> dict[str, Any]:
 
 def cost(model_bytes: int, topology: str, profile: str, *, all_in: bool) -> float:
     """Predicted dollars of a round of 20 clients, GradsSharding with 4 shards, no cap on memory but Lambda's."""
-    shards = SHARDS if topology == SHARDED else None
+    shards = SHARDS if topology == GRADS_SHARDING else None
     plan = predict(
         Question(model_bytes, CLIENTS, profile, account=Account(LAMBDA_MAX_MEMORY_MB)),
         Configuration(shards, topology, cpu_architecture="x86_64"),
@@ -56,7 +56,7 @@ def crossover_mb(tree: str, profile: str, *, all_in: bool) -> str:
     """From which model size (MB) on sharding is cheaper than a tree."""
 
     def dearer(mb: int) -> bool:
-        sharded, other = (cost(mb * 10**6, a, profile, all_in=all_in) for a in (SHARDED, tree))
+        sharded, other = (cost(mb * 10**6, a, profile, all_in=all_in) for a in (GRADS_SHARDING, tree))
         return sharded >= other
 
     return f"{last_true(dearer, 1, 5000) + 1:,} MB" if dearer(1) else "always"
@@ -66,7 +66,7 @@ def largest_mb(topology: str, profile: str, cap_mb: int) -> str:
     """The largest model (GB) that some feasible configuration averages."""
 
     def feasible(mb: int) -> bool:
-        counts: tuple[int | None, ...] = (None,) if topology != SHARDED else tuple(4**k for k in range(7))
+        counts: tuple[int | None, ...] = (None,) if topology != GRADS_SHARDING else tuple(4**k for k in range(7))
         question = Question(mb * 10**6, CLIENTS, profile, account=Account(cap_mb, LAMBDA_CONCURRENCY))
         return any(predict(question, Configuration(shards, topology)).feasible for shards in counts)
 

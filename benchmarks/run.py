@@ -28,8 +28,10 @@ class Measured:
     """What one invocation took.
 
     Attributes:
-        cpu_s: user and system time of the invocation, without imports and client creation.
+        cpu_s: user and system time of the invocation.
+        init_cpu_s: user and system time of imports and client creation, before the invocation.
         rss_mb: peak resident memory, the interpreter and everything imported included.
+        most_open: the largest number of connections that were open at once.
         stored_sha256: of what the handler stored, as the server received it.
         tls: version and cipher of the last connection.
         network_mbit: the network's rate, Mbit/s; None if it was not limited.
@@ -38,15 +40,10 @@ class Measured:
 
     wall_s: float
     cpu_s: float
-    user_s: float
-    sys_s: float
-    rss_mb: float
-    init_s: float
     init_cpu_s: float
-    init_rss_mb: float
+    rss_mb: float
     gets: int
     puts: int
-    connections: int
     most_open: int
     bytes_averaged: int
     stored_sha256: str
@@ -60,9 +57,7 @@ class Measured:
         return self.cpu_s / self.bytes_averaged * 1e9
 
 
-def measure(
-    workload: Workload, module: str, *, memory_mb: int, nic_mbit: int = 600, environ: dict[str, str] | None = None
-) -> Measured:
+def measure(workload: Workload, module: str, memory_mb: int, nic_mbit: int, reader: str) -> Measured:
     """Run `module`'s handler once on `workload`, in a new process inside a new box."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-bench-")))
@@ -71,26 +66,37 @@ def measure(
         if not (task / "lambdas" / "averaging" / "libfold.so").exists():
             box.unlimited.append("the worker sums with numpy (the compiled loop is for Linux)")
         server = start_server(stack, box, workload, directory)
-        endpoint = f"https://{box.address}:{_line(server)['port']}"
+        assert server.stdin
+        assert server.stdout
+        endpoint = f"https://{box.address}:{json.loads(server.stdout.readline())['port']}"
         event = directory / "event.json"
         event.write_text(json.dumps(event_of(workload, module, memory_mb)))
         function = subprocess.run(
             box.function_command([sys.executable, "-P", "-m", "benchmarks.invoke", module, str(event)]),
-            env={**function_environment(endpoint, directory, task), **(environ or {})},
+            env={**function_environment(endpoint, directory, task), "BENCH_READER": reader},
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         )
         if function.returncode != 0:
             raise SystemExit(f"{module} in {memory_mb} MB ended with status {function.returncode}.")
-        assert server.stdin
         server.stdin.write("\n")
         server.stdin.flush()
-        seen = Seen(**_line(server))
-    answer = json.loads(function.stdout.splitlines()[-1])
-    if answer["runs"][-1]["answer"].get("batchItemFailures") or not seen.stored:
-        raise SystemExit(f"{module} failed: {answer['runs'][-1]['answer']} {seen.messages}")
-    return _measured(workload, box, answer, seen)
+        seen = Seen(**json.loads(server.stdout.readline()))
+    result = json.loads(function.stdout.splitlines()[-1])
+    if result["answer"].get("batchItemFailures") or not seen.stored:
+        raise SystemExit(f"{module} failed: {result['answer']} {seen.messages}")
+    return Measured(
+        **result["figures"],
+        gets=seen.gets,
+        puts=seen.puts,
+        most_open=seen.most_open,
+        bytes_averaged=workload.bytes_averaged,
+        stored_sha256=next(iter(seen.stored.values())),
+        tls=seen.tls,
+        network_mbit=box.network_mbit,
+        unlimited=tuple(box.unlimited),
+    )
 
 
 def start_server(stack: ExitStack, box: Box, workload: Workload, directory: Path) -> subprocess.Popen[str]:
@@ -110,35 +116,6 @@ def start_server(stack: ExitStack, box: Box, workload: Workload, directory: Path
     assert server.stdin
     stack.callback(server.stdin.close)
     return server
-
-
-def _line(server: subprocess.Popen[str]) -> dict[str, Any]:
-    assert server.stdout
-    document: dict[str, Any] = json.loads(server.stdout.readline())
-    return document
-
-
-def _measured(workload: Workload, box: Box, answer: dict[str, Any], seen: Seen) -> Measured:
-    run = answer["runs"][-1]
-    return Measured(
-        wall_s=run["wall_s"],
-        cpu_s=run["user_s"] + run["sys_s"],
-        user_s=run["user_s"],
-        sys_s=run["sys_s"],
-        rss_mb=run["rss_mb"],
-        init_s=answer["init_s"],
-        init_cpu_s=answer["init_cpu_s"],
-        init_rss_mb=answer["init_rss_mb"],
-        gets=seen.gets,
-        puts=seen.puts,
-        connections=seen.connections,
-        most_open=seen.most_open,
-        bytes_averaged=workload.bytes_averaged,
-        stored_sha256=next(iter(seen.stored.values()))[0],
-        tls=seen.tls,
-        network_mbit=box.network_mbit,
-        unlimited=tuple(box.unlimited),
-    )
 
 
 def event_of(workload: Workload, module: str, memory_mb: int) -> dict[str, Any]:

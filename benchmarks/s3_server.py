@@ -4,9 +4,9 @@
 
 It serves the updates of a `Workload`, and the same updates in the paper's layout (`paper/<client>/<shard>.npy`, one
 object per client and shard). It takes parts and objects, of which it keeps SHA-256 and length, and result messages. It
-prints one JSON line when it listens, and after each line on its standard input one line with what has happened since
-the last one. It knows GET with Range and If-Match (206, 412, 416, 404), ListParts, UploadPart, PutObject and
-SendMessage; bodies may be aws-chunked.
+prints one JSON line when it listens, and one with the requests so far after each line on its standard input. It knows
+GET with Range and If-Match (206, 412, 416, 404), ListParts, UploadPart, PutObject and SendMessage; bodies may be
+aws-chunked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,16 +34,12 @@ from lambdas.protocol.keys import manifest_key, update_key
 
 @dataclass
 class Seen:
-    """The requests since the last report."""
+    """The requests so far, and the largest number of connections that were open at once."""
 
     gets: int = 0
     puts: int = 0
-    other: int = 0
-    connections: int = 0
     most_open: int = 0
-    bytes_sent: int = 0
-    seconds_first_to_last_byte: float = 0.0
-    stored: dict[str, list[str]] = field(default_factory=dict)  # key: [sha256, length]
+    stored: dict[str, str] = field(default_factory=dict)  # key: SHA-256
     messages: list[str] = field(default_factory=list)
     tls: str = ""  # version and cipher of the last connection
 
@@ -53,33 +48,26 @@ class Objects:
     """The objects of a workload: key to ETag, length and bytes."""
 
     def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self._fixed = {manifest_key(ROUND): workload.manifest().to_bytes()}
+        # ETag, client, the bytes in front of the client's values, and the byte range of these values.
+        self._objects = {manifest_key(ROUND): ('"fixed"', 0, workload.manifest().to_bytes(), 0, 0)}
         start, stop = workload.range
         npy = io.BytesIO()
         np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (stop - start,)})
-        self._clients: dict[str, tuple[int, bytes, int, int]] = {}  # key: client, header, byte range of its values
         for client in range(workload.clients):
-            head = workload.update_header(client)
-            self._clients[update_key(ROUND, client_name(client))] = (client, head, 0, workload.table.nbytes)
-            key = f"paper/{client_name(client)}/{workload.shard}.npy"
-            self._clients[key] = (client, npy.getvalue(), start * 4, stop * 4)
+            tag, name, head = etag(client), client_name(client), workload.update_header(client)
+            self._objects[update_key(ROUND, name)] = (tag, client, head, 0, workload.table.nbytes)
+            self._objects[f"paper/{name}/{workload.shard}.npy"] = (tag, client, npy.getvalue(), start * 4, stop * 4)
 
     def find(self, key: str) -> tuple[str, int] | None:
         """ETag and length; None if there is no such object."""
-        if key in self._fixed:
-            return '"fixed"', len(self._fixed[key])
-        if key not in self._clients:
+        if key not in self._objects:
             return None
-        client, head, start, stop = self._clients[key]
-        return etag(client), len(head) + stop - start
+        tag, _, head, start, stop = self._objects[key]
+        return tag, len(head) + stop - start
 
     def pieces(self, key: str, first: int, last: int) -> Iterator[memoryview]:
         """The bytes first <= b < last of an object."""
-        if key in self._fixed:
-            yield memoryview(self._fixed[key])[first:last]
-            return
-        client, head, start, _ = self._clients[key]
+        _, client, head, start, _ = self._objects[key]
         if first < len(head):
             yield memoryview(head)[first:last]
         values = max(first - len(head), 0), last - len(head)
@@ -90,23 +78,16 @@ class Objects:
 class Server:
     """A thread per connection; the bytes go from the pool to OpenSSL without a copy in Python."""
 
-    def __init__(self, objects: Objects, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, objects: Objects, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        self.seen = Seen()
         self._objects = objects
         self._listener = listener
         self._tls = tls
         self._lock = threading.Lock()
         self._open = 0
-        self._first_byte = 0.0
-        self._seen = Seen()
-
-    def report(self) -> Seen:
-        """The requests since the last call."""
-        with self._lock:
-            seen, self._seen, self._first_byte = self._seen, Seen(most_open=self._open), 0.0
-            return seen
 
     def serve(self) -> None:
-        """Accept connections for ever."""
+        """Accept connections until the process ends."""
         while True:
             connection, _ = self._listener.accept()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -115,14 +96,11 @@ class Server:
     def _connection(self, connection: socket.socket) -> None:
         with self._lock:
             self._open += 1
-            self._seen.connections += 1
-            self._seen.most_open = max(self._seen.most_open, self._open)
+            self.seen.most_open = max(self.seen.most_open, self._open)
         try:
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-                cipher = connection.cipher()
-                with self._lock:
-                    self._seen.tls = f"{connection.version()} {cipher[0] if cipher else 'no cipher'}"
+            connection = self._tls.wrap_socket(connection, server_side=True)
+            cipher = connection.cipher()
+            self.seen.tls = f"{connection.version()} {cipher[0] if cipher else 'no cipher'}"
             reader = connection.makefile("rb", buffering=64 * 1024)
             while self._request(connection, reader):
                 pass
@@ -148,67 +126,51 @@ class Server:
         if headers.get("expect") == "100-continue":
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if method == "PUT":
-            self._put(
-                connection, reader, headers, key + (f"#{query['partNumber'][0]}" if "partNumber" in query else "")
-            )
+            self._put(connection, reader, headers, key)
         elif method == "POST":
             self._message(connection, reader.read(int(headers["content-length"])))
-        elif method == "GET" and "uploadId" in query:
-            self._count("other")
+        elif "uploadId" in query:
             xml = b"<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>"
             _answer(connection, "200 OK", {"Content-Type": "application/xml"}, xml)
         else:
-            self._get(connection, method, headers, key)
+            self._get(connection, headers, key)
         return True
 
-    def _count(self, name: str) -> None:
+    def _get(self, connection: socket.socket, headers: dict[str, str], key: str) -> None:
         with self._lock:
-            setattr(self._seen, name, getattr(self._seen, name) + 1)
-
-    def _get(self, connection: socket.socket, method: str, headers: dict[str, str], key: str) -> None:
-        self._count("gets" if method == "GET" else "other")
+            self.seen.gets += 1
         found = self._objects.find(key)
         if found is None:
-            return _answer(connection, "404 Not Found", {}, b"<Error><Code>NoSuchKey</Code></Error>")
+            return _refuse(connection, "404 Not Found", "NoSuchKey")
         tag, size = found
         if headers.get("if-match", tag) != tag:
-            return _answer(connection, "412 Precondition Failed", {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return _refuse(connection, "412 Precondition Failed", "PreconditionFailed")
         first, last, status = 0, size, "200 OK"
         extra = {"ETag": tag, "Accept-Ranges": "bytes"}
         if match := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             first, last, status = int(match[1]), min(int(match[2]) + 1, size), "206 Partial Content"
             if first >= size:
-                return _answer(connection, "416 Range Not Satisfiable", {}, b"<Error><Code>InvalidRange</Code></Error>")
+                return _refuse(connection, "416 Range Not Satisfiable", "InvalidRange")
             extra["Content-Range"] = f"bytes {first}-{last - 1}/{size}"
         connection.sendall(_head(status, extra, last - first))
-        if method == "HEAD":
-            return None
-        with self._lock:
-            self._seen.bytes_sent += last - first
-            self._first_byte = self._first_byte or time.perf_counter()
         for piece in self._objects.pieces(key, first, last):
             for at in range(0, len(piece), 1 << 20):
                 connection.sendall(piece[at : at + (1 << 20)])
-        with self._lock:
-            self._seen.seconds_first_to_last_byte = time.perf_counter() - self._first_byte
         return None
 
-    def _put(self, connection: socket.socket, reader: Any, headers: dict[str, str], name: str) -> None:
-        self._count("puts")
-        sha256, md5, length = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    def _put(self, connection: socket.socket, reader: Any, headers: dict[str, str], key: str) -> None:
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         for piece in _body(reader, headers):
             sha256.update(piece)
             md5.update(piece)
-            length += len(piece)
         with self._lock:
-            self._seen.stored[name] = [sha256.hexdigest(), str(length)]
+            self.seen.puts += 1
+            self.seen.stored[key] = sha256.hexdigest()
         _answer(connection, "200 OK", {"ETag": f'"{md5.hexdigest()}"'}, b"")
 
     def _message(self, connection: socket.socket, data: bytes) -> None:
         body = json.loads(data)["MessageBody"]
-        with self._lock:
-            self._seen.other += 1
-            self._seen.messages.append(body)
+        self.seen.messages.append(body)
         md5 = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
         answer = json.dumps({"MessageId": "m", "MD5OfMessageBody": md5}).encode()
         _answer(connection, "200 OK", {"Content-Type": "application/x-amz-json-1.0"}, answer)
@@ -221,6 +183,10 @@ def _head(status: str, headers: dict[str, str], length: int) -> bytes:
 
 def _answer(connection: socket.socket, status: str, headers: dict[str, str], body: bytes) -> None:
     connection.sendall(_head(status, headers, len(body)) + body)
+
+
+def _refuse(connection: socket.socket, status: str, code: str) -> None:
+    _answer(connection, status, {}, f"<Error><Code>{code}</Code></Error>".encode())
 
 
 def _body(reader: Any, headers: dict[str, str]) -> Iterator[bytes]:
@@ -267,29 +233,22 @@ def _chunks(reader: Any) -> Iterator[bytes]:
         pass
 
 
-def tls_context(directory: Path) -> ssl.SSLContext:
-    """A server context for `directory`'s server.pem (certificate and key)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
-    return context
-
-
 def main() -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--directory", type=Path, help="where server.pem is; without it: plain HTTP")
+    parser.add_argument("--directory", type=Path, required=True, help="has server.pem: a certificate and its key")
     parser.add_argument("--workload", default="{}", help="fields of Workload, as JSON")
     args = parser.parse_args()
     pool()
-    listener = socket.create_server((args.host, args.port), backlog=1024)
-    tls = tls_context(args.directory) if args.directory else None
+    listener = socket.create_server((args.host, 0), backlog=1024)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(args.directory / "server.pem")
     server = Server(Objects(Workload(**json.loads(args.workload))), listener, tls)
     threading.Thread(target=server.serve, daemon=True).start()
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(asdict(server.report())), flush=True)
+        print(json.dumps(asdict(server.seen)), flush=True)
 
 
 if __name__ == "__main__":

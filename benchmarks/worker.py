@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for repeats, group in ((args.repeats, cases), (1, once)):
             for _ in range(repeats):  # in turn, so that other work on the machine affects all cases alike
                 for case in group:
-                    run = measure_case(case, args.network)
+                    run = measure(case.workload, case.module, case.memory_mb, args.network, case.reader)
                     if not measured:
                         print_head(run, cores)
                     measured.setdefault(case, []).append(run)
@@ -115,17 +115,6 @@ def chosen_cases(args: argparse.Namespace) -> list[Case]:
         cases.append(Case(workload, args.memory, PLAIN_STREAM))
         cases += [Case(workload, args.memory, OTHER_READER, reader) for reader in READERS]
     return cases
-
-
-def measure_case(case: Case, nic_mbit: int) -> Measured:
-    """Run a case once."""
-    return measure(
-        case.workload,
-        case.module,
-        memory_mb=case.memory_mb,
-        nic_mbit=nic_mbit,
-        environ={"BENCH_READER": case.reader},
-    )
 
 
 def print_head(run: Measured, cores: str) -> None:
@@ -245,7 +234,7 @@ def exact(case: Case, run: Measured) -> bool:
 
 @cache
 def reference_sha256(workload: Workload) -> str:
-    """SHA-256 of the reference's shard."""
+    """SHA-256 of the shard as the reference computes it."""
     digest = hashlib.sha256()
     for block in workload.reference():
         digest.update(block)
@@ -260,7 +249,7 @@ def machine() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    today = datetime.datetime.now(tz=datetime.timezone.utc).date()  # noqa: UP017 (Python 3.11 has both)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
     python = platform.python_version()
     return f"{today}, {model}, Linux {platform.release().split('-')[0]}, Python {python}, numpy {np.__version__}"
 

@@ -21,10 +21,8 @@ from lambdas.protocol.messages import ShardJob
 from lambdas.protocol.safetensors import serialize_header
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds
 
-MODEL = "vgg16"
 ROUND = "bench"
 BUCKET = "bench"
-UPLOAD_ID = "bench-upload"
 POOL_VALUES = 8 * 1024**2 + 9  # odd, so that no power of two divides the circle
 STRIDE = 104_729
 # The paper's largest model: VGG-16 with a 10-class head, 134,301,514 parameters (arXiv:2604.22072).
@@ -66,19 +64,17 @@ class Workload:
         elements: float32 values of the model.
         shards: M.
         shard: the index that is averaged.
-        weighted: client c has 100 + c examples instead of 1.
     """
 
     clients: int = 20
     elements: int = VGG16_PARAMETERS
     shards: int = 16
     shard: int = 1
-    weighted: bool = True
 
     @classmethod
     def of_shard_bytes(cls, clients: int, nbytes: int) -> Workload:
         """A round whose shards have `nbytes` bytes each."""
-        return cls(clients=clients, elements=nbytes // 4 * 2, shards=2, shard=1)
+        return cls(clients=clients, elements=nbytes // 4 * 2, shards=2)
 
     @property
     def table(self) -> TensorTable:
@@ -105,7 +101,7 @@ class Workload:
 
     def examples(self, client: int) -> int:
         """The client's weight."""
-        return 100 + client if self.weighted else 1
+        return 100 + client
 
     def update_header(self, client: int) -> bytes:
         """The first bytes of a client's update."""
@@ -115,27 +111,26 @@ class Workload:
         """The frozen round, as `orchestrator start-round` writes it."""
         participants = []
         for client in range(self.clients):
-            offset = len(self.update_header(client))
-            name = client_name(client)
+            name, header = client_name(client), self.update_header(client)
             participants.append(
                 Participant(
                     client=name,
                     key=update_key(ROUND, name),
                     etag=etag(client),
-                    size=offset + self.table.nbytes,
-                    data_offset=offset,
+                    size=len(header) + self.table.nbytes,
+                    data_offset=len(header),
                     num_examples=self.examples(client),
-                    header_sha256=sha256_hex(self.update_header(client)),
+                    header_sha256=sha256_hex(header),
                 )
             )
         return RoundManifest(
             round_id=ROUND,
-            model=MODEL,
+            model="vgg16",
             participants=tuple(participants),
             table=self.table,
             layouts=(tuple(t.dtype for t in self.table.tensors),),
             bounds=shard_bounds(self.table, self.shards),
-            output=Output("multipart", global_key(MODEL, ROUND), UPLOAD_ID),
+            output=Output("multipart", global_key("vgg16", ROUND), "bench-upload"),
             created_at=0.0,
         )
 

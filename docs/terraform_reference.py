@@ -28,7 +28,8 @@ def module(directory: Path) -> str:
     """The inputs and outputs of a module, as Markdown tables."""
     inputs = [
         (f"`{name}`", _plain(v["description"]), _code(v["type"]), _code(v["default"]) if "default" in v else "required")
-        for name, v in _blocks(directory / "variables.tf", "variable")
+        for path in sorted(directory.glob("variables*.tf"))
+        for name, v in _blocks(path, "variable")
     ]
     outputs = [(f"`{name}`", _plain(v["description"])) for name, v in _blocks(directory / "outputs.tf", "output")]
     return (
@@ -38,15 +39,13 @@ def module(directory: Path) -> str:
 
 
 def environments() -> str:
-    """The inputs of the environments with each one's value: its own, the shared default, or the aggregator's."""
-    aggregator = dict(_blocks(ROOT / "infra/aggregator/variables.tf", "variable"))
+    """The inputs of the environments with each one's value: its own, or the default."""
     own = [_load(ROOT / "environments" / name / "terraform.tfvars") for name in ENVIRONMENTS]
     rows = []
-    for name, v in _blocks(ROOT / "environments/shared/variables.tf", "variable"):
-        default = v.get("default")
-        if default is None:
-            default = aggregator.get(name, {}).get("default")
-        rows.append((f"`{name}`", _plain(v["description"]), *(_code(values.get(name, default)) for values in own)))
+    for path in sorted((ROOT / "environments/shared").glob("variables*.tf")):
+        for name, v in _blocks(path, "variable"):
+            values = (_code(values.get(name, v.get("default"))) for values in own)
+            rows.append((f"`{name}`", _plain(v["description"]), *values))
     for name, v in _blocks(ROOT / "environments/local/versions.tf", "variable"):
         rows.append((f"`{name}`", _plain(v["description"]), _code(v["default"]), "", "", ""))
     return table(("input", "description", *ENVIRONMENTS), rows)

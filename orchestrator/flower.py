@@ -63,11 +63,10 @@ class ShardedFedAvg(FedAvg):
     which are published as `<run>-0000`. Otherwise it continues from its newest global model.
 
     Args:
-        model: name of the model whose global model the rounds publish.
         run: a unique name of this run, with which the ids of its rounds begin.
         env: the environment, a directory of environments/.
         deployment: the deployment to use instead of that of `env`.
-        shards: shard count; None: the planner chooses a deployed lane.
+        shards: None: the planner chooses a deployed lane.
         on_invalid: `fail`: an update that cannot be averaged fails the round; `exclude`: its node is excluded.
         invitation_s: the longest time from a node's instruction to its update, seconds.
         keep_arrays: return each global model to Flower, for `evaluate_fn` and the result.
@@ -100,6 +99,8 @@ class ShardedFedAvg(FedAvg):
         self.keep_arrays = keep_arrays
         self._deployment = deployment or load_deployment(env)
         self._aws = connect(self._deployment.region, self._deployment.endpoint_url)
+        self._bucket = self._aws.bucket(self._deployment.bucket)
+        self._client = Client(_INITIAL, model=self.model, deployment=self._deployment)
 
     def round_id(self, server_round: int) -> str:
         """The id of the round for a Flower server round."""
@@ -109,18 +110,17 @@ class ShardedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Instruct the sampled nodes: each message has an invitation instead of the weights."""
-        bucket = self._aws.bucket(self._deployment.bucket)
-        if latest_model(bucket, self.model) is None:
+        if latest_model(self._bucket, self.model) is None:
             self._publish_initial(arrays)
         instructed = list(super().configure_train(server_round, ArrayRecord(), config, grid))
         if not instructed:
             return []
-        inviting = prepare(bucket, self.round_id(server_round), model=self.model)
+        inviting = prepare(self._bucket, self.round_id(server_round), model=self.model)
         return [
             self._with_record(
                 message,
                 inviting.round_id,
-                invitation=invite(bucket, inviting, _client_of(message), self.invitation_s).to_json(),
+                invitation=invite(self._bucket, inviting, _client_of(message), self.invitation_s).to_json(),
             )
             for message in instructed
         ]
@@ -153,18 +153,18 @@ class ShardedFedAvg(FedAvg):
             ),
         )
         metrics = self.train_metrics_aggr_fn([message.content for message in replied], self.weighted_by_key)
-        return self._arrays() if self.keep_arrays else None, metrics
+        return ArrayRecord(self._client.pull()) if self.keep_arrays else None, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Instruct the sampled nodes to evaluate the newest global model."""
-        latest = latest_model(self._aws.bucket(self._deployment.bucket), self.model)
+        latest = latest_model(self._bucket, self.model)
         if latest is None:
             return []
         url = self._aws.s3.generate_presigned_url(
             "get_object",
-            Params={"Bucket": self._deployment.bucket, "Key": latest.key},
+            Params={"Bucket": self._bucket.name, "Key": latest.key},
             ExpiresIn=int(self.invitation_s),
         )
         instructed = super().configure_evaluate(server_round, ArrayRecord(), config, grid)
@@ -175,13 +175,8 @@ class ShardedFedAvg(FedAvg):
             raise BadInput(f"Model {self.model} has no global model yet. Pass the initial_arrays to start from.")
         # The average of one update is that update, bit by bit.
         round_id = self.round_id(0)
-        Client(_INITIAL, model=self.model, deployment=self._deployment).push(
-            {name: array.numpy() for name, array in arrays.items()}, 1, round_id=round_id
-        )
+        self._client.push({name: array.numpy() for name, array in arrays.items()}, 1, round_id=round_id)
         start_round(self._aws, self._deployment, RoundRequest(self.model, round_id, shards=self.shards))
-
-    def _arrays(self) -> ArrayRecord:
-        return ArrayRecord(Client(_INITIAL, model=self.model, deployment=self._deployment).pull())
 
     def _check_metrics(self, message: Message) -> None:
         records = list(message.content.metric_records.values())
@@ -209,14 +204,13 @@ class Participation:
     """A node's part in a round, as described by the server app's message.
 
     Attributes:
-        model: name of the model.
         round_id: the round to train in, or the round whose global model is evaluated.
     """
 
     def __init__(self, record: ConfigRecord) -> None:
         self.model = str(record["model"])
         self.round_id = str(record["round"])
-        self._client_id = str(record["client"])
+        self._client = Client(str(record["client"]), model=self.model)
         self._invitation = str(record["invitation"]) if "invitation" in record else None
         self._model_url = str(record.get("model_url", ""))
 
@@ -239,7 +233,7 @@ class Participation:
             UnusableInvitation, OrchestratorError: see `orchestrator.client.redeem.fetch_invited`.
         """
         if self._invitation is not None:
-            return self._client().pull(invite=self._invitation)
+            return self._client.pull(invite=self._invitation)
         with stream("GET", self._model_url) as response, tempfile.TemporaryDirectory(prefix="fedagg-") as directory:
             if response.status != 200:
                 raise OrchestratorError(
@@ -259,7 +253,4 @@ class Participation:
         """
         if self._invitation is None:
             raise BadInput("This message asks for an evaluation; only messages to train take an update.")
-        return self._client().push(state_dict, num_examples, invite=self._invitation)
-
-    def _client(self) -> Client:
-        return Client(self._client_id, model=self.model)
+        return self._client.push(state_dict, num_examples, invite=self._invitation)

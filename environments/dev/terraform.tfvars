@@ -1,4 +1,4 @@
-# A place to try things on AWS: small rounds, and nothing in it is worth keeping.
+# For experiments on AWS with small rounds. A destroy deletes the models.
 # Your own values go into local.auto.tfvars beside this file, which git ignores and which takes precedence.
 
 environment  = "dev"

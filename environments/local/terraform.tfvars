@@ -21,7 +21,7 @@ force_destroy  = true
 create_kms_key = false
 access_logs    = false
 
-# An emulator notifies nobody, and one that stores only half of an alarm makes every plan propose to repair it.
+# An emulator sends no notifications. Some store an alarm only in part, so that every plan proposes to change it.
 alarms = false
 
 # Emulators have no quotas.

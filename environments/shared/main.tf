@@ -1,5 +1,5 @@
-# One environment. These files are shared: each directory beside this one links to them, sets its own values in
-# terraform.tfvars, and is deployed by itself. environments/README.md has the details.
+# One environment. Each directory beside this one links to these files, sets its own values in terraform.tfvars, and is
+# deployed separately. environments/README.md has the details.
 
 locals {
   tags = merge(var.tags, {

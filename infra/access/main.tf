@@ -247,24 +247,24 @@ resource "aws_iam_role_policy" "ci_ship" {
           Resource = [for name in var.lane_names : "${local.arn_of.lambda}:function:${name}"]
         },
       ],
-      [
-        for state in var.ci.terraform_state[*] : {
-          Sid      = "ReadState"
-          Effect   = "Allow"
-          Action   = ["s3:GetObject"]
-          Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}"]
-        }
-      ],
-      [
-        for state in var.ci.terraform_state[*] : {
-          # Terraform looks for the state, and lists workspaces when it is initialised.
-          Sid       = "FindState"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = ["arn:${local.partition}:s3:::${state.bucket}"]
-          Condition = { StringLike = { "s3:prefix" = [state.key, "env:/*"] } }
-        }
-      ],
+      flatten([
+        for state in var.ci.terraform_state[*] : [
+          {
+            Sid      = "ReadState"
+            Effect   = "Allow"
+            Action   = ["s3:GetObject"]
+            Resource = ["arn:${local.partition}:s3:::${state.bucket}/${state.key}"]
+          },
+          {
+            # Terraform looks for the state, and lists workspaces when it is initialised.
+            Sid       = "FindState"
+            Effect    = "Allow"
+            Action    = ["s3:ListBucket"]
+            Resource  = ["arn:${local.partition}:s3:::${state.bucket}"]
+            Condition = { StringLike = { "s3:prefix" = [state.key, "env:/*"] } }
+          },
+        ]
+      ]),
     )
   })
 }

@@ -22,7 +22,7 @@ variable "lane_names" {
 }
 
 variable "ci" {
-  description = "Who may take the CI role: Actions of one branch of github_repository (owner/name; null for no role), whose tokens name the ids of owner and repository too where github_ids is given, with GitHub made known to the account by create_github_oidc_provider. terraform_state is the state whose outputs the role may read; null to leave it out."
+  description = "Who may take the CI role: GitHub Actions of github_branch of github_repository (owner/name; null for no role). github_ids: the ids of owner and repository, if the tokens name them. create_github_oidc_provider: whether to register GitHub with the account as an identity provider. terraform_state: the state whose outputs the role may read; null for none."
   type = object({
     github_repository           = optional(string)
     github_ids                  = optional(object({ owner = number, repository = number }))

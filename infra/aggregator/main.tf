@@ -96,7 +96,7 @@ module "lane" {
   iam          = local.iam
 }
 
-# The trees that GradsSharding is compared with, where they are requested and fit.
+# The trees that GradsSharding is compared with, if they are requested and a function can run them.
 module "baselines" {
   source = "../baselines"
 
@@ -134,7 +134,7 @@ data "aws_servicequotas_service_quota" "concurrent_executions" {
 
 locals {
   quota = one(data.aws_servicequotas_service_quota.concurrent_executions[*].value)
-  # The lane that runs the most functions at once; zero where none takes jobs.
+  # The lane that runs the most functions at once; zero if none takes jobs.
   functions_at_once = var.functions_enabled ? max(values(local.all_lanes)[*].deployment.maximum_concurrency...) : 0
 }
 

@@ -1,3 +1,5 @@
+# The inputs that an environment passes on as they are. environments/shared/variables.tf links to this file.
+
 ################################################################################
 # Environment
 ################################################################################
@@ -20,17 +22,6 @@ variable "name_prefix" {
     # The longest name is that of the bucket of the access logs, <name_prefix>-<account>-<region>-logs, of 63 characters at most.
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,27}[a-z0-9])?$", var.name_prefix))
     error_message = "name_prefix must be 1 to 29 lower-case letters, digits and hyphens and start and end with a letter or digit."
-  }
-}
-
-variable "endpoint_url" {
-  description = "URL of the AWS emulator that the environment is deployed to, http or https, without a path; null on AWS."
-  type        = string
-  default     = null
-
-  validation {
-    condition     = var.endpoint_url == null || can(regex("^https?://[^/]+$", var.endpoint_url))
-    error_message = "endpoint_url must be null or a URL without a path, such as http://127.0.0.1:4566."
   }
 }
 
@@ -59,7 +50,7 @@ variable "shard_counts" {
 }
 
 variable "baselines" {
-  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; where no function can do that, plan and apply leave the tree out and say why."
+  description = "Whether to deploy lanes for lambda-FL and LIFL too, the trees that GradsSharding is compared with: true or false. Their functions hold the whole model; if no function can hold it, plan and apply leave the tree out and say why."
   type        = bool
   default     = false
   nullable    = false
@@ -88,11 +79,6 @@ variable "clients" {
 ################################################################################
 # Functions
 ################################################################################
-
-variable "package_path" {
-  description = "Path of the functions' zip, relative to the directory that Terraform runs in."
-  type        = string
-}
 
 variable "runtime" {
   description = "Lambda runtime, python3.11, python3.12 or python3.13; the zip's numpy must be built for it."
@@ -132,7 +118,7 @@ variable "function_memory_cap_mb" {
 }
 
 variable "memory_mb_override" {
-  description = "Memory of the functions that average shards, 128 to 10240 MB, instead of what follows from clients; null to let it follow."
+  description = "Memory of the functions that average shards, 128 to 10240 MB, instead of the memory that follows from clients; null for the latter."
   type        = number
   default     = null
 
@@ -171,7 +157,7 @@ variable "log_retention_days" {
 ################################################################################
 
 variable "functions_enabled" {
-  description = "Whether functions take jobs from the queues: true, or false where `orchestrator worker` processes all jobs."
+  description = "Whether functions take jobs from the queues: true, or false if `orchestrator worker` processes all jobs."
   type        = bool
   default     = true
   nullable    = false
@@ -189,7 +175,7 @@ variable "maximum_concurrency" {
 }
 
 variable "check_concurrency_quota" {
-  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator and where servicequotas:GetServiceQuota is not allowed."
+  description = "Whether to refuse lanes that run more functions at once than the account's quota: true, or false on an emulator, or if servicequotas:GetServiceQuota is not allowed."
   type        = bool
   default     = true
   nullable    = false
@@ -242,18 +228,6 @@ variable "kms_key_arn" {
   validation {
     condition     = var.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.kms_key_arn))
     error_message = "kms_key_arn must be null or a key's ARN: arn:aws:kms:<region>:<account>:key/<id>."
-  }
-}
-
-variable "create_kms_key" {
-  description = "Whether to create a KMS key for the objects (about 1 USD a month): true or false. Not together with kms_key_arn."
-  type        = bool
-  default     = false
-  nullable    = false
-
-  validation {
-    condition     = !(var.create_kms_key && var.kms_key_arn != null)
-    error_message = "Give a key in kms_key_arn or ask for one with create_kms_key, not both."
   }
 }
 
@@ -402,18 +376,4 @@ variable "create_github_oidc_provider" {
   type        = bool
   default     = false
   nullable    = false
-}
-
-variable "terraform_state" {
-  description = "Bucket and key of the environment's Terraform state, whose outputs the CI role may then read, as rounds need; null for no access to the state."
-  type = object({
-    bucket = string
-    key    = string
-  })
-  default = null
-
-  validation {
-    condition     = var.terraform_state == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.terraform_state.bucket))
-    error_message = "terraform_state must be null or name a bucket and a key."
-  }
 }

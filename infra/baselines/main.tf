@@ -1,5 +1,5 @@
-# lambda-FL and LIFL. A tree whose aggregators no function can run is left out with a sentence, and the sharded lanes are
-# deployed all the same: the baselines are there to show where trees stop fitting and shards do not.
+# Lanes for lambda-FL and LIFL. If no function can run a tree's aggregators, Terraform deploys no lane for that tree and
+# prints a warning with the reason; the other lanes are deployed. This shows for which models only shards still fit.
 
 locals {
   # memory_mb_override is for functions that average shards; an aggregator needs memory for the complete model.

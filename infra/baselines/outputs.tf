@@ -4,6 +4,6 @@ output "lanes" {
 }
 
 output "refused" {
-  description = "Why a tree has no lane although baselines are enabled, by topology: sentences for people."
+  description = "By topology, why a tree has no lane although baselines are enabled: text for people."
   value       = local.refused
 }

@@ -30,6 +30,20 @@ locals {
   queue_arn_prefix      = "arn:${data.aws_partition.current.partition}:sqs:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}"
   queue_arn             = "${local.queue_arn_prefix}:${var.name}"
   dead_letter_queue_arn = "${local.queue_arn_prefix}:${var.name}-dead-letters"
+
+  queue_policies = {
+    for arn in [local.queue_arn, local.dead_letter_queue_arn] : arn => jsonencode({
+      Version = "2012-10-17"
+      Statement = [{
+        Sid       = "DenyWithoutTLS"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "sqs:*"
+        Resource  = arn
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      }]
+    })
+  }
 }
 
 resource "aws_sqs_queue" "jobs" {
@@ -46,17 +60,7 @@ resource "aws_sqs_queue" "jobs" {
     maxReceiveCount     = var.delivery.max_receive_count
   })
 
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "DenyWithoutTLS"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = "sqs:*"
-      Resource  = local.queue_arn
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
-  })
+  policy = local.queue_policies[local.queue_arn]
 }
 
 # Jobs that failed max_receive_count times. An operator can look at them and send them back.
@@ -71,17 +75,7 @@ resource "aws_sqs_queue" "dead_letters" {
     sourceQueueArns   = [local.queue_arn]
   })
 
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "DenyWithoutTLS"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = "sqs:*"
-      Resource  = local.dead_letter_queue_arn
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
-  })
+  policy = local.queue_policies[local.dead_letter_queue_arn]
 }
 
 ################################################################################
@@ -152,7 +146,7 @@ resource "aws_lambda_event_source_mapping" "jobs" {
   batch_size              = 1
   function_response_types = ["ReportBatchItemFailures"]
 
-  # Only where it is asked for: with a maximum, Lambda polls an idle queue with five pollers, without one with two.
+  # Only if a maximum is set: with a maximum, Lambda polls an idle queue with five pollers, without one with two.
   # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
   dynamic "scaling_config" {
     for_each = var.delivery.maximum_concurrency[*]

@@ -12,7 +12,7 @@ variable "lanes" {
 }
 
 variable "alarm_email" {
-  description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that only show in CloudWatch."
+  description = "Address that alarms are sent to (AWS asks it for confirmation first); null for alarms that are only shown in CloudWatch."
   type        = string
   default     = null
 }

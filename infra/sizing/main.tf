@@ -1,6 +1,6 @@
 # How a lane's function is sized. The planner's size_lane() applies the same rule with the same constants, and
-# tests/infra/test_sizing.py compares the two. Divisions come last, and divide whole numbers where possible, so that
-# neither side rounds up a number that the other does not.
+# tests/infra/test_sizing.py compares the two. Divisions come last, and divide whole numbers if possible, so that
+# both sides round in the same way.
 
 locals {
   constants = jsondecode(file("${path.module}/../../orchestrator/planning/sizing.json"))
@@ -33,7 +33,7 @@ locals {
   memory_mb = var.memory_mb_override == null ? local.memory_rule_mb : var.memory_mb_override
 
   # A worker reads its shard once per client and writes it once, at the rate of the network or of its share of a CPU,
-  # whichever is lower. Each input also costs CPU time for a request, which dominates where shards are small.
+  # whichever is lower. Each input also costs CPU time for a request, which dominates if shards are small.
   vcpu        = local.memory_mb * local.constants.vcpu_per_mb
   bytes_per_s = min(local.constants.network_bytes_per_s, 1000000000 * local.vcpu / local.constants.cpu_seconds_per_gb)
   requests_s  = local.inputs * local.constants.cpu_seconds_per_get / local.vcpu

@@ -1,5 +1,5 @@
 output "memory_mb" {
-  description = "Memory of the function, MB. More than function_memory_cap_mb where the lane is refused for it."
+  description = "Memory of the function, MB. More than function_memory_cap_mb if the lane is refused for that reason."
   value       = local.memory_mb
 }
 
@@ -9,12 +9,12 @@ output "timeout_s" {
 }
 
 output "ephemeral_storage_mb" {
-  description = "Size of the function's /tmp, MB. More than Lambda allows where the lane is refused for it."
+  description = "Size of the function's /tmp, MB. More than Lambda allows if the lane is refused for that reason."
   value       = local.ephemeral_storage_mb
 }
 
 output "expected_s" {
-  description = "Expected run time of the function, seconds: what the timeout is derived from."
+  description = "Expected run time of the function, seconds. The timeout is derived from it."
   value       = local.expected_s
 }
 
@@ -24,6 +24,6 @@ output "parallel_jobs" {
 }
 
 output "refused" {
-  description = "Why no function can do it, and what to change: a sentence for people. Empty where the lane can be deployed."
+  description = "Why no function can do this, and what to change: text for people. Empty if the lane can be deployed."
   value       = local.refused
 }

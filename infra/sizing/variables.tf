@@ -24,7 +24,7 @@ variable "function_memory_cap_mb" {
 }
 
 variable "memory_mb_override" {
-  description = "Memory of the function instead of the rule's, MB; null for the rule's."
+  description = "Memory of the function, MB, instead of that of the rule; null for that of the rule."
   type        = number
   default     = null
 }

@@ -1,4 +1,4 @@
-# What it takes to average, in Lambda or on a machine. Nothing is deployed.
+# The permissions that averaging needs, in Lambda or on a machine. This module deploys nothing.
 
 locals {
   statements = concat(

@@ -45,17 +45,18 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
 
 
 def _session(region: str, endpoint_url: str | None) -> Any:
-    """What makes clients. Clients of one session share the files that boto3 loads, which takes 0.1 s for a session."""
+    """A boto3 session. Its clients share the files that boto3 loads, which takes 0.1 s."""
     keep_secrets_out()
     if endpoint_url is None:
         return boto3.session.Session(region_name=region)
-    # Emulators check the signature of presigned URLs, and know these two.
+    # Emulators check the signature of presigned URLs, and accept these credentials.
     session = LocalStackSession(
         aws_access_key_id="test",
-        aws_secret_access_key="test",  # an emulator's well-known word  # noqa: S106  # nosec B106
+        aws_secret_access_key="test",  # not a secret  # noqa: S106  # nosec B106
         region_name=region,
     )
-    # It takes a host only, and prefers AWS_ENDPOINT_URL to that: a deployment's scheme, port and host are its own.
+    # LocalStack's session accepts only a host name, and AWS_ENDPOINT_URL overrides it. The clients must use the
+    # deployment's own URL.
     session._service_endpoint_mapping = dict.fromkeys(session._service_endpoint_mapping, endpoint_url)
     return session
 
@@ -66,7 +67,7 @@ def _client(session: Any, service: str, endpoint_url: str | None) -> Any:
         retries={"mode": "standard", "max_attempts": 6},
         connect_timeout=5,
         read_timeout=60,
-        # An emulator has one host name: bucket.localhost does not resolve everywhere.
+        # An emulator has one host name; names such as bucket.localhost do not resolve on every machine.
         s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
     if service == "s3":

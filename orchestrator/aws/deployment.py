@@ -11,8 +11,6 @@ from lambdas.protocol.fields import ShardCount, integer, one_of
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.errors import NotDeployed
 
-# The default of infra/aggregator's variable.
-
 
 @dataclass(frozen=True)
 class Lane:
@@ -65,40 +63,30 @@ class Deployment:
         return [*self.lanes.values(), *self.baselines.values()]
 
     def lane(self, shards: int) -> Lane:
-        """The lane for a shard count.
-
-        Raises:
-            NotDeployed: there is none; names the deployed ones and what to change.
-        """
-        if shards not in self.lanes:
-            deployed = ", ".join(str(m) for m in self.lanes) or "none"
-            raise NotDeployed(
-                f"No lane for {shards} shards; deployed: {deployed}. "
-                f"Add {shards} to shard_counts in environments/{self.environment} and deploy again."
-            )
-        return self.lanes[shards]
+        """The lane for a shard count; see `lane_for`."""
+        return self.lane_for(GRADS_SHARDING, shards)
 
     def find_lane(self, topology: str, shards: int) -> Lane | None:
-        """The lane for rounds of a topology, None where there is none."""
+        """The lane for rounds of a topology, None if there is none."""
         return self.lanes.get(shards) if topology == GRADS_SHARDING else self.baselines.get(topology)
 
     def lane_for(self, topology: str, shards: int) -> Lane:
         """The lane for rounds of a topology; only grads-sharding uses `shards`.
 
         Raises:
-            NotDeployed: there is none; names the reason and what to change.
+            NotDeployed: there is none; names the reason, or the deployed lanes, and what to change.
         """
+        lane = self.find_lane(topology, shards)
+        if lane is not None:
+            return lane
+        directory = f"environments/{self.environment}"
         if topology == GRADS_SHARDING:
-            return self.lane(shards)
-        if topology not in self.baselines:
             raise NotDeployed(
-                f"No lane for {topology}: "
-                + (
-                    self.baselines_refused.get(topology)
-                    or f"set baselines = true in environments/{self.environment} and deploy again."
-                )
+                f"No lane for {shards} shards; deployed: {', '.join(map(str, self.lanes)) or 'none'}. "
+                f"Add {shards} to shard_counts in {directory} and deploy again."
             )
-        return self.baselines[topology]
+        enable = f"set baselines = true in {directory} and deploy again."
+        raise NotDeployed(f"No lane for {topology}: {self.baselines_refused.get(topology) or enable}")
 
 
 class _Schema(TypedDict):
@@ -106,7 +94,7 @@ class _Schema(TypedDict):
 
 
 def parse_deployment(value: object) -> Deployment:
-    """Parse the `deployment` output (infra/aggregator/outputs.tf).
+    """Parse the `deployment` output of infra/aggregator.
 
     Raises:
         InvalidContract: the output has another form than this release writes.

@@ -24,10 +24,9 @@ def latest_model(bucket: Bucket, model: str) -> LatestModel | None:
 
 def latest_table(bucket: Bucket, model: str) -> tuple[str, TensorTable] | None:
     """Round and tensor table of a model's newest global model; None before the first."""
-    found = read_object(bucket, latest_key(model))
-    if found is None:
+    latest = latest_model(bucket, model)
+    if latest is None:
         return None
-    latest = LatestModel.from_bytes(found[0])
     try:
         raw = read_header(bucket, latest.key, latest.size)
         return latest.round_id, parse_header(raw, latest.size).table

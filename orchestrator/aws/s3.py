@@ -38,7 +38,7 @@ def get_bytes(bucket: Bucket, **request: Any) -> tuple[bytes, Any]:
     for attempt in itertools.count(1):
         try:
             response = bucket.s3.get_object(Bucket=bucket.name, **request)
-        except ProtocolError as error:  # boto3 does not translate this one where an error's body ends early
+        except ProtocolError as error:  # boto3 does not translate this one if an error's body ends early
             _wait_or_raise(attempt, HTTPClientError(error=error))
             continue
         try:
@@ -77,7 +77,7 @@ def _wait_or_raise(attempt: int, error: Exception) -> None:
 
 
 def read_object(bucket: Bucket, key: str) -> tuple[bytes, str] | None:
-    """A small object's bytes and ETag, None where there is none."""
+    """A small object's bytes and ETag, None if there is no such object."""
     try:
         body, response = get_bytes(bucket, Key=key)
     except ClientError as error:

@@ -186,7 +186,7 @@ def invite_command(
       orchestrator invite --round r-1 --client hospital-7 --model digits --like initial.safetensors
     """
     from orchestrator.client.invite import invite, prepare
-    from orchestrator.client.signing import early_end, signing_credentials
+    from orchestrator.client.signing import early_end
     from orchestrator.client.sources import from_file
 
     bucket = bucket_of(env)
@@ -194,7 +194,7 @@ def invite_command(
     names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
     if not names:
         raise click.UsageError("Missing option '--client': the round was opened for no client by name. Name one.")
-    warning = early_end(signing_credentials(bucket.s3), expires)
+    warning = early_end(bucket.s3, expires)
     if warning:
         StderrNarration().say(f"Warning: {warning}")
     invitations = [invite(bucket, inviting, name, expires) for name in names]

@@ -46,7 +46,6 @@ class Client:
 
     Args:
         client_id: 1 to 128 letters, digits, `-`, `_`.
-        model: the model's name.
         env: the environment, a directory of environments/.
         deployment: the deployment to use instead of that of `env`.
 
@@ -58,16 +57,12 @@ class Client:
         self.client_id = check_name("client id", client_id)
         self.model = check_name("model", model)
         self._env = env
-        self._given = deployment
-
-    @cached_property
-    def _deployment(self) -> Deployment:
-        return self._given or load_deployment(self._env)
+        self._deployment = deployment
 
     @cached_property
     def _bucket(self) -> Bucket:
-        aws = connect(self._deployment.region, self._deployment.endpoint_url)
-        return aws.bucket(self._deployment.bucket)
+        deployment = self._deployment or load_deployment(self._env)
+        return connect(deployment.region, deployment.endpoint_url).bucket(deployment.bucket)
 
     def push(
         self,

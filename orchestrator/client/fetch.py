@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -53,7 +52,13 @@ def fetch(
         OrchestratorError: the download ended early.
     """
     if round_id is None:
-        round_id = _newest_round(bucket, model)
+        try:
+            latest = latest_model(bucket, model)
+        except ClientError as error:
+            raise _not_allowed(error, f"Model {model} has no global model yet") from error
+        if latest is None:
+            raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
+        round_id = latest.round_id
     key = global_key(model, round_id)
     try:
         head = bucket.s3.head_object(Bucket=bucket.name, Key=key)
@@ -67,16 +72,6 @@ def fetch(
     size = head["ContentLength"]
     chunks = read_chunks(bucket, key, 0, size, head["ETag"])
     return store(to, model, round_id, chunks, size, progress=progress)
-
-
-def _newest_round(bucket: Bucket, model: str) -> str:
-    try:
-        latest = latest_model(bucket, model)
-    except ClientError as error:
-        raise _not_allowed(error, f"Model {model} has no global model yet") from error
-    if latest is None:
-        raise BadInput(f"Model {model} has no global model yet. `orchestrator rounds` lists the rounds.")
-    return latest.round_id
 
 
 def _not_allowed(error: ClientError, what: str) -> BadInput:
@@ -104,14 +99,20 @@ def store(
         BadInput: the file cannot be written.
         OrchestratorError: the download ended early.
     """
-    what = f"The download of {model} of round {round_id}"
+    done, digest = 0, hashlib.sha256()
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{to.name}-", dir=to.parent)
     except OSError as error:
         raise BadInput(f"Cannot write to {to.parent}: {error.strerror}. Choose another --to.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            digest = _copy(chunks, file, size, progress, what)
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                progress(done, size)
+        if done != size:
+            raise OrchestratorError(_ended_early(model, round_id, done, size))
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
@@ -121,25 +122,11 @@ def store(
             Path(temporary).unlink()
         if isinstance(error, OSError):
             raise BadInput(f"Cannot write {to}: {error.strerror}. Choose another --to.") from error
+        if isinstance(error, BotoCoreError):
+            raise OrchestratorError(_ended_early(model, round_id, done, size, f" ({error})")) from error
         raise
-    return Fetched(str(to), model, round_id, size, digest)
+    return Fetched(str(to), model, round_id, size, digest.hexdigest())
 
 
-def _copy(chunks: Iterable[bytes], file: IO[bytes], size: int, progress: Progress, what: str) -> str:
-    """Write all chunks; returns their SHA-256.
-
-    Raises:
-        OrchestratorError: there are fewer than `size` bytes; begins with `what`.
-    """
-    done, digest = 0, hashlib.sha256()
-    try:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done, size)
-    except BotoCoreError as error:
-        raise OrchestratorError(f"{what} ended after {done} of {size} bytes ({error}). Try again.") from error
-    if done != size:
-        raise OrchestratorError(f"{what} ended after {done} of {size} bytes. Try again.")
-    return digest.hexdigest()
+def _ended_early(model: str, round_id: str, done: int, size: int, why: str = "") -> str:
+    return f"The download of {model} of round {round_id} ended after {done} of {size} bytes{why}. Try again."

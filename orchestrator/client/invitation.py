@@ -96,13 +96,13 @@ class Invitation:
         parts = (*self.parts.urls, self.parts.complete_url, self.parts.abort_url) if self.parts else ()
         return [url for url in (*single, *parts) if url is not None]
 
-    def check_time(self, now: float | None = None) -> None:
+    def check_time(self) -> None:
         """Refuse an invitation that has expired by this machine's clock, with a tolerance of 15 minutes.
 
         Raises:
             UnusableInvitation: the invitation has expired.
         """
-        if (time.time() if now is None else now) > self.expires_at + _CLOCK_SKEW_S:
+        if time.time() > self.expires_at + _CLOCK_SKEW_S:
             raise expired(self)
 
 
@@ -124,11 +124,7 @@ def check_matches(
     model: str | None = None,
     wire: str | None = None,
 ) -> None:
-    """Refuse an invitation for another round, client, model or wire dtype than these; None accepts any.
-
-    Raises:
-        BadInput: names the value of the invitation and the wanted one.
-    """
+    """Raise BadInput if an invitation is for another round, client, model or wire dtype than these; None: any."""
     asked = (
         ("round", round_id, invitation.round_id),
         ("client", client, invitation.client),
@@ -141,7 +137,7 @@ def check_matches(
 
 
 def load_invitation(source: str | Path | Mapping[str, Any]) -> Invitation:
-    """Read an invitation: a file's path, its text, or the parsed JSON.
+    """Read an invitation from its file, its text, or the parsed JSON.
 
     Raises:
         UnusableInvitation: it is not an invitation, or it was changed after it was made.

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lambdas.protocol.keys import check_name, global_key, manifest_key, update_key
 from lambdas.protocol.limits import MAX_EXAMPLES, MAX_PART_BYTES
-from lambdas.protocol.safetensors import canonical_order
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.limits import MULTIPART_ABOVE, PART_BYTES
 from orchestrator.aws.models import latest_table
 from orchestrator.aws.s3 import exists
 from orchestrator.client.invitation import Invitation, Parts
-from orchestrator.client.signing import signing_credentials
-from orchestrator.client.update_file import stored_table, update_header
+from orchestrator.client.signing import credentials_end
+from orchestrator.client.update_file import in_file_order, stored_table, update_header
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import RoundRecord, read_record
 
@@ -45,7 +46,7 @@ class UpdateSize:
 
 def update_size(table: TensorTable, wire: str | None = None) -> UpdateSize:
     """Size of every update of a model. Headers are padded to their greatest length."""
-    ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
+    ordered = in_file_order(table)
     stored = stored_table(ordered, wire)
     header = len(update_header(ordered, stored, MAX_EXAMPLES, "0" * 64)) + _HEADER_SPARE_BYTES
     return UpdateSize(header + stored.nbytes, header)
@@ -104,7 +105,7 @@ def prepare(
     if latest is not None:
         table = latest[1]
     if table is not None:
-        size, digest = update_size(table, wire), _digest(table)
+        size, digest = update_size(table, wire), in_file_order(table).sha256
     elif model_bytes is not None:
         size, digest = size_of_bytes(model_bytes), None
     else:
@@ -126,10 +127,6 @@ def _model_of(record: RoundRecord | None, round_id: str, model: str | None) -> s
     return check_name("model", opened or model or "")
 
 
-def _digest(table: TensorTable) -> str:
-    return TensorTable(tuple(table.tensors[i] for i in canonical_order(table))).sha256
-
-
 def invite(bucket: Bucket, inviting: Inviting, client: str, expires_s: float) -> Invitation:
     """Make one client's invitation.
 
@@ -148,7 +145,7 @@ def invite(bucket: Bucket, inviting: Inviting, client: str, expires_s: float) ->
             f"Client {client} is not among the {len(inviting.expect_clients)} clients that round {inviting.round_id} "
             "expects. Add it with --expect-clients and --replace-options, or invite it to another round."
         )
-    signer = _Signer(bucket, int(expires_s))
+    sign = partial(_sign, bucket, int(expires_s))
     now, size = time.time(), inviting.size
     in_parts = size.nbytes > MULTIPART_ABOVE
     base = global_key(inviting.model, inviting.base_round) if inviting.base_round else None
@@ -157,43 +154,37 @@ def invite(bucket: Bucket, inviting: Inviting, client: str, expires_s: float) ->
         client=client,
         model=inviting.model,
         issued_at=round(now, 3),
-        expires_at=round(min(now + int(expires_s), signing_credentials(bucket.s3).ends_at or math.inf), 3),
+        expires_at=round(min(now + int(expires_s), credentials_end(bucket.s3) or math.inf), 3),
         size=size.nbytes,
         header_bytes=size.header_bytes,
-        stored_url=signer.sign("get_object", key, Range=f"bytes=0-{size.header_bytes - 1}"),
-        closed_url=signer.sign("head_object", manifest_key(inviting.round_id)),
-        result_url=signer.sign("get_object", global_key(inviting.model, inviting.round_id)),
+        stored_url=sign("get_object", key, Range=f"bytes=0-{size.header_bytes - 1}"),
+        closed_url=sign("head_object", manifest_key(inviting.round_id)),
+        result_url=sign("get_object", global_key(inviting.model, inviting.round_id)),
         wire=inviting.wire,
         tensors_sha256=inviting.tensors_sha256,
-        put_url=None if in_parts else signer.sign("put_object", key, ContentLength=size.nbytes, IfNoneMatch="*"),
-        parts=_in_parts(signer, key, size.nbytes) if in_parts else None,
+        put_url=None if in_parts else sign("put_object", key, ContentLength=size.nbytes, IfNoneMatch="*"),
+        parts=_in_parts(bucket, sign, key, size.nbytes) if in_parts else None,
         base_round=inviting.base_round,
-        base_url=signer.sign("get_object", base) if base else None,
+        base_url=sign("get_object", base) if base else None,
     )
 
 
-@dataclass(frozen=True)
-class _Signer:
-    bucket: Bucket
-    expires_s: int
-
-    def sign(self, operation: str, key: str, **parameters: Any) -> str:
-        return self.bucket.s3.generate_presigned_url(
-            operation, Params={"Bucket": self.bucket.name, "Key": key, **parameters}, ExpiresIn=self.expires_s
-        )
+def _sign(bucket: Bucket, expires_s: int, operation: str, key: str, **parameters: Any) -> str:
+    return bucket.s3.generate_presigned_url(
+        operation, Params={"Bucket": bucket.name, "Key": key, **parameters}, ExpiresIn=expires_s
+    )
 
 
-def _in_parts(signer: _Signer, key: str, size: int) -> Parts:
-    bucket = signer.bucket
+def _in_parts(bucket: Bucket, sign: Callable[..., str], key: str, size: int) -> Parts:
     part_bytes = min(max(PART_BYTES, -(-size // _MOST_PARTS)), MAX_PART_BYTES)
     upload = bucket.s3.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"]
     lengths = [min(part_bytes, size - start) for start in range(0, size, part_bytes)]
     return Parts(
         part_bytes=part_bytes,
         urls=tuple(
-            signer.sign("upload_part", key, UploadId=upload, PartNumber=number, ContentLength=length)
+            sign("upload_part", key, UploadId=upload, PartNumber=number, ContentLength=length)
             for number, length in enumerate(lengths, 1)
         ),
-        complete_url=signer.sign("complete_multipart_upload", key, UploadId=upload, IfNoneMatch="*"),
-        abort_url=signer.sign("abort_multipart_upload", key, UploadId=upload),
+        complete_url=sign("complete_multipart_upload", key, UploadId=upload, IfNoneMatch="*"),
+        abort_url=sign("abort_multipart_upload", key, UploadId=upload),
     )

@@ -77,8 +77,7 @@ def ask(
         OrchestratorError: the host cannot be reached.
     """
     with stream(method, url, body, headers) as response:
-        text = response.read(_ERROR_BYTES).decode("utf-8", errors="replace")
-        return _answer(response, text)
+        return refusal(response)
 
 
 @contextmanager
@@ -107,11 +106,8 @@ def stream(
 
 
 def refusal(response: urllib3.BaseHTTPResponse) -> Answer:
-    """The error document of a streamed response."""
-    return _answer(response, response.read(_ERROR_BYTES).decode("utf-8", errors="replace"))
-
-
-def _answer(response: urllib3.BaseHTTPResponse, text: str) -> Answer:
+    """The answer of which a streamed response consists, with its error document if it has one."""
+    text = response.read(_ERROR_BYTES).decode("utf-8", errors="replace")
     code, message = _CODE.search(text), _MESSAGE.search(text)
     return Answer(response.status, response.headers, code[1] if code else "", message[1] if message else "")
 

@@ -13,14 +13,13 @@ from typing import IO
 
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import TensorTableMismatch
-from lambdas.protocol.safetensors import canonical_order
 from lambdas.protocol.tensor_table import TensorTable
-from orchestrator.client.fetch import Fetched, Progress, store
+from orchestrator.client.fetch import Fetched, store
 from orchestrator.client.invitation import Invitation, Parts, UnusableInvitation, expired
 from orchestrator.client.presigned import Answer, FilePart, ask, refusal, stream
 from orchestrator.client.sources import Tensors
 from orchestrator.client.submit import Submitted
-from orchestrator.client.update_file import WrittenUpdate, write_update
+from orchestrator.client.update_file import WrittenUpdate, in_file_order, write_update
 from orchestrator.errors import BadInput, OrchestratorError, RoundConflict
 
 # S3's error codes if an update is stored already, or if the multipart upload was completed or aborted.
@@ -76,13 +75,7 @@ def _not_taken(invitation: Invitation, answer: Answer) -> OrchestratorError:
     )
 
 
-def fetch_invited(
-    invitation: Invitation,
-    to: Path,
-    *,
-    round_id: str | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Fetched:
+def fetch_invited(invitation: Invitation, to: Path, *, round_id: str | None = None) -> Fetched:
     """Store at `to` the newest global model that an invitation gives.
 
     That is the model of its round if it is published, else the one to start from; with `round_id`, that round's.
@@ -102,8 +95,7 @@ def fetch_invited(
         with stream("GET", url) as response:
             if response.status == 200:
                 size = int(response.headers["Content-Length"])
-                chunks = response.stream(_CHUNK)
-                return store(to, invitation.model, offered, chunks, size, progress=progress)
+                return store(to, invitation.model, offered, response.stream(_CHUNK), size)
             answer = refusal(response)
         if answer.code != "NoSuchKey":
             raise _explained(answer, invitation)
@@ -123,16 +115,12 @@ def _called(invitation: Invitation) -> str:
 
 
 def _check_table(invitation: Invitation, table: TensorTable) -> None:
-    ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
-    if invitation.tensors_sha256 not in (None, ordered.sha256):
+    if invitation.tensors_sha256 not in (None, in_file_order(table).sha256):
         raise TensorTableMismatch(
             f"client {invitation.client}: the update's tensors are not those of model {invitation.model}: other names, "
             f"shapes or dtypes. Submit the state_dict of the model that round {invitation.round_id} averages.",
             client=invitation.client,
         )
-
-
-# --- uploading -----------------------------------------------------------------------------------------------------
 
 
 def _put(invitation: Invitation, file: IO[bytes]) -> Answer:
@@ -176,33 +164,22 @@ def _is_stored(invitation: Invitation, update: WrittenUpdate) -> bool:
         return response.status == 206 and response.read(invitation.header_bytes) == update.header
 
 
-# --- S3's answers --------------------------------------------------------------------------------------------------
-
-
 def _explained(answer: Answer, invitation: Invitation) -> OrchestratorError:
     """The error that tells the invited client what an error response means."""
-    the = f"The {_called(invitation)}"
     said = f"S3 answered {answer.status} {answer.code}" + (f": {answer.message}" if answer.message else "")
     message = answer.message.lower()
     if answer.code == "AccessDenied" and "expired" in message:
         return expired(invitation)
     if answer.code in _ENDED_CREDENTIALS:
-        return UnusableInvitation(
-            f"{the} has ended: the credentials that signed it have expired or were revoked. Ask for a new one. ({said})"
-        )
-    if answer.code == "AccessDenied" and "not yet valid" in message:
-        return UnusableInvitation(
-            f"{the} is not valid yet: it was made on a machine whose clock is wrong. Ask for a new one. ({said})"
-        )
-    if answer.code in _BAD_SIGNATURE:
-        return UnusableInvitation(
-            f"{the} was altered after it was signed. Use the file as you received it, or ask for a new one. ({said})"
-        )
-    if answer.status == 403:
-        return UnusableInvitation(
-            f"{the} is not accepted: its signer does not have the permission, or no longer has it. Ask for a new one. "
-            f"({said})"
-        )
-    if answer.code == "NoSuchBucket":
-        return UnusableInvitation(f"{the} is for an environment that was destroyed. ({said})")
-    return OrchestratorError(f"The {_called(invitation)} could not be used: {said}. Try again.")
+        why = "has ended: the credentials that signed it have expired or were revoked. Ask for a new one."
+    elif answer.code == "AccessDenied" and "not yet valid" in message:
+        why = "is not valid yet: it was made on a machine whose clock is wrong. Ask for a new one."
+    elif answer.code in _BAD_SIGNATURE:
+        why = "was altered after it was signed. Use the file as you received it, or ask for a new one."
+    elif answer.status == 403:
+        why = "is not accepted: its signer does not have the permission, or no longer has it. Ask for a new one."
+    elif answer.code == "NoSuchBucket":
+        why = "is for an environment that was destroyed."
+    else:
+        return OrchestratorError(f"The {_called(invitation)} could not be used: {said}. Try again.")
+    return UnusableInvitation(f"The {_called(invitation)} {why} ({said})")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,39 +11,28 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-@dataclass(frozen=True)
-class SigningCredentials:
-    """How long the credentials last that sign presigned requests.
+def credentials_end(s3: S3Client) -> float | None:
+    """When the credentials expire with which a boto3 client signs, seconds since the epoch.
 
-    Attributes:
-        temporary: whether they expire.
-        ends_at: seconds since the epoch; None if they do not expire, or if it is not known when.
+    Infinity if they do not expire; None if they are temporary and it is not known when they expire.
     """
-
-    temporary: bool
-    ends_at: float | None
-
-
-def signing_credentials(s3: S3Client) -> SigningCredentials:
-    """The lifetime of the credentials with which a boto3 client signs."""
     # boto3 has no public API for a client's credentials, nor for the expiry of temporary ones.
     credentials: Any = s3._request_signer._credentials  # type: ignore[attr-defined]
     if credentials is None or credentials.get_frozen_credentials().token is None:
-        return SigningCredentials(temporary=False, ends_at=None)
+        return math.inf
     ends: datetime | None = getattr(credentials, "_expiry_time", None)
-    return SigningCredentials(temporary=True, ends_at=ends.timestamp() if ends else None)
+    return ends.timestamp() if ends else None
 
 
-def early_end(credentials: SigningCredentials, expires_s: float) -> str | None:
-    """A warning if invitations can end before `expires_s` seconds, else None."""
-    if not credentials.temporary:
-        return None
-    if credentials.ends_at is None:
+def early_end(s3: S3Client, expires_s: float) -> str | None:
+    """A warning if invitations that a client signs can end before `expires_s` seconds, else None."""
+    ends_at = credentials_end(s3)
+    if ends_at is None:
         return (
             "These invitations are signed with temporary credentials that expire at an unknown time. From then on, S3 "
             "refuses the invitations."
         )
-    left = credentials.ends_at - time.time()
+    left = ends_at - time.time()
     if left >= expires_s:
         return None
     return (

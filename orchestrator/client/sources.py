@@ -19,6 +19,11 @@ from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
 from orchestrator.errors import BadInput
 
 _COPY_BYTES = 4 * 1024**2
+# The names of numpy and PyTorch, and those of safetensors.
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,21 +61,18 @@ def _entry(name: object, value: Any) -> tuple[TensorSpec, np.ndarray[Any, Any]]:
         raise BadInput(
             f"Entry {name!r} of the state_dict is a {type(value).__name__}, expected a torch.Tensor or numpy array."
         )
-    dtype = _dtype_name(value)
+    dtype = _DTYPES.get(value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch."))
     if dtype is None:
-        raise BadInput(f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {_supported()}.")
+        supported = ", ".join(ITEMSIZE)
+        raise BadInput(f"Tensor {name!r} has dtype {value.dtype}, which is not averaged; supported: {supported}.")
     try:
         array = _as_array(value)
     except (RuntimeError, NotImplementedError) as error:
-        # a sparse, meta or other layout of torch that is not a plain array
+        # PyTorch has layouts that are not plain arrays, such as sparse and meta tensors.
         raise BadInput(
             f"Tensor {name!r} has no dense values on this machine ({str(error).splitlines()[0]}). Pass a dense one."
         ) from error
     return TensorSpec(name, dtype, tuple(int(d) for d in value.shape)), array
-
-
-def _supported() -> str:
-    return ", ".join(ITEMSIZE)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -88,17 +90,6 @@ def _as_array(value: Any) -> np.ndarray[Any, Any]:
     flat = value.detach().cpu().contiguous().reshape(-1)
     result: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
     return result
-
-
-_TORCH_NAMES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
-
-
-def _dtype_name(value: Any) -> str | None:
-    name = value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch.")
-    return _TORCH_NAMES.get(name)
 
 
 def from_file(path: Path) -> Tensors:
@@ -161,7 +152,7 @@ def _from_torch_file(path: Path) -> Tensors:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch raises many kinds of errors here; weights_only refuses everything but tensors.
+        # PyTorch raises many kinds of errors here; weights_only refuses everything but tensors.
         raise BadInput(
             f"{path} is not a PyTorch state_dict of tensors only ({_torch_reason(error)}). Save model.state_dict()."
         ) from error
@@ -169,7 +160,7 @@ def _from_torch_file(path: Path) -> Tensors:
 
 
 def _torch_reason(error: Exception) -> str:
-    """Torch's reason, without its advice to load the file with weights_only=False, which would run code from it."""
+    """PyTorch's reason, without its advice to load the file with weights_only=False, which would run code from it."""
     found = re.search(r"WeightsUnpickler error: ([^\n]*?)(?: was not an allowed|\. Please|\n|$)", str(error))
     text = found.group(1) if found else (str(error).splitlines() or [type(error).__name__])[0]
     return "".join(c if c.isprintable() else "?" for c in text)[:200]

@@ -14,13 +14,13 @@ from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import TensorTableMismatch
 from lambdas.protocol.keys import check_name, manifest_key, update_key
 from lambdas.protocol.manifest import RoundManifest
-from lambdas.protocol.safetensors import canonical_order, check_same_table
+from lambdas.protocol.safetensors import check_same_table
 from lambdas.protocol.tensor_table import WIRE_DTYPES, TensorTable
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.models import latest_table
 from orchestrator.aws.s3 import DENIED, create_large_object, error_code, get_bytes, read_object
 from orchestrator.client.sources import Tensors
-from orchestrator.client.update_file import WrittenUpdate, write_update
+from orchestrator.client.update_file import WrittenUpdate, in_file_order, write_update
 from orchestrator.client.wire import WIRE_NAMES
 from orchestrator.errors import BadInput, RoundConflict
 from orchestrator.rounds.request import read_record
@@ -88,18 +88,13 @@ def submit(
             f"Client {client} has already submitted another update to round {round_id}. Updates are written once: "
             "submit to another round, or under another client id."
         )
-    _check_not_late(bucket, round_id, client)
-    return replace(submitted, created=created)
-
-
-def _check_not_late(bucket: Bucket, round_id: str, client: str) -> None:
-    """Raise RoundConflict if the round was closed while the update was uploaded."""
     pinned = _pinned_clients(bucket, round_id)
     if pinned is not None and client not in pinned:
         raise RoundConflict(
             f"Round {round_id} was closed while client {client}'s update was uploaded, and continues without it. "
             "Submit it to the next round."
         )
+    return replace(submitted, created=created)
 
 
 def _pinned_clients(bucket: Bucket, round_id: str) -> set[str] | None:
@@ -135,8 +130,8 @@ def _check_against_latest(bucket: Bucket, round_id: str, client: str, table: Ten
             return
         raise
     if expected is not None:
-        ordered = TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
+        source = f"the newest global model, of round {expected[0]}"
         try:
-            check_same_table(ordered, expected[1], source=f"the newest global model, of round {expected[0]}")
+            check_same_table(in_file_order(table), expected[1], source=source)
         except TensorTableMismatch as error:
             raise TensorTableMismatch(f"client {client}: {error}.", client=client) from error

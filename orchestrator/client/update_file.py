@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -29,13 +29,7 @@ from orchestrator.errors import BadInput
 
 @dataclass(frozen=True)
 class WrittenUpdate:
-    """An update file.
-
-    Attributes:
-        nbytes: length of the file, bytes.
-        header: all bytes in front of the data section.
-        data_sha256: SHA-256 of the data section.
-    """
+    """An update file: its length, all bytes in front of its data section, and the SHA-256 of its data section."""
 
     nbytes: int
     header: bytes
@@ -62,8 +56,7 @@ def write_update(
         check_num_examples(num_examples)
     except InvalidUpdate as error:
         raise BadInput(f"{error}. Pass the number of examples that the client trained on.") from error
-    order = canonical_order(tensors.table)
-    specs = TensorTable(tuple(tensors.table.tensors[i] for i in order))
+    specs = in_file_order(tensors.table)
     stored = stored_table(specs, wire)
 
     def header(data_sha256: str) -> bytes:
@@ -77,7 +70,7 @@ def write_update(
             "another dtype was agreed on."
         )
     out.write(placeholder)
-    data_sha256 = _write_values(tensors, order, stored, out)
+    data_sha256 = _write_values(tensors, stored, out)
     final = header(data_sha256)
     out.seek(0)
     out.write(final)
@@ -85,16 +78,21 @@ def write_update(
     return WrittenUpdate(nbytes, final, data_sha256)
 
 
-def _write_values(tensors: Tensors, order: Sequence[int], stored: TensorTable, out: IO[bytes]) -> str:
-    """Write the tensors in this order, in the stored dtypes; returns the SHA-256 of what was written."""
+def _write_values(tensors: Tensors, stored: TensorTable, out: IO[bytes]) -> str:
+    """Write the tensors in the file's order, in the stored dtypes; returns the SHA-256 of what was written."""
     digest = hashlib.sha256()
-    for index, to in zip(order, stored.tensors, strict=True):
+    for index, to in zip(canonical_order(tensors.table), stored.tensors, strict=True):
         spec = tensors.table.tensors[index]
         for piece in tensors.read(index):
             for block in (piece,) if to.dtype == spec.dtype else _converted(piece, spec, to.dtype):
                 out.write(block)
                 digest.update(block)
     return digest.hexdigest()
+
+
+def in_file_order(table: TensorTable) -> TensorTable:
+    """A tensor table in the order in which every update stores its tensors."""
+    return TensorTable(tuple(table.tensors[i] for i in canonical_order(table)))
 
 
 def stored_table(table: TensorTable, wire: str | None) -> TensorTable:

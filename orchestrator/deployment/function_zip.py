@@ -30,6 +30,9 @@ _MANYLINUX = {
     cpu_architecture: tuple(f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     for cpu_architecture, machine in (("arm64", "aarch64"), ("x86_64", "x86_64"))
 }
+_FOLD_SOURCE = ROOT / "lambdas" / "averaging" / "fold.c"
+_REQUIREMENTS = ROOT / "lambdas" / "requirements.txt"
+_BUILD_REQUIREMENTS = ROOT / "lambdas" / "requirements-build.txt"
 # Nothing is linked, so that the library runs beside any C library. The code is for the oldest processor of each CPU
 # architecture: wider registers were not faster, since memory is the limit. fold.c says why contraction is off.
 _COMPILE = ["-O3", "-ffp-contract=off", "-shared", "-nostdlib", "-s"]
@@ -45,8 +48,7 @@ class Target:
     Attributes:
         name: part of the file name: `aws`, `local` or `localstack`.
         python: major and minor version of the function's runtime.
-        cpu_architecture: `arm64` or `x86_64`.
-        platforms: wheel platform tags, best first; empty for the machine's own.
+        platforms: wheel platform tags, best first; empty for this machine's.
     """
 
     name: str
@@ -58,14 +60,14 @@ class Target:
     def runtime(self) -> str:
         """Lambda's name of the runtime: `python`, or the newest that the AWS provider of infra/versions.tf knows.
 
-        Only an emulator on this machine has a newer Python. It runs functions with that, whatever the name says.
+        Only an emulator on this machine has a newer Python, and it runs functions with that one, whatever the name is.
         """
         major, minor = min(self.python, _LAMBDA_PYTHON)
         return f"python{major}.{minor}"
 
     @property
     def path(self) -> Path:
-        """Where the zip is built."""
+        """Path of the zip."""
         return ROOT / "build" / f"lambda-{self.name}.zip"
 
     @property
@@ -92,7 +94,7 @@ def target_for(environment: str, emulator: str = "ministack") -> Target:
 
 
 def variables(target: Target) -> dict[str, str]:
-    """Build the zip; the Terraform variables that say what it is.
+    """Build the zip and return the Terraform variables that describe it.
 
     The path is relative to the directory of an environment: the same in every checkout, so that a plan from another one
     finds nothing to change.
@@ -144,19 +146,19 @@ def compile_fold(target: Target, directory: Path) -> Path:
         OrchestratorError: the compiler cannot be downloaded, or fails.
     """
     compiler = _fetch_compiler(directory)
-    machine = {"arm64": "aarch64"}.get(target.cpu_architecture, target.cpu_architecture)
+    machine = "aarch64" if target.cpu_architecture == "arm64" else target.cpu_architecture
     path = directory / "libfold.so"
-    command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_fold_source())]
+    command = [str(compiler), "cc", "-target", f"{machine}-linux-gnu", *_COMPILE, "-o", str(path), str(_FOLD_SOURCE)]
     # The user's environment variables do not change what is compiled, and no cache is left in the home directory.
     environ = {"PATH": os.defpath, "ZIG_GLOBAL_CACHE_DIR": str(directory), "ZIG_LOCAL_CACHE_DIR": str(directory)}
-    _run(command, f"{_fold_source()} could not be compiled", environ)
+    _run(command, f"{_FOLD_SOURCE} could not be compiled", environ)
     return path
 
 
 def _fetch_compiler(directory: Path) -> Path:
     """Download Zig, whose C compiler compiles for any processor, as a wheel (https://pypi.org/project/ziglang)."""
     failure = "pip could not get the compiler of lambdas/averaging/fold.c; PIP_INDEX_URL names an index that has it"
-    _pip_download(directory / "compiler", _build_requirements(), [], failure)
+    _pip_download(directory / "compiler", _BUILD_REQUIREMENTS, [], failure)
     (wheel,) = (directory / "compiler").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(directory, [name for name in archive.namelist() if name.startswith("ziglang/")])
@@ -171,25 +173,13 @@ def _run(command: list[str], failure: str, environ: dict[str, str] | None = None
         raise OrchestratorError(f"{failure}:\n{result.stderr.strip()}")
 
 
-def _fold_source() -> Path:
-    return ROOT / "lambdas" / "averaging" / "fold.c"
-
-
 def _sources() -> list[Path]:
     return sorted((ROOT / "lambdas").rglob("*.py"))
 
 
-def _requirements() -> Path:
-    return ROOT / "lambdas" / "requirements.txt"
-
-
-def _build_requirements() -> Path:
-    return ROOT / "lambdas" / "requirements-build.txt"
-
-
 def _inputs(target: Target) -> str:
     digest = hashlib.sha256(repr((target, target.on_linux, zipfile.ZIP_DEFLATED)).encode())
-    for path in [*_sources(), _fold_source(), _requirements(), _build_requirements(), Path(__file__)]:
+    for path in [*_sources(), _FOLD_SOURCE, _REQUIREMENTS, _BUILD_REQUIREMENTS, Path(__file__)]:
         digest.update(os.path.relpath(path, ROOT).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -205,7 +195,7 @@ def _download(target: Target, directory: Path) -> None:
         options = ["--implementation", "cp", "--python-version", version, "--abi", f"cp{version}"]
         for tag in target.platforms:
             options += ["--platform", tag]
-    _pip_download(directory, _requirements(), options, f"pip could not get the function's wheels for {target}")
+    _pip_download(directory, _REQUIREMENTS, options, f"pip could not get the function's wheels for {target}")
 
 
 def _pip_download(directory: Path, requirements: Path, options: list[str], failure: str) -> None:
@@ -223,9 +213,6 @@ def _contents(wheels: Path, compiled: list[Path]) -> Iterator[tuple[str, bytes]]
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():
                 path = Path(entry.filename)
-                if (
-                    not entry.is_dir()
-                    and not _LEFT_OUT_DIRS & set(path.parts)
-                    and path.suffix not in _LEFT_OUT_SUFFIXES
-                ):
+                left_out = _LEFT_OUT_DIRS & set(path.parts) or path.suffix in _LEFT_OUT_SUFFIXES
+                if not entry.is_dir() and not left_out:
                     yield entry.filename, archive.read(entry)

@@ -16,8 +16,8 @@ def check_destroyable(environment: str) -> Sequence[str]:
     """Check that destroying an environment loses no models that it keeps.
 
     Returns:
-        The addresses in Terraform's state that prevent a destroy, for `terraform.destroy` to give up: none where
-        `force_destroy` is true and the models may go.
+        The addresses in Terraform's state that prevent a destroy, for `terraform.destroy` to remove: none if
+        `force_destroy` is true.
 
     Raises:
         OrchestratorError: the environment keeps its models, and there are objects or versions in its buckets.
@@ -49,7 +49,7 @@ def _resources(module: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _versions(s3: Any, bucket: str) -> str:
-    """What a bucket holds, in words; empty where it holds nothing, or does not exist."""
+    """What a bucket holds, in words; "" if it is empty or does not exist."""
     try:
         page = s3.list_object_versions(Bucket=bucket, MaxKeys=1000)
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""Terraform, through python-terraform: apply, destroy and outputs of an environment; with or without its registry."""
+"""Runs Terraform: apply, destroy, outputs and state of an environment, with or without access to the registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,11 @@ from orchestrator.errors import BadInput, NotDeployed, OrchestratorError
 from orchestrator.paths import ROOT, state_home
 
 ENVIRONMENTS = ROOT / "environments"
-
-
 REGISTRY = "registry.terraform.io"
-
-
 _REGISTRY_TIMEOUT_S = 5
-
-
-# Terraform's "implied local mirror directories" (CLI configuration, "Implied Local Mirror Directories"), and the
-# directories in which administrators of air-gapped machines keep mirrors.
+# Terraform's documentation of the CLI configuration, "Implied Local Mirror Directories"; and the directories in which
+# administrators of machines without Internet access keep mirrors.
 _MIRRORS_IMPLIED = ("~/.terraform.d/plugins", "~/.local/share/terraform/plugins")
-
-
 _MIRROR_PARENTS = ("/opt", "/usr/share", "/usr/local/share")
 
 
@@ -44,18 +36,14 @@ def environment_dir(environment: str) -> Path:
     Raises:
         BadInput: there is none of that name; lists those that exist.
     """
-    known = (
-        sorted(path.name for path in ENVIRONMENTS.iterdir() if (path / "terraform.tfvars").exists())
-        if ENVIRONMENTS.is_dir()
-        else []
-    )
+    known = sorted(path.parent.name for path in ENVIRONMENTS.glob("*/terraform.tfvars"))
     if environment not in known:
         raise BadInput(f"No environment {environment!r}; there are: {', '.join(known) or 'none'}.")
     return ENVIRONMENTS / environment
 
 
 def local_state_dir() -> Path:
-    """Where the local environment's Terraform state is: that of an emulator elsewhere has a directory of its own."""
+    """Where the local environment's Terraform state is: a directory of its own for an emulator elsewhere."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     return state_home() / "elsewhere" / re.sub(r"\W+", "-", url).strip("-") if url else state_home()
 
@@ -71,18 +59,19 @@ def registry_answers() -> bool:
 
 
 def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """A filesystem mirror that holds the AWS provider: a directory that contains `registry.terraform.io/hashicorp/aws`.
+    """A filesystem mirror of the AWS provider: a directory that contains `registry.terraform.io/hashicorp/aws`.
 
-    Looks in `TF_PLUGIN_MIRROR`, in Terraform's implied mirror directories, and right under /opt, /usr/share and
-    /usr/local/share.
+    Looks in `TF_PLUGIN_MIRROR`, in Terraform's implied mirror directories, and in the subdirectories of /opt,
+    /usr/share and /usr/local/share.
 
     Raises:
         BadInput: `TF_PLUGIN_MIRROR` is set and holds no AWS provider.
     """
+    provider = Path(REGISTRY, "hashicorp", "aws")
 
     def holds_provider(path: Path) -> bool:
         try:
-            return (path / REGISTRY / "hashicorp" / "aws").is_dir()
+            return (path / provider).is_dir()
         except PermissionError:
             return False
 
@@ -90,8 +79,7 @@ def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
     if named:
         if not holds_provider(Path(named)):
             raise BadInput(
-                f"TF_PLUGIN_MIRROR={named} holds no AWS provider: expected "
-                f"{Path(named) / REGISTRY / 'hashicorp' / 'aws'}. "
+                f"TF_PLUGIN_MIRROR={named} holds no AWS provider: expected {Path(named) / provider}. "
                 "Make one with `terraform providers mirror`, or unset the variable."
             )
         return Path(named)
@@ -99,7 +87,7 @@ def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
     for parent in map(Path, _MIRROR_PARENTS):
         try:
             children = sorted(parent.iterdir())
-        except OSError:  # not there, or not for us to read
+        except OSError:  # it does not exist or cannot be read
             children = []
         candidates += [parent, *children, parent / "terraform" / "plugins"]
     return next((path for path in candidates if holds_provider(path)), None)
@@ -107,17 +95,16 @@ def find_mirror(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 @contextmanager
 def terraform_environment(*, providers: bool = True) -> Iterator[dict[str, str]]:
-    """Environment variables for a Terraform process: the user's own, plus a mirror where the registry does not answer.
+    """Environment variables for a Terraform process: the user's own, plus a mirror if the registry does not answer.
 
-    A CLI configuration file that exists is the user's word and is left alone; `TF_CLI_CONFIG_FILE` naming a file that
-    does not exist is treated as unset.
+    A CLI configuration file that exists is used as it is. If `TF_CLI_CONFIG_FILE` names a file that does not exist, the
+    variable is ignored.
 
     Args:
-        providers: whether the process will install providers. Reading outputs does not, and must not wait for a
-            registry.
+        providers: whether the process installs providers. If it does not, the registry is not asked.
 
     Raises:
-        OrchestratorError: neither the registry nor a mirror is there, or Terraform is not installed.
+        OrchestratorError: Terraform is not installed, or there is neither a registry nor a mirror.
     """
     if shutil.which("terraform") is None:
         raise OrchestratorError(
@@ -149,7 +136,7 @@ def terraform_environment(*, providers: bool = True) -> Iterator[dict[str, str]]
 
 
 def _data_dir(environment: str) -> Path:
-    """Where Terraform keeps which backend and providers an environment was initialised with."""
+    """The directory in which `terraform init` records an environment's backend and providers."""
     if environment == "local":
         return local_state_dir() / "terraform"
     return Path(os.environ.get("TF_DATA_DIR") or environment_dir(environment) / ".terraform")
@@ -157,7 +144,7 @@ def _data_dir(environment: str) -> Path:
 
 @contextmanager
 def _terraform(environment: str, *, providers: bool = True) -> Iterator[tuple[Terraform, dict[str, Any]]]:
-    """python-terraform for an environment, with its process environment in place, and options for `init`."""
+    """python-terraform for an environment, and options for `init`. Inside, os.environ is that of Terraform."""
     directory = environment_dir(environment)
     configured = (directory / "backend.hcl").exists() or (_data_dir(environment) / "terraform.tfstate").exists()
     if environment != "local" and not configured:
@@ -196,7 +183,7 @@ def _run(tf: Terraform, command: str, *args: str, show: bool = False, **options:
 
 def _init(tf: Terraform, options: dict[str, Any]) -> None:
     lock_file = Path(str(tf.working_dir)) / ".terraform.lock.hcl"
-    # No provider but the ones that are committed, and no change of the lock file behind anybody's back.
+    # Only the providers of the committed lock file are installed, and the file is not changed.
     locked: dict[str, Any] = {"lockfile": "readonly"} if lock_file.exists() else {}
     _run(tf, "init", input=False, **locked, **options)
 
@@ -209,17 +196,17 @@ def apply(
     confirm: Callable[[], object] = lambda: None,
     show: bool = True,
 ) -> None:
-    """`terraform plan` an environment and apply that very plan; progress goes to stderr.
+    """Run `terraform plan` for an environment and apply that plan; progress goes to stderr.
 
     Args:
         plan_only: show the plan and change nothing.
-        confirm: called between the two; raises where the plan is not to be applied.
+        confirm: called between the two; raises an error if the plan must not be applied.
 
     Raises:
         OrchestratorError: Terraform failed.
     """
-    # A plan contains the state, so it is kept where nobody else reads it, and only until it is applied.
-    with _terraform(environment) as (tf, init), _stdout_to_stderr(), tempfile.TemporaryDirectory() as directory:
+    # A plan contains the state, so only its owner can read it, and it is deleted after it is applied.
+    with _terraform(environment) as (tf, init), redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as directory:
         _init(tf, init)
         plan = Path(directory) / "plan"
         saved: dict[str, Any] = {} if plan_only else {"out": str(plan)}
@@ -232,32 +219,25 @@ def apply(
 def destroy(
     environment: str, variables: Mapping[str, object], *, give_up: Sequence[str] = (), show: bool = True
 ) -> None:
-    """`terraform destroy` an environment; progress goes to stderr.
+    """Run `terraform destroy` for an environment; progress goes to stderr.
 
     Args:
-        give_up: addresses that are taken out of the state before, because they would prevent it.
+        give_up: addresses that are first removed from the state, because they would prevent it.
 
     Raises:
         OrchestratorError: Terraform failed.
     """
-    with _terraform(environment) as (tf, init), _stdout_to_stderr():
+    with _terraform(environment) as (tf, init), redirect_stdout(sys.stderr):
         _init(tf, init)
         if give_up:
             _run(tf, "state", "rm", *give_up)
         # python-terraform's own destroy() passes -force, which Terraform 1.0 dropped.
-        _run(
-            tf,
-            "destroy",
-            show=show,
-            input=False,
-            auto_approve=IsFlagged,
-            force=IsNotFlagged,
-            var=dict(variables) or None,
-        )
+        options = {"auto_approve": IsFlagged, "force": IsNotFlagged, "var": dict(variables) or None}
+        _run(tf, "destroy", show=show, input=False, **options)
 
 
 def outputs(environment: str) -> dict[str, Any]:
-    """The outputs in an environment's state, by name: `{"value": ..., "type": ...}`; empty where nothing is deployed.
+    """The outputs in an environment's state, by name: `{"value": ..., "type": ...}`; empty if nothing is deployed.
 
     Raises:
         NotDeployed: the state cannot be read.
@@ -277,10 +257,10 @@ def outputs(environment: str) -> dict[str, Any]:
 
 
 def _local_outputs() -> dict[str, Any]:
-    """The outputs in the local environment's state file; empty where there is none.
+    """The outputs in the local environment's state file; empty if there is none.
 
-    In the environment's directory Terraform would first hash the provider's package, which takes half a second. In the
-    state's own directory, which has no configuration and no providers, it reads the file and nothing else.
+    In the environment's directory, Terraform first hashes the provider's package, which takes half a second. In the
+    state's directory, which has no configuration, it only reads the state file.
     """
     home = local_state_dir()
     if not (home / "terraform.tfstate").exists():
@@ -298,7 +278,7 @@ def _local_outputs() -> dict[str, Any]:
 
 
 def state_values(environment: str) -> dict[str, Any]:
-    """The `values` of `terraform show -json`: resources and outputs of an environment; empty where nothing is deployed.
+    """The `values` of `terraform show -json`: resources and outputs of an environment; empty if nothing is deployed.
 
     Raises:
         OrchestratorError: Terraform failed.
@@ -311,25 +291,10 @@ def state_values(environment: str) -> dict[str, Any]:
         return values
 
 
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Terraform narrates on stdout; ours is for data."""
-    saved = sys.stdout
-    sys.stdout = sys.stderr
-    try:
-        yield
-    finally:
-        sys.stdout = saved
-
-
 def run_terraform(arguments: Sequence[str], directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Any Terraform command in any directory, with the registry or a mirror; used by `make` and the tests."""
+    """Run any Terraform command in any directory, with the registry or a mirror. The tests use it."""
     with terraform_environment() as environ:
         return subprocess.run(
             ["terraform", *arguments],
-            cwd=directory,
-            env={**environ, **variables},
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+            cwd=directory, env={**environ, **variables}, text=True, capture_output=True, check=False,
+        )  # fmt: skip

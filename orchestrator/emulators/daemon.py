@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 _STOP_TIMEOUT_S = 30
 
@@ -21,7 +20,7 @@ class Launch:
 
     Attributes:
         command: runs until it gets SIGTERM.
-        cleanup: runs after it has ended; None where nothing is left to clean up.
+        cleanup: runs after it has ended; None if nothing is left to clean up.
     """
 
     command: list[str]
@@ -43,7 +42,7 @@ def command_of(pid: int) -> str:
 
 
 def end(pid: int) -> None:
-    """End a process group, given the process that leads it: SIGTERM, and SIGKILL after 30 seconds."""
+    """End the process group that a process leads: with SIGTERM, and after 30 seconds with SIGKILL."""
     for signum, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 2)):
         try:
             os.killpg(pid, signum)
@@ -77,8 +76,3 @@ def free_port() -> int:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
     return port
-
-
-def tail(path: Path) -> str:
-    """The last 20 lines of a log file."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-20:])

@@ -17,12 +17,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.emulators import localstack, ministack
-from orchestrator.emulators.daemon import Launch, command_of, end, free_port, is_free, tail
+from orchestrator.emulators.daemon import Launch, command_of, end, free_port, is_free
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.paths import state_home
 from orchestrator.progress import Narration
@@ -41,7 +40,7 @@ class Emulator:
     """A running emulator.
 
     Attributes:
-        kind: `ministack` or `localstack`.
+        kind: one of KINDS.
         pid, log: process id and log file; None if it was not started here.
     """
 
@@ -51,13 +50,9 @@ class Emulator:
     log: str | None = None
 
 
-def chosen(environ: Mapping[str, str] = os.environ) -> str:
-    """The kind that `EMULATOR` names.
-
-    Raises:
-        BadInput: `EMULATOR` has another value.
-    """
-    kind = environ.get("EMULATOR") or KINDS[0]
+def chosen() -> str:
+    """The kind that `EMULATOR` names; raises BadInput if it is not one of KINDS."""
+    kind = os.environ.get("EMULATOR") or KINDS[0]
     if kind not in KINDS:
         raise BadInput(f"EMULATOR={kind}: expected {' or '.join(KINDS)}.")
     return kind
@@ -67,26 +62,26 @@ def running() -> Emulator | None:
     """The emulator that `AWS_ENDPOINT_URL` names, else that of this home; None if it does not answer."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     if url:
-        return _elsewhere(url.rstrip("/"))
+        url = url.rstrip("/")
+        if not _answers(url + _HEALTH):
+            return None
+        # Only MiniStack has a health path of its own.
+        return Emulator("ministack" if _answers(f"{url}/_ministack/health") else "localstack", url)
     record = _read_record()
     return record[0] if record and _is_ours(record[0]) and _answers(record[0].url + _HEALTH) else None
 
 
 def require() -> Emulator:
-    """The emulator that `running` finds.
-
-    Raises:
-        BadInput: no emulator is running.
-    """
+    """The emulator that `running` finds; raises BadInput if there is none."""
     found, url = running(), os.environ.get("AWS_ENDPOINT_URL")
-    if found is None and url:
+    if found is not None:
+        return found
+    if url:
         raise BadInput(f"AWS_ENDPOINT_URL={url} does not answer. Unset the variable to start an emulator here.")
-    if found is None:
-        raise BadInput(
-            "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one that "
-            "runs elsewhere."
-        )
-    return found
+    raise BadInput(
+        "No emulator is running. Start one with `orchestrator emulator start`, or set AWS_ENDPOINT_URL to one that "
+        "runs elsewhere."
+    )
 
 
 def start(port: int | None = None, narration: Narration | None = None) -> Emulator:
@@ -152,7 +147,8 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], emulator: Emulator) ->
     while healthy < 2:
         if process.poll() is not None or time.monotonic() > deadline:
             log = Path(emulator.log or "")
-            raise OrchestratorError(f"The emulator did not start; its log {log} ends with:\n{tail(log)}")
+            end_of_log = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise OrchestratorError(f"The emulator did not start; its log {log} ends with:\n{end_of_log}")
         time.sleep(0.2)
         healthy = healthy + 1 if _answers(emulator.url + _HEALTH) else 0
 
@@ -197,16 +193,9 @@ def _is_ours(emulator: Emulator) -> bool:
     return emulator.pid is not None and emulator.kind in command_of(emulator.pid)
 
 
-def _elsewhere(url: str) -> Emulator | None:
-    """An emulator that was not started here. Only MiniStack has a health path of its own."""
-    if not _answers(url + _HEALTH):
-        return None
-    return Emulator("ministack" if _answers(f"{url}/_ministack/health") else "localstack", url)
-
-
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:  # an emulator's  # noqa: S310  # nosec B310
+        with urllib.request.urlopen(url, timeout=5) as response:  # an emulator's URL  # noqa: S310  # nosec B310
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False

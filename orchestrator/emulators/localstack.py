@@ -25,7 +25,6 @@ VERSION = "4.14.0"
 PYTHON = (3, 13)
 FILES = Path(__file__).with_name("localstack_runtime")
 VENV = ROOT / ".venv-localstack"
-
 _PULL_S = 1800
 
 
@@ -42,9 +41,6 @@ def prepare(port: int, home: Path, narration: Narration) -> Launch:
     return _process(port, home)
 
 
-# --- with Docker ---------------------------------------------------------------------------------------------------
-
-
 def has_docker() -> bool:
     """Whether a Docker engine answers and `docker compose` is installed."""
     try:
@@ -56,13 +52,9 @@ def has_docker() -> bool:
     return True
 
 
-def _compose(home: Path) -> list[str]:
-    project = f"fedagg-localstack-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
-    return ["docker", "compose", "--project-name", project, "--file", str(FILES / "compose.yml")]
-
-
 def _container(port: int, home: Path, narration: Narration) -> Launch:
-    compose = _compose(home)
+    project = f"fedagg-localstack-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
+    compose = ["docker", "compose", "--project-name", project, "--file", str(FILES / "compose.yml")]
     environ = {**os.environ, "LOCALSTACK_PORT": str(port)}
     narration.say(f"Pulling the image of LocalStack {VERSION} if it is not here yet ...")
     pulled = subprocess.run(
@@ -71,9 +63,6 @@ def _container(port: int, home: Path, narration: Narration) -> Launch:
     if pulled.returncode != 0:
         raise OrchestratorError(f"Docker could not pull LocalStack {VERSION}:\n{pulled.stderr.strip()}")
     return Launch([*compose, "up", "--force-recreate"], environ, cleanup=[*compose, "down", "--volumes"])
-
-
-# --- without -------------------------------------------------------------------------------------------------------
 
 
 def install(narration: Narration) -> None:
@@ -94,11 +83,11 @@ def install(narration: Narration) -> None:
             f"{PYTHON[0]}.{PYTHON[1]}. No Docker engine answers here, and "
             + ("this is not Linux. " if python else "that Python was not found (LOCALSTACK_PYTHON names one). ")
             + "Start Docker or install that Python, set AWS_ENDPOINT_URL to a LocalStack that is running, or leave "
-            "EMULATOR unset to use the emulator that needs neither."
+            "EMULATOR unset to use MiniStack, which needs neither."
         )
     narration.say(f"Installing LocalStack {VERSION} into {VENV.name}. This happens once and takes a minute or two ...")
     with tempfile.TemporaryDirectory(prefix="localstack-") as directory:
-        # A build leaves files beside the sources: build a copy.
+        # pip leaves files beside the sources that it builds, so it builds a copy.
         plugin = shutil.copytree(FILES, Path(directory) / "plugin")
         # Without --no-compile, most of the time would be spent on modules that are never imported.
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -116,12 +105,8 @@ def find_python() -> Path | None:
     """A Python of the required release: LOCALSTACK_PYTHON, else this one, one on PATH, or one of pyenv."""
     for candidate in _pythons():
         try:
-            version = subprocess.run(
-                [candidate, "-c", "import sys; print(sys.version_info[:2])"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            command = [candidate, "-c", "import sys; print(sys.version_info[:2])"]
+            version = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError:
             continue
         if version.stdout.strip() == str(PYTHON):

@@ -32,12 +32,12 @@ def work(
     """Take jobs from the lanes' queues, one at a time, until stopped.
 
     As under Lambda, a finished job is deleted from its queue. A failed job stays in the queue, which delivers it again
-    and at last moves it to the dead-letter queue.
+    and finally moves it to the dead-letter queue.
 
     Args:
-        idle_exit_s: return when no queue had a job for so many seconds (None: never).
+        idle_exit_s: return when no queue had a job for this many seconds; None: never.
         on_job: called after every job with whether it is finished.
-        shared: where LIFL's partial sums stay on this machine (None: they go through S3).
+        shared: where LIFL's partial sums stay on this machine; None: they go through S3.
 
     Returns:
         The number of finished jobs.

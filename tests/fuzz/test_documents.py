@@ -38,8 +38,8 @@ MANIFEST = manifest_of(
 )
 LANE = {
     "shards": 4, "queue_url": "http://q", "dead_letter_queue_url": "http://d", "function_name": "f", "memory_mb": 256,
-    "timeout_s": 60, "ephemeral_storage_mb": 512, "cpu_architecture": "arm64", "topology": "grads-sharding", "max_receive_count": 5,
-    "maximum_concurrency": 1000,
+    "timeout_s": 60, "ephemeral_storage_mb": 512, "cpu_architecture": "arm64", "topology": "grads-sharding",
+    "max_receive_count": 5, "maximum_concurrency": 1000,
 }  # fmt: skip
 DEPLOYMENT = {
     "schema": 1, "environment": "dev", "region": "us-east-1", "bucket": "b", "endpoint_url": None,

@@ -35,7 +35,7 @@ from orchestrator.client.invitation import Invitation, UnusableInvitation, load_
 from orchestrator.client.invite import prepare, size_of_bytes, update_size
 from orchestrator.client.presigned import Answer, ask
 from orchestrator.client.redeem import fetch_invited, submit_invited
-from orchestrator.client.signing import early_end, signing_credentials
+from orchestrator.client.signing import early_end
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.update_file import write_update
 from orchestrator.deployment import load
@@ -403,11 +403,11 @@ class _Credentials:
 
 def signed_by(aws: AwsClients, monkeypatch: pytest.MonkeyPatch, credentials: _Credentials) -> Any:
     monkeypatch.setattr(aws.s3._request_signer, "_credentials", credentials)  # type: ignore[attr-defined]
-    return signing_credentials(aws.s3)
+    return aws.s3
 
 
 def test_credentials_that_end_early_are_told(aws: AwsClients, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert early_end(signing_credentials(aws.s3), 600) is None
+    assert early_end(aws.s3, 600) is None
     assert early_end(signed_by(aws, monkeypatch, _Credentials("token", 30)), 600) is None
     early = early_end(signed_by(aws, monkeypatch, _Credentials("token", 5.1)), 3600)
     assert early is not None

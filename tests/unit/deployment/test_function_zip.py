@@ -207,7 +207,7 @@ def test_a_source_that_does_not_compile_is_an_error_in_the_compilers_words(
 ) -> None:
     source = tmp_path / "fold.c"
     source.write_text("double fold_float32(void) { return missing; }")
-    monkeypatch.setattr(function_zip, "_fold_source", lambda: source)
+    monkeypatch.setattr(function_zip, "_FOLD_SOURCE", source)
     with pytest.raises(OrchestratorError, match=r"fold\.c could not be compiled(.|\n)*undeclared identifier 'missing'"):
         function_zip.compile_fold(target_for("dev"), tmp_path)
 
@@ -252,14 +252,14 @@ def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_ch
     assert len(downloads) == 2
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("numpy==1\n")
-    monkeypatch.setattr(function_zip, "_requirements", lambda: requirements)
+    monkeypatch.setattr(function_zip, "_REQUIREMENTS", requirements)
     build(target)
     assert len(downloads) == 3
     assert not target.path.with_suffix(".partial").exists()
     assert json.loads(target.path.with_suffix(".json").read_text())["sha256"] == first
     source = tmp_path / "fold.c"
     source.write_text("changed")
-    monkeypatch.setattr(function_zip, "_fold_source", lambda: source)
+    monkeypatch.setattr(function_zip, "_FOLD_SOURCE", source)
     compiled = tmp_path / "libfold.so"
     compiled.write_bytes(b"compiled")
     monkeypatch.setattr(function_zip, "compile_fold", lambda target, directory: compiled)
@@ -269,7 +269,7 @@ def test_a_zip_that_is_there_is_built_anew_only_where_an_input_or_the_zip_has_ch
         assert archive.read("lambdas/averaging/libfold.so") == b"compiled"
     build_requirements = tmp_path / "requirements-build.txt"
     build_requirements.write_text("ziglang==1\n")
-    monkeypatch.setattr(function_zip, "_build_requirements", lambda: build_requirements)
+    monkeypatch.setattr(function_zip, "_BUILD_REQUIREMENTS", build_requirements)
     build(target)
     assert len(downloads) == 5
 
@@ -288,7 +288,7 @@ def test_a_zip_above_lambdas_limit_is_refused_and_the_old_one_stays(
 
 @pytest.mark.parametrize(
     ("requirements", "what"),
-    [("_requirements", "the function's wheels"), ("_build_requirements", r"the compiler of lambdas/averaging/fold\.c")],
+    [("_REQUIREMENTS", "the function's wheels"), ("_BUILD_REQUIREMENTS", r"the compiler of lambdas/averaging/fold\.c")],
 )
 def test_what_pip_cannot_get_is_an_error_in_its_own_words(
     requirements: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,7 +296,7 @@ def test_what_pip_cannot_get_is_an_error_in_its_own_words(
     monkeypatch.undo()
     file = tmp_path / "requirements.txt"
     file.write_text("./no-such-directory-here\n")
-    monkeypatch.setattr(function_zip, requirements, lambda: file)
+    monkeypatch.setattr(function_zip, requirements, file)
     with pytest.raises(OrchestratorError, match=f"pip could not get {what}") as caught:
         build(elsewhere("dev", tmp_path))
     assert "no-such-directory-here" in str(caught.value)

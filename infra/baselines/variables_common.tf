@@ -1,0 +1,1 @@
+../lane/variables_common.tf
