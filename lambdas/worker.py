@@ -24,7 +24,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
 from lambdas.protocol.keys import coordinator_key, manifest_key

@@ -11,13 +11,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lambdas.averaging.fold import load
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import InvalidUpdate, NonFiniteUpdate, shown
 from lambdas.protocol.manifest import Participant, RoundManifest
 from lambdas.protocol.safetensors import Run, runs
@@ -184,31 +184,6 @@ class Stream(Protocol):
 
 # Opens the bytes start <= b < stop of a participant's data section. May return before the first byte has arrived.
 OpenStream = Callable[[Participant, int, int], Stream]
-
-
-@dataclass(frozen=True)
-class Pacing:
-    """How a shard is divided into pieces. Affects speed, memory and request counts, never the result.
-
-    Attributes:
-        max_streams: clients whose streams are open at the same time and are read in turn, piece by piece. More clients
-            are averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
-        piece_elements: values averaged at a time.
-        window_elements: values whose sums are parked at a time, 8 bytes each. With more than `max_streams` clients,
-            each client's part of a window is one request; with fewer, its part of the shard is one request.
-        read_bytes: size of the read buffer, the bytes read from one client before the next one. Each read has the cost
-            of switching to another connection and of the evicted caches.
-    """
-
-    max_streams: int = 64
-    piece_elements: int = 256 * 1024
-    window_elements: int = 24 * 1024 * 1024
-    read_bytes: int = 1024 * 1024
-
-    @property
-    def ahead(self) -> int:
-        """The number of requests that are open at the same time."""
-        return self.max_streams
 
 
 def average_shard(

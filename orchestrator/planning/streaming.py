@@ -10,7 +10,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.limits import MAX_PART_BYTES, MIN_PART_BYTES
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.errors import PlanningError

@@ -18,7 +18,6 @@ from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Job, Part
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.bucket import Bucket
-from lambdas.storage.partials import Place
 from orchestrator.aws.deployment import Deployment, Lane
 from orchestrator.aws.s3 import delete_objects, exists, list_objects
 from orchestrator.errors import BadInput, RoundFailed
@@ -179,6 +178,8 @@ def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[in
 
 def stored_partials(bucket: Bucket, manifest: RoundManifest) -> dict[Node, Partial]:
     """The sums that S3 holds completely, including the root's, which is the averaged model."""
+    from lambdas.storage.partials import Place  # here, because it loads numpy
+
     tree = tree_of(manifest)
     objects = {item["Key"]: item for item in list_objects(bucket, partials_prefix(manifest.round_id))}
     found: dict[Node, Partial] = {}
