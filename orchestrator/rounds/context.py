@@ -67,15 +67,6 @@ class RoundContext:
         """The round's id."""
         return self.record.round_id
 
-    def check_lease(self) -> None:
-        """Return if this process still coordinates the round.
-
-        Raises:
-            LeaseLost: another process coordinates the round.
-            RoundAborted: the round was aborted.
-        """
-        self.lease.check()
-
 
 @dataclass(frozen=True)
 class Attempt:

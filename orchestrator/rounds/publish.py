@@ -67,7 +67,7 @@ def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str]
     latest = _pointer(bucket, manifest)
     _move_latest(bucket, latest)
     if manifest.output.upload_id is None:
-        _delete_shard_objects(bucket, manifest)
+        delete_objects(bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
     for shard in set(range(manifest.shards)) - set(digests):
         digests[shard] = _published_digest(bucket, manifest, latest, shard)
     return Published(latest, tuple(digests[shard] for shard in range(manifest.shards)))
@@ -191,7 +191,11 @@ def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredS
 
 def _complete_once(bucket: Bucket, manifest: RoundManifest, stored: Mapping[int, StoredShard]) -> None:
     assert manifest.output.upload_id is not None
-    parts = [completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)]
+    parts = []
+    for shard in range(manifest.shards):
+        sha256 = stored[shard].sha256
+        checksum = None if sha256 is None else to_s3_checksum(sha256)
+        parts.append(completed_part(shard + 1, stored[shard].etag, ChecksumSHA256=checksum))
     # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
     bucket.s3.complete_multipart_upload(
         Bucket=bucket.name,
@@ -208,10 +212,6 @@ def upload_gone(manifest: RoundManifest) -> RoundFailed:
         f"Round {manifest.round_id}: its multipart upload was aborted, by hand or by the bucket's lifecycle rule, and "
         f"the shards that were done are lost. `orchestrator abort --round {manifest.round_id}` and start a new round."
     )
-
-
-def _checksum(part: StoredShard) -> str | None:
-    return to_s3_checksum(part.sha256) if part.sha256 else None
 
 
 def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) -> None:
@@ -237,10 +237,6 @@ def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) 
             )
         file.seek(0)
         create_large_object(bucket, manifest.output.key, file, size)
-
-
-def _delete_shard_objects(bucket: Bucket, manifest: RoundManifest) -> None:
-    delete_objects(bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
 
 
 def _move_latest(bucket: Bucket, latest: LatestModel) -> None:

@@ -81,7 +81,7 @@ class Report:
 
 def published(attempt: Attempt, averaged: Averaged, done: Published, late: Sequence[Update]) -> Report:
     """The report of a round that has published its global model."""
-    context, manifest, lane = attempt.context, attempt.manifest, attempt.lane
+    context, manifest, lane, record = attempt.context, attempt.manifest, attempt.lane, attempt.context.lease.record
     account = Account(concurrency=lane.maximum_concurrency)
     plan = predict(
         Question(manifest.table.nbytes, len(manifest.participants), account=account),
@@ -91,7 +91,7 @@ def published(attempt: Attempt, averaged: Averaged, done: Published, late: Seque
         {
             **head_of(context.bucket.name, manifest, "published"),
             "options": asdict(context.request),
-            "coordinators": _coordinators(context.lease.coordinators),
+            "coordinators": _coordinators([*record.earlier, record.process]),
             "norms": _norms(averaged.norms),
             "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
             "lane": {
@@ -115,12 +115,12 @@ def published(attempt: Attempt, averaged: Averaged, done: Published, late: Seque
 
 def failed(attempt: Attempt, error: OrchestratorError, cause: BadUpdate) -> Report:
     """The report of a round that cannot publish: `error` because of `cause`."""
-    context = attempt.context
+    context, record = attempt.context, attempt.context.lease.record
     return Report(
         {
             **head_of(context.bucket.name, attempt.manifest, "failed"),
             "options": asdict(context.request),
-            "coordinators": _coordinators(context.lease.coordinators),
+            "coordinators": _coordinators([*record.earlier, record.process]),
             "error": str(error),
             "error_kind": kind_of(error),
             "exit_status": error.exit_status,
@@ -177,17 +177,13 @@ def _silent_tries(lane: Lane, results: Sequence[Result], failed_tries: Sequence[
 
     A job is identified by all that names it: shard, or level and aggregator. Numbers alone would mix up different jobs.
     """
-    told = collections.Counter(_job_of(result) for result in failed_tries)
+    told = collections.Counter(tuple(result.job_name.items()) for result in failed_tries)
     silent = []
     for result in results:
-        tries = result.receive_count - 1 - told[_job_of(result)]
+        tries = result.receive_count - 1 - told[tuple(result.job_name.items())]
         if tries > 0:
             silent.append({**result.job_name, "tries": tries, "log_group": log_group(lane)})
     return silent
-
-
-def _job_of(result: Result) -> tuple[tuple[str, int], ...]:
-    return tuple(result.job_name.items())
 
 
 def _coordinators(processes: Sequence[Process]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from orchestrator.rounds.processes import is_gone
 from orchestrator.rounds.queues import dead_letters, log_group
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import read_record
-from orchestrator.rounds.stored import StoredShard, stored_shards
+from orchestrator.rounds.stored import stored_shards
 
 
 def round_status(
@@ -66,7 +66,7 @@ def _ended(report: Mapping[str, Any]) -> dict[str, Any]:
 def _averaging(
     aws: AwsClients, bucket: Bucket, manifest: RoundManifest, deployment: Deployment | None
 ) -> dict[str, Any]:
-    """The status of a round that is pinned and has no report yet."""
+    """The status of a round that is pinned and has no report yet; names the jobs whose every try failed."""
     averaging = averaging_of(manifest.topology)
     stored = stored_shards(bucket, manifest)
     status = {
@@ -76,23 +76,13 @@ def _averaging(
         "shards_done": manifest.shards if stored is None else len(stored),
         **averaging.progress(bucket, manifest, published=stored is None),
     }
-    if stored is None or deployment is None:
+    lane = deployment.find_lane(manifest.topology, manifest.shards) if deployment else None
+    if stored is None or lane is None:
         return status
-    return status | _gave_up(aws, deployment, manifest, stored)
-
-
-def _gave_up(
-    aws: AwsClients, deployment: Deployment, manifest: RoundManifest, stored: Mapping[int, StoredShard]
-) -> dict[str, Any]:
-    """The jobs whose every try failed, and the next step; empty where there are none."""
-    lane = deployment.find_lane(manifest.topology, manifest.shards)
-    if lane is None:
-        return {}
-    dead = dead_letters(aws, lane, manifest.sha256).values()
-    gave_up = averaging_of(manifest.topology).gave_up(dead, set(stored))
+    gave_up = averaging.gave_up(dead_letters(aws, lane, manifest.sha256).values(), set(stored))
     if not gave_up:
-        return {}
-    return {
+        return status
+    return status | {
         "gave_up": gave_up,
         "tries": lane.max_receive_count,
         "log_group": log_group(lane),
@@ -139,10 +129,6 @@ def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> li
         Bucket=bucket.name, Prefix=rounds_prefix(), Delimiter="/"
     )
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
-
-    def look(name: str) -> dict[str, Any]:
-        return round_status(aws, bucket, name)
-
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        found = list(pool.map(look, names))
+        found = list(pool.map(lambda name: round_status(aws, bucket, name), names))
     return [status for status in found if model is None or status["model"] == model]

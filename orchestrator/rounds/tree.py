@@ -124,15 +124,10 @@ class TreeLevel:
     def name(self, number: int) -> str:
         return f"aggregator {number} on level {self.level} of {self.manifest.topology}"
 
-    def number_of(self, job: Job) -> int | None:
-        if not isinstance(job, AggregatorJob) or job.level != self.level:
+    def number_of(self, message: Job | Result) -> int | None:
+        if not isinstance(message, AggregatorJob | AggregatorResult) or message.level != self.level:
             return None
-        return job.aggregator if job.aggregator in self.wanted else None
-
-    def match(self, result: Result) -> tuple[int, AggregatorResult] | None:
-        if not isinstance(result, AggregatorResult) or result.level != self.level:
-            return None
-        return (result.aggregator, result) if result.aggregator in self.wanted else None
+        return message.aggregator if message.aggregator in self.wanted else None
 
     def stored(self) -> Set[int] | None:
         found = set(self.stored_partials())
@@ -220,7 +215,7 @@ def _climb(attempt: Attempt, run: TreeRun) -> None:
         while (tree.root, 0) not in run.partials:
             level, wanted = next_step(tree, run.partials)
             step = TreeLevel(attempt.bucket, manifest, level, frozenset(wanted))
-            if attempt.resumed and (dead := sorted(dead_jobs(attempt.aws, attempt.lane, manifest.sha256, step))):
+            if attempt.resumed and (dead := sorted(dead_jobs(attempt, step))):
                 raise gave_up(attempt, step, dead)
             jobs = [_job(attempt, run, step, index) for index in wanted]
             collection = _run_level(attempt, run, step, jobs, progress)
@@ -253,7 +248,7 @@ def _job(attempt: Attempt, run: TreeRun, step: TreeLevel, index: int) -> Aggrega
 
 def _run_level(
     attempt: Attempt, run: TreeRun, step: TreeLevel, jobs: list[AggregatorJob], progress: Callable[[int], object]
-) -> Collection[AggregatorResult]:
+) -> Collection:
     """Queue some aggregators of a level and wait for them."""
     width = tree_of(attempt.manifest).widths[step.level]
     began = time.monotonic()
@@ -261,40 +256,34 @@ def _run_level(
     attempt.context.narration.say(
         f"Level {step.level}: queued {len(jobs)} of {width} aggregators for {attempt.lane.function_name}."
     )
-    collection: Collection[AggregatorResult] = Collection()
+    collection = Collection()
     wait_for_step(attempt, step, collection, progress)
     run.level_s[step.level] = run.level_s.get(step.level, 0.0) + time.monotonic() - began
     return collection
 
 
-def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection[AggregatorResult]) -> bool:
+def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection) -> bool:
     """Note the outcome of a step; False where the round has ended in the meantime."""
     without_result = step.wanted - set(collection.results)
     stored = step.stored_partials() if without_result else {}
     if without_result and stored_shards(step.bucket, step.manifest) is None:
         return False
-    _note_late(attempt, run, collection.others)
+    for other in collection.others:  # results of other levels, which arrive late; the report shows them
+        if isinstance(other, AggregatorResult) and other.status == "done":
+            run.results.setdefault((other.level, other.aggregator), other)
+        elif isinstance(other, AggregatorResult) and other.status == "retrying":
+            attempt.failed_tries.append(other)
     for index in without_result & set(stored):
         run.partials[step.level, index] = stored[index]
     for index, result in collection.results.items():
         node = (step.level, index)
+        assert isinstance(result, AggregatorResult)
         if result.status == "missing":
             _recompute(attempt, run, node, result)
         else:
             run.results[node] = result
             run.partials[node] = Partial(segment=result.segment) if result.segment else Partial(etag=result.etag)
     return True
-
-
-def _note_late(attempt: Attempt, run: TreeRun, others: Iterable[Result]) -> None:
-    """Note results of other levels, which arrive late. The report shows them."""
-    for other in others:
-        if not isinstance(other, AggregatorResult):
-            continue
-        if other.status == "done":
-            run.results.setdefault((other.level, other.aggregator), other)
-        elif other.status == "retrying":
-            attempt.failed_tries.append(other)
 
 
 def _recompute(attempt: Attempt, run: TreeRun, node: Node, result: AggregatorResult) -> None:

@@ -6,12 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import Job, JobResult, Result
-from orchestrator.aws.clients import AwsClients
-from orchestrator.aws.deployment import Lane
+from lambdas.protocol.messages import Job, Result
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds.context import Attempt
 from orchestrator.rounds.queues import Results, dead_letters, log_group
@@ -24,9 +22,6 @@ _LOOK_EVERY_S = 15.0
 _GRACE_S = 2.0
 # The number of jobs that an error names.
 _NAMED = 5
-
-R = TypeVar("R", bound=JobResult)
-R_co = TypeVar("R_co", bound=JobResult, covariant=True)
 
 
 class BadUpdate(RoundFailed):
@@ -44,7 +39,7 @@ class BadUpdate(RoundFailed):
 
 
 @dataclass
-class Collection(Generic[R]):
+class Collection:
     """What is known about the jobs of a step, by number.
 
     Attributes:
@@ -54,11 +49,11 @@ class Collection(Generic[R]):
     """
 
     stored: Set[int] = frozenset()
-    results: dict[int, R] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
     others: list[Result] = field(default_factory=list)
 
 
-class Step(Protocol[R_co]):
+class Step(Protocol):
     """Jobs that are waited for together, by number: the shards of a round, or aggregators of one level of a tree."""
 
     @property
@@ -72,11 +67,8 @@ class Step(Protocol[R_co]):
     def name(self, number: int) -> str:
         """One of the jobs, in words."""
 
-    def number_of(self, job: Job) -> int | None:
-        """The number of a job of this round; None where it does not belong to the step."""
-
-    def match(self, result: Result) -> tuple[int, R_co] | None:
-        """The number of the job that a result of this round is for; None where it does not belong to the step."""
+    def number_of(self, message: Job | Result) -> int | None:
+        """The number of a job of this round, or of the job of a result; None where it does not belong to the step."""
 
     def stored(self) -> Set[int] | None:
         """The jobs whose outputs S3 holds; None where the round is published or aborted."""
@@ -84,8 +76,8 @@ class Step(Protocol[R_co]):
 
 def wait_for_step(
     attempt: Attempt,
-    step: Step[R],
-    collection: Collection[R],
+    step: Step,
+    collection: Collection,
     progress: Callable[[int], object] = lambda count: None,
     *,
     verdicts_s: float = 0.0,
@@ -102,28 +94,28 @@ def wait_for_step(
         RoundFailed: a job is in the dead-letter queue, or no job was finished in `attempt.patience_s`.
     """
     results = Results(attempt.aws, attempt.context.deployment, attempt.manifest.round_id, attempt.manifest.sha256)
-    waiting = _Waiting(attempt, step, collection, progress, _Verdicts(step.wanted, verdicts_s))
+    waiting = _Waiting(attempt, step, collection, progress, verdicts_s)
     while waiting.goes_on():
-        attempt.context.check_lease()
+        attempt.context.lease.check()
         waiting.take(results.receive())
         if not waiting.look():
             return  # Another coordinator has published or aborted the round. publish() determines which.
     _wait_for_messages(attempt, results, step, collection)
 
 
-class _Waiting(Generic[R]):
+class _Waiting:
     """The state of one `wait_for_step`."""
 
     def __init__(
         self,
         attempt: Attempt,
-        step: Step[R],
-        collection: Collection[R],
+        step: Step,
+        collection: Collection,
         progress: Callable[[int], object],
-        verdicts: _Verdicts,
+        verdicts_s: float,
     ) -> None:
         self._attempt, self._step, self._collection = attempt, step, collection
-        self._progress, self._verdicts = progress, verdicts
+        self._progress, self._verdicts = progress, _Verdicts(step.wanted, verdicts_s)
         self._done = set(collection.stored)
         self._looked = self._moved = time.monotonic()
         # Until the queue has been empty once, a last try may be one that an earlier coordinator gave up on.
@@ -142,16 +134,16 @@ class _Waiting(Generic[R]):
         """
         self._from_earlier = self._from_earlier and bool(received)
         for result in received:
-            match = self._step.match(result)
-            if match is None:
+            number = self._step.number_of(result)
+            if number is None:
                 self._collection.others.append(result)
             elif result.status == "failed":
-                self._verdicts.add(match[0], result)
+                self._verdicts.add(number, result)
             elif result.status == "retrying":
-                self._note_failed_try(match[0], result)
+                self._note_failed_try(number, result)
             else:
-                self._collection.results[match[0]] = match[1]
-                self._finished({match[0]})
+                self._collection.results[number] = result
+                self._finished({number})
         if self._verdicts.are_in(self._done):
             raise self._verdicts.error(self._attempt.manifest, self._step)
 
@@ -169,7 +161,7 @@ class _Waiting(Generic[R]):
         if stored is None:
             return False
         self._finished(stored)
-        dead = dead_jobs(self._attempt.aws, self._attempt.lane, self._attempt.manifest.sha256, self._step) - self._done
+        dead = dead_jobs(self._attempt, self._step) - self._done
         if dead:
             raise gave_up(self._attempt, self._step, sorted(dead))
         if now - self._moved > self._attempt.patience_s:
@@ -201,17 +193,17 @@ class _Waiting(Generic[R]):
         )
 
 
-def _wait_for_messages(attempt: Attempt, results: Results, step: Step[R], collection: Collection[R]) -> None:
+def _wait_for_messages(attempt: Attempt, results: Results, step: Step, collection: Collection) -> None:
     """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
     until = time.monotonic() + _GRACE_S
     wanted = step.wanted - collection.stored
     while wanted - set(collection.results) and time.monotonic() < until:
         for result in results.receive(wait_s=1):
-            match = step.match(result)
-            if match is None:
+            number = step.number_of(result)
+            if number is None:
                 collection.others.append(result)
             elif result.status == "done":
-                collection.results[match[0]] = match[1]
+                collection.results[number] = result
             elif result.status == "retrying":
                 attempt.failed_tries.append(result)
 
@@ -235,7 +227,7 @@ class _Verdicts:
         """Whether there are any, and no others are waited for."""
         return bool(self._failed) and (time.monotonic() >= self._until or self._wanted <= done | set(self._failed))
 
-    def error(self, manifest: RoundManifest, step: Step[JobResult]) -> BadUpdate:
+    def error(self, manifest: RoundManifest, step: Step) -> BadUpdate:
         """The error of the first one, with all clients at fault."""
         number, result = next(iter(self._failed.items()))
         bad = {e.client: e for failed in reversed(self._failed.values()) for e in failed.bad}
@@ -246,22 +238,27 @@ class _Verdicts:
         )
 
 
-def dead_jobs(aws: AwsClients, lane: Lane, digest: str, step: Step[JobResult]) -> Set[int]:
+def dead_jobs(attempt: Attempt, step: Step) -> Set[int]:
     """The numbers of a step's jobs that are in the dead-letter queue."""
-    found = {step.number_of(job) for job in dead_letters(aws, lane, digest).values()}
+    letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256)
+    found = {step.number_of(job) for job in letters.values()}
     return frozenset(number for number in found if number is not None)
 
 
-def gave_up(attempt: Attempt, step: Step[JobResult], numbers: Sequence[int]) -> RoundFailed:
+def gave_up(attempt: Attempt, step: Step, numbers: Sequence[int]) -> RoundFailed:
     """The error of a round with jobs whose every try failed: names the jobs, the tries and the last causes."""
     lane, round_id = attempt.lane, attempt.manifest.round_id
+    silent = (
+        "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
+        f"coordinator); see the log group {log_group(lane)}"
+    )
     causes: dict[int, str] = {}
     for result in attempt.failed_tries:
-        match = step.match(result)
-        if match is not None and result.error:
-            causes[match[0]] = result.error
+        number = step.number_of(result)
+        if number is not None and result.error:
+            causes[number] = result.error
     failed = [
-        f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {causes.get(number) or _silent(lane)}"
+        f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {causes.get(number, silent)}"
         for number in numbers[:_NAMED]
     ]
     if len(numbers) > _NAMED:
@@ -270,12 +267,4 @@ def gave_up(attempt: Attempt, step: Step[JobResult], numbers: Sequence[int]) -> 
         f"Round {round_id}: {'; '.join(failed)}. Nothing was published. The jobs are in the dead-letter queue "
         f"{lane.dead_letter_queue_url}; when the cause is gone, `orchestrator resume --round {round_id} "
         "--redrive` continues the round."
-    )
-
-
-def _silent(lane: Lane) -> str:
-    """The cause of a try that sent no result, as far as it is known."""
-    return (
-        "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
-        f"coordinator); see the log group {log_group(lane)}"
     )
