@@ -175,7 +175,7 @@ class WeightedSum:
 class Stream(Protocol):
     """Bytes of one update, in order."""
 
-    def readinto(self, view: memoryview) -> None:
+    def readinto(self, view: memoryview) -> object:
         """Fill all of `view` with the next bytes, or raise."""
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ def average_shard(
     with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
         for first in range(start, stop, window):
             last = min(stop, first + window)
-            pieces = [piece for run in runs(manifest, first, last) for piece in _cut(run, pacing.piece_elements)]
+            pieces = list(_pieces(manifest, first, last, pacing))
             for number, group in enumerate(groups):
                 of_group = squares[number * pacing.max_streams :][: len(group)]
                 with ExitStack() as stack:
@@ -243,7 +243,7 @@ def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, paci
         Any error of `open_stream` and the streams.
     """
     participants = manifest.participants
-    pieces = list(_pieces(manifest, pacing))
+    pieces = list(_pieces(manifest, 0, manifest.table.elements, pacing))
     buffer = memoryview(bytearray(pacing.read_bytes))
     with np.errstate(all="ignore"):
         for i in range(0, len(participants), pacing.max_streams):
@@ -258,19 +258,15 @@ def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, paci
 
 def write_mean(manifest: RoundManifest, sums: Float64, write: Callable[[memoryview], object], pacing: Pacing) -> None:
     """Write sums / total examples, rounded once to each tensor's dtype, in order. Overwrites `sums`."""
-    for piece in _pieces(manifest, pacing):
+    for piece in _pieces(manifest, 0, manifest.table.elements, pacing):
         total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
         write(total.mean(manifest.total_examples, piece.dtype).data)
 
 
-def _pieces(manifest: RoundManifest, pacing: Pacing) -> Iterator[Run]:
-    for run in runs(manifest, 0, manifest.table.elements):
-        yield from _cut(run, pacing.piece_elements)
-
-
-def _cut(run: Run, elements: int) -> Iterator[Run]:
-    for start in range(run.start, run.stop, elements):
-        yield Run(start, min(run.stop, start + elements), run.dtype, run.stored)
+def _pieces(manifest: RoundManifest, first: int, last: int, pacing: Pacing) -> Iterator[Run]:
+    for run in runs(manifest, first, last):
+        for start in range(run.start, run.stop, pacing.piece_elements):
+            yield Run(start, min(run.stop, start + pacing.piece_elements), run.dtype, run.stored)
 
 
 def _open(

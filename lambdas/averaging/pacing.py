@@ -23,8 +23,3 @@ class Pacing:
     piece_elements: int = 256 * 1024
     window_elements: int = 24 * 1024 * 1024
     read_bytes: int = 1024 * 1024
-
-    @property
-    def ahead(self) -> int:
-        """The number of requests that are open at the same time."""
-        return self.max_streams

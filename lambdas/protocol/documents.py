@@ -55,11 +55,6 @@ class Document:
         return cls.from_object(parse_object(cls.WHAT, data, cls.SCHEMA))
 
     @classmethod
-    def from_json(cls, text: bytes | str) -> Self:
-        """The same for a message's text."""
-        return cls.from_bytes(text)
-
-    @classmethod
     def from_object(cls, value: dict[str, Any]) -> Self:
         """Check parsed JSON of the right schema, or raise InvalidContract."""
         return build(cls.WHAT, cls, value)

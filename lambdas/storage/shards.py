@@ -168,14 +168,22 @@ def find_shard(bucket: Bucket, manifest: RoundManifest, shard: int) -> Written |
             if part is None or part["Size"] != expected:
                 return None
             return Written(part["ETag"], from_s3_checksum(part.get("ChecksumSHA256")), expected)
-        head = bucket.s3.head_object(Bucket=bucket.name, Key=manifest.shard_key(shard), ChecksumMode="ENABLED")
-        if head["ContentLength"] != expected:
-            return None
-        return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)
+        return find_object(bucket, manifest.shard_key(shard), expected)
     except (ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return None
         raise _translated(error, f"Looking for shard {shard} of {manifest.shards}") from error
+
+
+def find_object(bucket: Bucket, key: str, nbytes: int) -> Written | None:
+    """An object of `nbytes` bytes, None if there is none. Raises boto3's errors."""
+    try:
+        head = bucket.s3.head_object(Bucket=bucket.name, Key=key, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise
+    if head["ContentLength"] != nbytes:
+        return None
+    return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), nbytes)
 
 
 def _translated(error: Exception, what: str) -> FederationError:

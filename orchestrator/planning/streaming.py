@@ -156,7 +156,7 @@ def _function_s(work: _Work, memory_mb: int) -> float:
     reading = max(
         transfer_s(work.read_bytes + manifest, p.BURST_BYTES_PER_S, sizing.network),
         (cpu_per_byte * work.read_bytes + float(sizing.cpu_seconds_per_get) * work.requests) / share,
-        p.FIRST_BYTE_S * work.requests / _PACING.ahead if work.inputs > _PACING.max_streams else p.FIRST_BYTE_S,
+        p.FIRST_BYTE_S * work.requests / _PACING.max_streams if work.inputs > _PACING.max_streams else p.FIRST_BYTE_S,
     )
     writing = max(
         transfer_s(work.write_bytes, p.BURST_BYTES_PER_S, sizing.network), cpu_per_byte * work.write_bytes / share

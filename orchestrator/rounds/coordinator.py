@@ -104,14 +104,14 @@ def _replan_or_end(attempt: Attempt, error: BadUpdate) -> Attempt:
             ended = failure
     _write(context.bucket, reports.failed(attempt, ended, error))
     clean_up(context.bucket, manifest.round_id, manifest.model)
-    context.lease.end("failed")
+    context.lease.mark("failed")
     raise ended
 
 
 def _publish(attempt: Attempt, averaged: Averaged) -> Published:
     """Publish the global model, and remove what the round has left besides it."""
     context, manifest = attempt.context, attempt.manifest
-    context.lease.begin_publishing()
+    context.lease.mark("publishing")
     done = publish(context.bucket, manifest, averaged.digests)
     averaging_of(manifest.topology).clean_up(context.bucket, manifest.round_id)
     if context.lease.record.earlier or manifest.revision:

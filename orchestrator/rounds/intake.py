@@ -9,7 +9,7 @@ from lambdas.protocol.manifest import Exclusion
 from orchestrator.errors import QuorumMissed
 from orchestrator.rounds.context import RoundContext
 from orchestrator.rounds.exclusion import describe
-from orchestrator.rounds.late import kept_for_later, take_over
+from orchestrator.rounds.late import kept_for, take_over
 from orchestrator.rounds.pin import Pinned, Update, list_updates, pin_updates
 from orchestrator.rounds.quorum import wait_for_updates
 
@@ -29,7 +29,7 @@ def collect_updates(context: RoundContext) -> Pinned:
         LeaseLost, RoundAborted: this process no longer coordinates the round.
     """
     request = context.request
-    late = _late_updates(context)
+    late = kept_for(context.bucket, request)
     bad: _Bad = {}
     while True:
         updates = _wait_for_usable(context, late, bad)
@@ -49,15 +49,6 @@ def collect_updates(context: RoundContext) -> Pinned:
     if left_out:
         context.narration.say(f"Left out: {describe(tuple(left_out.values()))}.")
     return replace(pinned, excluded=tuple(left_out[client] for client in sorted(left_out)))
-
-
-def _late_updates(context: RoundContext) -> list[Update]:
-    """The late updates of an earlier round that this one takes over."""
-    request = context.request
-    if not request.late_from:
-        return []
-    late = kept_for_later(context.bucket, request.late_from)
-    return [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
 
 
 def _wait_for_usable(context: RoundContext, late: list[Update], bad: _Bad) -> list[Update]:

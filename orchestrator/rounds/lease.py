@@ -143,7 +143,7 @@ class Lease:
     """The right to coordinate a round. `kept` renews it in the background.
 
     When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait.
-    After `end` or a publication it stays as it is, because the round has a report.
+    A lease that is marked as `failed` stays as it is, because the round has a report.
     """
 
     def __init__(self, bucket: Bucket, record: CoordinatorRecord, etag: str) -> None:
@@ -167,13 +167,11 @@ class Lease:
             self._renew()
         self._raise_if_lost()
 
-    def begin_publishing(self) -> None:
-        """Mark the round as being published. It cannot be aborted after this. Raises as `check` does."""
-        self._replace("publishing")
-
-    def end(self, state: str) -> None:
-        """Mark the round as ended without a publication. Raises as `check` does."""
-        self._replace(state)
+    def mark(self, state: str) -> None:
+        """Mark the round as `publishing`, after which it cannot be aborted, or as `failed`. Raises as `check` does."""
+        with self._lock:
+            self._swap(replace(self.record.renewed(), state=state))
+        self._raise_if_lost()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Lease]:
@@ -214,11 +212,6 @@ class Lease:
         with self._lock:
             if not self._stop.is_set():
                 self._swap(self.record.renewed())
-
-    def _replace(self, state: str) -> None:
-        with self._lock:
-            self._swap(replace(self.record.renewed(), state=state))
-        self._raise_if_lost()
 
     def _swap(self, record: CoordinatorRecord) -> None:
         if self._lost is not None:

@@ -6,7 +6,7 @@ import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
-from lambdas.protocol.keys import report_key, rounds_prefix
+from lambdas.protocol.keys import ROUNDS_PREFIX, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
@@ -125,9 +125,7 @@ def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> li
     Args:
         model: list only the rounds of this model.
     """
-    pages = bucket.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket.name, Prefix=rounds_prefix(), Delimiter="/"
-    )
+    pages = bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=ROUNDS_PREFIX, Delimiter="/")
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         found = list(pool.map(lambda name: round_status(aws, bucket, name), names))

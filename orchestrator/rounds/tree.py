@@ -8,7 +8,7 @@ recomputed and stored in S3.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +52,14 @@ class TreeAveraging:
     def average(self, attempt: Attempt) -> Averaged:
         run = TreeRun()
         attempt.context.clock.mark("queueing")
-        if _find_stored(attempt, run):
-            _climb(attempt, run)
+        if attempt.resumed:
+            run.partials = stored_partials(attempt.bucket, attempt.manifest)
+            if stored_shards(attempt.bucket, attempt.manifest) is None:
+                return run.outcome(tree_of(attempt.manifest))  # Published or aborted. publish() determines which.
+            if attempt.context.redrive:
+                letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256, keep=True)
+                delete_dead_letters(attempt.aws, attempt.lane, letters)
+        _climb(attempt, run)
         return run.outcome(tree_of(attempt.manifest))
 
     def clean_up(self, bucket: Bucket, round_id: str) -> None:
@@ -190,19 +196,6 @@ def stored_partials(bucket: Bucket, manifest: RoundManifest) -> dict[Node, Parti
     return found
 
 
-def _find_stored(attempt: Attempt, run: TreeRun) -> bool:
-    """Note the sums that an earlier coordinator left in S3; False where the round has ended."""
-    if not attempt.resumed:
-        return True
-    run.partials = stored_partials(attempt.bucket, attempt.manifest)
-    if stored_shards(attempt.bucket, attempt.manifest) is None:
-        return False  # Published or aborted. publish() determines which.
-    if attempt.context.redrive:
-        letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256, keep=True)
-        delete_dead_letters(attempt.aws, attempt.lane, letters)
-    return True
-
-
 def _climb(attempt: Attempt, run: TreeRun) -> None:
     """Queue level after level and wait for each, until the root has stored the averaged model.
 
@@ -217,8 +210,15 @@ def _climb(attempt: Attempt, run: TreeRun) -> None:
             step = TreeLevel(attempt.bucket, manifest, level, frozenset(wanted))
             if attempt.resumed and (dead := sorted(dead_jobs(attempt, step))):
                 raise gave_up(attempt, step, dead)
-            jobs = [_job(attempt, run, step, index) for index in wanted]
-            collection = _run_level(attempt, run, step, jobs, progress)
+            began = time.monotonic()
+            send_jobs(attempt.aws, attempt.lane.queue_url, [_job(attempt, run, step, index) for index in wanted])
+            attempt.context.narration.say(
+                f"Level {level}: queued {len(wanted)} of {tree.widths[level]} aggregators for "
+                f"{attempt.lane.function_name}."
+            )
+            collection = Collection()
+            wait_for_step(attempt, step, collection, progress)
+            run.level_s[level] = run.level_s.get(level, 0.0) + time.monotonic() - began
             if not _take_in(attempt, run, step, collection):
                 return
 
@@ -244,22 +244,6 @@ def _job(attempt: Attempt, run: TreeRun, step: TreeLevel, index: int) -> Aggrega
     inputs = tuple(run.partials[step.level - 1, i] for i in below)
     in_s3 = node in run.recomputed
     return AggregatorJob(manifest.round_id, manifest.sha256, step.level, index, inputs, tries, in_s3)
-
-
-def _run_level(
-    attempt: Attempt, run: TreeRun, step: TreeLevel, jobs: list[AggregatorJob], progress: Callable[[int], object]
-) -> Collection:
-    """Queue some aggregators of a level and wait for them."""
-    width = tree_of(attempt.manifest).widths[step.level]
-    began = time.monotonic()
-    send_jobs(attempt.aws, attempt.lane.queue_url, jobs)
-    attempt.context.narration.say(
-        f"Level {step.level}: queued {len(jobs)} of {width} aggregators for {attempt.lane.function_name}."
-    )
-    collection = Collection()
-    wait_for_step(attempt, step, collection, progress)
-    run.level_s[step.level] = run.level_s.get(step.level, 0.0) + time.monotonic() - began
-    return collection
 
 
 def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lambdas.protocol.manifest import Exclusion, RoundManifest
+from lambdas.protocol.manifest import Exclusion
 from lambdas.protocol.messages import Job, Result
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds.context import Attempt
@@ -93,18 +93,17 @@ def wait_for_step(
         BadUpdate: an update cannot be averaged; names client, tensor and reason.
         RoundFailed: a job is in the dead-letter queue, or no job was finished in `attempt.patience_s`.
     """
-    results = Results(attempt.aws, attempt.context.deployment, attempt.manifest.round_id, attempt.manifest.sha256)
     waiting = _Waiting(attempt, step, collection, progress, verdicts_s)
-    while waiting.goes_on():
+    while not step.wanted <= waiting.done:
         attempt.context.lease.check()
-        waiting.take(results.receive())
+        waiting.take(waiting.results.receive())
         if not waiting.look():
             return  # Another coordinator has published or aborted the round. publish() determines which.
-    _wait_for_messages(attempt, results, step, collection)
+    waiting.take_late()
 
 
 class _Waiting:
-    """The state of one `wait_for_step`."""
+    """The state of one `wait_for_step`. `done` has the numbers of the jobs that are done."""
 
     def __init__(
         self,
@@ -114,16 +113,16 @@ class _Waiting:
         progress: Callable[[int], object],
         verdicts_s: float,
     ) -> None:
-        self._attempt, self._step, self._collection = attempt, step, collection
-        self._progress, self._verdicts = progress, _Verdicts(step.wanted, verdicts_s)
-        self._done = set(collection.stored)
+        self._attempt, self._step, self._collection, self._progress = attempt, step, collection, progress
+        manifest = attempt.manifest
+        self.results = Results(attempt.aws, attempt.context.deployment, manifest.round_id, manifest.sha256)
+        self.done = set(collection.stored)
         self._looked = self._moved = time.monotonic()
         # Until the queue has been empty once, a last try may be one that an earlier coordinator gave up on.
         self._from_earlier = True
-
-    def goes_on(self) -> bool:
-        """Whether a job is still not done."""
-        return not self._step.wanted <= self._done
+        # The results of jobs that cannot succeed because of an update, and how long to wait for others.
+        self._failed: dict[int, Result] = {}
+        self._verdicts_s, self._verdicts_until = verdicts_s, 0.0
 
     def take(self, received: Sequence[Result]) -> None:
         """Take in what one request to the result queue returned.
@@ -138,14 +137,17 @@ class _Waiting:
             if number is None:
                 self._collection.others.append(result)
             elif result.status == "failed":
-                self._verdicts.add(number, result)
+                if not self._failed:
+                    self._verdicts_until = time.monotonic() + self._verdicts_s
+                self._failed.setdefault(number, result)
             elif result.status == "retrying":
                 self._note_failed_try(number, result)
             else:
                 self._collection.results[number] = result
                 self._finished({number})
-        if self._verdicts.are_in(self._done):
-            raise self._verdicts.error(self._attempt.manifest, self._step)
+        all_known = self._step.wanted <= self.done | set(self._failed)
+        if self._failed and (all_known or time.monotonic() >= self._verdicts_until):
+            raise self._bad_update()
 
     def look(self) -> bool:
         """Look into S3 and the dead-letter queue, if that is due; False where the round has ended.
@@ -153,25 +155,45 @@ class _Waiting:
         Raises:
             RoundFailed: a job is in the dead-letter queue, or no job was finished in time.
         """
-        now = time.monotonic()
+        attempt, step, now = self._attempt, self._step, time.monotonic()
         if now - self._looked < _LOOK_EVERY_S:
             return True
         self._looked = now
-        stored = self._step.stored()
+        stored = step.stored()
         if stored is None:
             return False
         self._finished(stored)
-        dead = dead_jobs(self._attempt, self._step) - self._done
+        dead = dead_jobs(attempt, step) - self.done
         if dead:
-            raise gave_up(self._attempt, self._step, sorted(dead))
-        if now - self._moved > self._attempt.patience_s:
-            raise self._no_progress()
+            raise gave_up(attempt, step, sorted(dead))
+        if now - self._moved > attempt.patience_s:
+            missing = sorted(step.wanted - self.done)
+            raise RoundFailed(
+                f"Round {attempt.manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: "
+                f"{missing[0]}) made no progress for {attempt.patience_s:.0f} s. Look at the log of "
+                f"{attempt.lane.function_name}; `orchestrator resume --round {attempt.manifest.round_id}` continues "
+                "the round."
+            )
         return True
 
+    def take_late(self) -> None:
+        """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
+        until = time.monotonic() + _GRACE_S
+        wanted = self._step.wanted - self._collection.stored
+        while wanted - set(self._collection.results) and time.monotonic() < until:
+            for result in self.results.receive(wait_s=1):
+                number = self._step.number_of(result)
+                if number is None:
+                    self._collection.others.append(result)
+                elif result.status == "done":
+                    self._collection.results[number] = result
+                elif result.status == "retrying":
+                    self._attempt.failed_tries.append(result)
+
     def _finished(self, jobs: Set[int]) -> None:
-        new = jobs - self._done
+        new = jobs - self.done
         if new:
-            self._done |= new
+            self.done |= new
             self._moved = time.monotonic()
             self._progress(len(new))
 
@@ -179,60 +201,16 @@ class _Waiting:
         self._attempt.failed_tries.append(result)
         tries = self._attempt.lane.max_receive_count
         log.warning("%s, try %d of %d: %s", self._step.name(number), result.receive_count, tries, result.error)
-        if result.receive_count >= tries and number not in self._done and not self._from_earlier:
+        if result.receive_count >= tries and number not in self.done and not self._from_earlier:
             raise gave_up(self._attempt, self._step, [number])
 
-    def _no_progress(self) -> RoundFailed:
-        attempt, step = self._attempt, self._step
-        missing = sorted(step.wanted - self._done)
-        return RoundFailed(
-            f"Round {attempt.manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: "
-            f"{missing[0]}) made no progress for {attempt.patience_s:.0f} s. Look at the log of "
-            f"{attempt.lane.function_name}; `orchestrator resume --round {attempt.manifest.round_id}` continues the "
-            "round."
-        )
-
-
-def _wait_for_messages(attempt: Attempt, results: Results, step: Step, collection: Collection) -> None:
-    """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
-    until = time.monotonic() + _GRACE_S
-    wanted = step.wanted - collection.stored
-    while wanted - set(collection.results) and time.monotonic() < until:
-        for result in results.receive(wait_s=1):
-            number = step.number_of(result)
-            if number is None:
-                collection.others.append(result)
-            elif result.status == "done":
-                collection.results[number] = result
-            elif result.status == "retrying":
-                attempt.failed_tries.append(result)
-
-
-class _Verdicts:
-    """The bad updates that workers have found."""
-
-    def __init__(self, wanted: Set[int], wait_s: float) -> None:
-        self._wanted = wanted
-        self._wait_s = wait_s
-        self._until = 0.0
-        self._failed: dict[int, Result] = {}
-
-    def add(self, number: int, result: Result) -> None:
-        """Note a job that cannot succeed because of an update."""
-        if not self._failed:
-            self._until = time.monotonic() + self._wait_s
-        self._failed.setdefault(number, result)
-
-    def are_in(self, done: Set[int]) -> bool:
-        """Whether there are any, and no others are waited for."""
-        return bool(self._failed) and (time.monotonic() >= self._until or self._wanted <= done | set(self._failed))
-
-    def error(self, manifest: RoundManifest, step: Step) -> BadUpdate:
-        """The error of the first one, with all clients at fault."""
+    def _bad_update(self) -> BadUpdate:
+        """The error of the first job that cannot succeed, with all clients at fault."""
         number, result = next(iter(self._failed.items()))
         bad = {e.client: e for failed in reversed(self._failed.values()) for e in failed.bad}
         return BadUpdate(
-            f"Round {manifest.round_id}: {step.name(number)}: {result.error}. Nothing was published.",
+            f"Round {self._attempt.manifest.round_id}: {self._step.name(number)}: {result.error}. "
+            "Nothing was published.",
             result,
             [bad[client] for client in sorted(bad)],
         )

@@ -121,7 +121,7 @@ def test_a_hostile_job_never_stops_a_worker(caplog: pytest.LogCaptureFixture) ->
             )
             for result in sqs.bodies("results"):
                 assert len(result) < 10_000, "it would not fit into a message"
-                ShardResult.from_json(result)
+                ShardResult.from_bytes(result)
 
         bodies()
         manifests()
