@@ -71,7 +71,9 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
 
     def do(self, job: AggregatorJob, result: AggregatorResult) -> AggregatorResult:
         stopwatch = Stopwatch()
-        place = Place.of(self.manifest_of(job), job)
+        manifest = self.manifest_of(job)
+        job.check(manifest)
+        place = Place(manifest, job.manifest_sha256, job.level, job.aggregator)
         inputs = place.inputs(job.inputs)
         reader = UpdateReader(self.bucket, at_once=min(len(inputs.participants), self.pacing.max_streams))
         task = _Task(place, job, inputs, reader, self.may_be_done(job, result.receive_count))

@@ -73,8 +73,6 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
     """Runs jobs of one kind. Between jobs it keeps its boto3 clients, and nothing of a round.
 
     Attributes:
-        bucket: the environment's bucket.
-        result_queue_url: the queue of the result messages.
         memory_mb: the function's memory, for the report; 0 outside Lambda.
         pacing: how updates are read.
     """

@@ -1,6 +1,6 @@
 """The errors of the kit. The class says who has to act; the message says what failed, where, and what to do next.
 
-The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
+The orchestrator's errors derive from orchestrator.errors.OrchestratorError, which adds exit statuses.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from lambdas.averaging.mean import Float64, Stream
 from lambdas.protocol.errors import PartialsMissing, StorageUnavailable
 from lambdas.protocol.keys import partial_key
 from lambdas.protocol.manifest import Participant, RoundManifest
-from lambdas.protocol.messages import AggregatorJob, Partial
+from lambdas.protocol.messages import Partial
 from lambdas.protocol.safetensors import serialize_header
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import tree_of
@@ -31,22 +31,12 @@ from lambdas.storage.shards import Written, find_object, to_s3_checksum
 
 @dataclass(frozen=True)
 class Place:
-    """One aggregator of a round's tree.
-
-    Attributes:
-        digest: the manifest's SHA-256.
-    """
+    """One aggregator of a round's tree. `digest` is the manifest's SHA-256."""
 
     manifest: RoundManifest
     digest: str
     level: int
     aggregator: int
-
-    @classmethod
-    def of(cls, manifest: RoundManifest, job: AggregatorJob) -> Place:
-        """The place of a job; InvalidContract where the manifest's tree does not have it."""
-        job.check(manifest)
-        return cls(manifest, job.manifest_sha256, job.level, job.aggregator)
 
     @property
     def is_root(self) -> bool:
@@ -178,7 +168,7 @@ def store_partial(bucket: Bucket, place: Place, block: memoryview) -> Written:
         etag = bucket.s3.put_object(
             Bucket=bucket.name,
             Key=place.key,
-            Body=cast(Any, BlockFile(block)),
+            Body=cast(Any, _BlockFile(block)),
             ContentLength=len(block),
             ChecksumSHA256=to_s3_checksum(sha256),
             IfNoneMatch="*",
@@ -204,7 +194,7 @@ def find_partial(bucket: Bucket, place: Place) -> Written | None:
         raise StorageUnavailable(f"Looking for {place.key}: {error}") from error
 
 
-class BlockFile(io.RawIOBase):
+class _BlockFile(io.RawIOBase):
     """A block as a file, without a copy of it: boto3 reads it, again for a retry, and `add_up` reads it as a stream."""
 
     def __init__(self, block: memoryview) -> None:
@@ -268,6 +258,6 @@ def opener(
         block = blocks.get(participant.client)
         if block is None:
             return from_s3(participant, start, stop)
-        return BlockFile(block[participant.data_offset + start : participant.data_offset + stop])
+        return _BlockFile(block[participant.data_offset + start : participant.data_offset + stop])
 
     return open_stream

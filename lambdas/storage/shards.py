@@ -11,7 +11,7 @@ import base64
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -127,23 +127,12 @@ class ShardSink:
         boto3 from adding a checksum of its own, which takes twice the CPU time because the body is sent in chunks.
         """
         s3, output = self._bucket.s3, self._manifest.output
-        if output.upload_id is not None:
-            return s3.upload_part(
-                Bucket=self._bucket.name,
-                Key=output.key,
-                UploadId=output.upload_id,
-                PartNumber=self._shard + 1,
-                Body=self._spool,
-                ContentLength=self._nbytes,
-                ChecksumSHA256=checksum,
-            )["ETag"]
-        return s3.put_object(
-            Bucket=self._bucket.name,
-            Key=self._manifest.shard_key(self._shard),
-            Body=self._spool,
-            ContentLength=self._nbytes,
-            ChecksumSHA256=checksum,
-        )["ETag"]
+        body: Any = {"Body": self._spool, "ContentLength": self._nbytes, "ChecksumSHA256": checksum}
+        if output.upload_id is None:
+            key = self._manifest.shard_key(self._shard)
+            return s3.put_object(Bucket=self._bucket.name, Key=key, **body)["ETag"]
+        part: Any = {"Key": output.key, "UploadId": output.upload_id, "PartNumber": self._shard + 1}
+        return s3.upload_part(Bucket=self._bucket.name, **part, **body)["ETag"]
 
     def close(self) -> None:
         """Delete the temporary file."""

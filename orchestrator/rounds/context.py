@@ -40,8 +40,7 @@ class Clock:
 class RoundContext:
     """A round as its coordinator sees it: the record, the deployment, and the lease that this process holds.
 
-    Attributes:
-        redrive: queue the jobs again whose every try failed. Without it they fail the round again.
+    With `redrive`, jobs that failed on every try are queued again. Without it they fail the round again.
     """
 
     aws: AwsClients
@@ -104,7 +103,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Averaged:
-    """The outcome of an attempt, for the publication and the report. All of it is as far as messages arrived.
+    """The outcome of an attempt, for the publication and the report. It contains only what arrived in result messages.
 
     Attributes:
         results: the newest result of every job, in the order of the jobs.

@@ -1,4 +1,4 @@
-"""Replanning a round without the clients whose updates turned out to be bad, by a new revision of its manifest.
+"""Replanning a round without the clients whose updates cannot be averaged, by a new revision of its manifest.
 
 The round is averaged again without these clients. Workers drop the remaining jobs of the old revision, because these
 have another manifest hash. The manifest is replaced by compare-and-swap: the next coordinator of the round finds

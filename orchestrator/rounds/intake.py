@@ -25,7 +25,7 @@ def collect_updates(context: RoundContext) -> Pinned:
     Raises:
         QuorumMissed: at the deadline there are fewer usable updates than the quorum.
         RoundFailed: an update cannot be averaged, and the round does not exclude it.
-        BadInput: the round whose late updates are to be taken over is not closed, or does not exist.
+        BadInput: the round `late_from` is not closed, or does not exist.
         LeaseLost, RoundAborted: this process no longer coordinates the round.
     """
     request = context.request

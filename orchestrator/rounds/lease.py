@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # A lease that is not renewed for this long has run out, seconds. It is renewed three times in that time.
 LEASE_S = 30.0
-# A waiting process looks at the lease and the report this often, seconds.
+# Seconds between two looks of a waiting process at the lease and the report.
 WATCH_EVERY_S = 1.0
 
 

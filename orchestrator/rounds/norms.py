@@ -29,8 +29,7 @@ Norms = Mapping[str, float]
 def read_norms(bucket: Bucket, manifest: RoundManifest, results: Mapping[int, Result]) -> dict[str, float] | None:
     """L2 norm by client; None where the sums of squares of a shard are missing, for example because a message was lost.
 
-    Args:
-        results: the results of shards, by shard. Read where the sums are in messages and not in objects.
+    The sums are in `results`, by shard, or in objects (the manifest's `norms`).
     """
     import numpy as np  # here, because loading it takes 0.1 s and most commands do not read norms
 

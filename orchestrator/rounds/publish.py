@@ -34,7 +34,7 @@ from orchestrator.aws.s3 import (
 from orchestrator.errors import OrchestratorError, RoundFailed
 from orchestrator.rounds.stored import StoredShard, stored_shards
 
-# CompleteMultipartUpload is repeated this often while another conditional write to the key is in progress.
+# CompleteMultipartUpload is sent at most this many times while another conditional write to the key is in progress.
 _CONFLICTS = 6
 # Shard objects that are read at once when they are put together here.
 _SHARDS_AT_ONCE = 8

@@ -1,4 +1,4 @@
-"""The queues of a round: jobs for the workers, their results, and the dead letters of jobs whose every try failed."""
+"""The queues of a round: jobs for the workers, their results, and the dead letters of jobs that failed on every try."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOREIGN_HIDDEN_S = 2
 _LETTERS_LOOKED_AT = 1000
 # Letters are hidden while others are read, seconds: longer than reading takes, so that none is received twice.
 _LETTERS_HIDDEN_S = 30
-# SQS SendMessageBatch takes at most ten messages. A failed entry is sent this often.
+# SQS SendMessageBatch takes at most ten messages. A message that SQS refuses is sent at most this many times.
 _BATCH = 10
 _SEND_ATTEMPTS = 5
 
@@ -85,10 +85,9 @@ class Results:
 def dead_letters(
     aws: AwsClients, lane: Lane, digest: str, *, keep: bool = False
 ) -> dict[str, ShardJob | AggregatorJob]:
-    """The jobs of a manifest in the dead-letter queue, by receipt handle. At most 1,000 letters are read.
+    """The jobs in the dead-letter queue that have this manifest hash, by receipt handle. Reads at most 1,000 letters.
 
     Args:
-        digest: the manifest's SHA-256.
         keep: leave the manifest's letters hidden for a while, so that they can be deleted: a receipt handle is invalid
             after another process has received the letter.
     """
@@ -135,14 +134,7 @@ def log_group(lane: Lane) -> str:
 def queue_jobs(
     aws: AwsClients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
 ) -> None:
-    """Send one job per shard.
-
-    Args:
-        attempt: 0 if none of the jobs was queued before, else 1.
-
-    Raises:
-        OrchestratorError: as `send_jobs`.
-    """
+    """Send one job per shard, as `send_jobs` does. `attempt` is 0 if none of the jobs was queued before, else 1."""
     digest = manifest.sha256
     send_jobs(aws, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 

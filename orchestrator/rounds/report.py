@@ -132,7 +132,7 @@ def failed(attempt: Attempt, error: OrchestratorError, cause: BadUpdate) -> Repo
 
 
 def _totals(results: Sequence[Result]) -> dict[str, float]:
-    """The sums over all functions whose results arrived; of the memory, the largest."""
+    """Sums over all jobs whose results arrived, and their largest peak memory."""
     stats = [result.stats for result in results]
     return {
         "reported_shards": len(results),

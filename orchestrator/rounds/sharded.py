@@ -43,13 +43,15 @@ class ShardedAveraging:
         return f"{manifest.shards} shards"
 
     def average(self, attempt: Attempt) -> Averaged:
-        collection = Collection()
-        _queue_missing(attempt, collection)
-        attempt.context.clock.mark("queueing")
-        step, verdicts_s = ShardStep(attempt.bucket, attempt.manifest), VERDICTS_S
-        if attempt.context.request.on_invalid != "exclude":
-            verdicts_s = 0.0
-        with attempt.context.narration.bar("averaging shards", attempt.manifest.shards) as progress:
+        context, manifest, lane = attempt.context, attempt.manifest, attempt.lane
+        collection, step = Collection(), ShardStep(attempt.bucket, manifest)
+        missing = _find_missing(attempt, step, collection) if attempt.resumed else list(range(manifest.shards))
+        queue_jobs(attempt.aws, lane.queue_url, manifest, missing, attempt=int(attempt.resumed))
+        megabytes = manifest.table.nbytes / manifest.shards / 1e6
+        context.narration.say(f"Queued {len(missing)} shards of {megabytes:,.1f} MB for {lane.function_name}.")
+        context.clock.mark("queueing")
+        verdicts_s = VERDICTS_S if context.request.on_invalid == "exclude" else 0.0
+        with context.narration.bar("averaging shards", manifest.shards) as progress:
             progress(len(collection.stored))
             wait_for_step(attempt, step, collection, progress, verdicts_s=verdicts_s)
         results = collection.results
@@ -94,16 +96,7 @@ class ShardStep:
         return None if found is None else set(found)
 
 
-def _queue_missing(attempt: Attempt, collection: Collection) -> None:
-    """Queue a job for every shard that is not stored."""
-    manifest, lane = attempt.manifest, attempt.lane
-    missing = _find_missing(attempt, collection) if attempt.resumed else list(range(manifest.shards))
-    queue_jobs(attempt.aws, lane.queue_url, manifest, missing, attempt=int(attempt.resumed))
-    megabytes = manifest.table.nbytes / manifest.shards / 1e6
-    attempt.context.narration.say(f"Queued {len(missing)} shards of {megabytes:,.1f} MB for {lane.function_name}.")
-
-
-def _find_missing(attempt: Attempt, collection: Collection) -> list[int]:
+def _find_missing(attempt: Attempt, step: ShardStep, collection: Collection) -> list[int]:
     """The shards to queue again after an earlier coordinator has stopped; notes those that are stored.
 
     Raises:
@@ -117,7 +110,7 @@ def _find_missing(attempt: Attempt, collection: Collection) -> list[int]:
         return []  # Another coordinator has published the round in the meantime.
     collection.stored = set(stored)
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
-    step, redrive = ShardStep(attempt.bucket, manifest), attempt.context.redrive
+    redrive = attempt.context.redrive
     letters = dead_letters(attempt.aws, attempt.lane, manifest.sha256, keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:

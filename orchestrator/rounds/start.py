@@ -1,8 +1,8 @@
-"""Starting and resuming a round. Read this first: submit, intake, pin, queue, (shard_average,) wait, publish.
+"""Starting and resuming a round. Start reading here; coordinator.py has the steps of a round in their order.
 
 No state of a round is kept here. S3 holds its record, manifest, shards and report, so that the same command continues
-a round that another process has begun. One process coordinates a round (lease.py). Any other process that is asked to
-waits for the report, and takes over when the coordinator ends or stops renewing its lease.
+a round that another process has begun. One process coordinates a round (lease.py). Any other process
+that starts or resumes it waits for the report, and takes over when the coordinator ends or stops renewing its lease.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def resume_round(
     """Continue a round that was opened, or wait for the process that coordinates it. Returns the round's report.
 
     Args:
-        redrive: queue the jobs again whose every try failed (they are in the dead-letter queue).
+        redrive: queue the jobs again that failed on every try (they are in the dead-letter queue).
         timeout_s: how long to wait without any job being finished, seconds; by default the round's own.
 
     Raises:

@@ -66,7 +66,7 @@ def _ended(report: Mapping[str, Any]) -> dict[str, Any]:
 def _averaging(
     aws: AwsClients, bucket: Bucket, manifest: RoundManifest, deployment: Deployment | None
 ) -> dict[str, Any]:
-    """The status of a round that is pinned and has no report yet; names the jobs whose every try failed."""
+    """The status of a round that is pinned and has no report yet; names the jobs that failed on every try."""
     averaging = averaging_of(manifest.topology)
     stored = stored_shards(bucket, manifest)
     status = {
@@ -120,11 +120,7 @@ def read_report(bucket: Bucket, round_id: str) -> Report:
 
 
 def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> list[dict[str, Any]]:
-    """The status of every round that has not expired, in ascending round id.
-
-    Args:
-        model: list only the rounds of this model.
-    """
+    """The status of every round, or every round of one model, that has not expired, in ascending round id."""
     pages = bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=ROUNDS_PREFIX, Delimiter="/")
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:

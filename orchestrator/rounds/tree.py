@@ -82,7 +82,7 @@ class TreeRun:
         results: the newest result of each aggregator that reported one.
         queued: how often each aggregator was queued.
         level_s: seconds by level, from queueing its jobs to its last result.
-        recomputed: aggregators whose sums could not be read where they were needed.
+        recomputed: aggregators whose sums another aggregator could not read.
     """
 
     partials: dict[Node, Partial] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from orchestrator.rounds.queues import Results, dead_letters, log_group
 
 log = logging.getLogger(__name__)
 
-# S3 and the dead-letter queue are looked at this often, seconds.
+# Seconds between two looks at S3 and the dead-letter queue.
 _LOOK_EVERY_S = 15.0
 # When S3 shows an output before its result message arrives, wait this long for the message. Only the report needs it.
 _GRACE_S = 2.0
@@ -224,7 +224,7 @@ def dead_jobs(attempt: Attempt, step: Step) -> Set[int]:
 
 
 def gave_up(attempt: Attempt, step: Step, numbers: Sequence[int]) -> RoundFailed:
-    """The error of a round with jobs whose every try failed: names the jobs, the tries and the last causes."""
+    """The error of a round with jobs that failed on every try: names the jobs, the tries and the last causes."""
     lane, round_id = attempt.lane, attempt.manifest.round_id
     silent = (
         "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
