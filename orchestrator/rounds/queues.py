@@ -38,12 +38,9 @@ _SEND_ATTEMPTS = 5
 class Results:
     """The results of one round, from the environment's result queue."""
 
-    def __init__(self, aws: AwsClients, deployment: Deployment, round_id: str, digest: str) -> None:
-        self._aws = aws
-        self._bucket = aws.bucket(deployment.bucket)
-        self._url = deployment.result_queue_url
-        self._round_id = round_id
-        self._digest = digest
+    def __init__(self, aws: AwsClients, deployment: Deployment, manifest: RoundManifest) -> None:
+        self._aws, self._manifest = aws, manifest
+        self._bucket, self._url = aws.bucket(deployment.bucket), deployment.result_queue_url
         self._ended: dict[str, bool] = {}
 
     def receive(self, wait_s: int | None = None) -> list[Result]:
@@ -62,10 +59,10 @@ class Results:
                 log.warning("Dropped a message that is not a result: %s", error)
                 delete.append(message)
                 continue
-            if result.manifest_sha256 == self._digest:
+            if result.manifest_sha256 == self._manifest.sha256:
                 mine.append(result)
                 delete.append(message)
-            elif result.round_id == self._round_id or self._has_ended(result.round_id):
+            elif result.round_id == self._manifest.round_id or self._has_ended(result.round_id):
                 delete.append(message)
             else:
                 self._aws.sqs.change_message_visibility(

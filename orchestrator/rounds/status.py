@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Mapping
 from typing import Any
 
 from lambdas.protocol.keys import ROUNDS_PREFIX, report_key
@@ -47,20 +46,15 @@ def round_status(
     status: dict[str, Any] = {"round": round_id, "model": record.model}
     report = read_object(bucket, report_key(round_id))
     if report is not None:
-        return status | _ended(Report.from_bytes(report[0]).document)
+        ended = Report.from_bytes(report[0]).document
+        result = {"error": ended["error"]} if "error" in ended else {"key": ended["global_model"]["key"]}
+        updates = len(ended["participants"])
+        return status | {"state": ended["status"], "updates": updates, "shards": ended["shards"]} | result
     manifest = read_manifest(bucket, round_id)
     coordinator = _coordinator(bucket, round_id)
     if manifest is None:
         return status | {"state": "open", "updates": len(list_updates(bucket, round_id))} | coordinator
     return status | _averaging(aws, bucket, manifest, deployment) | coordinator
-
-
-def _ended(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The status of a round that has a report."""
-    status = {"state": report["status"], "updates": len(report["participants"]), "shards": report["shards"]}
-    if "error" in report:
-        return status | {"error": report["error"]}
-    return status | {"key": report["global_model"]["key"]}
 
 
 def _averaging(

@@ -114,8 +114,7 @@ class _Waiting:
         verdicts_s: float,
     ) -> None:
         self._attempt, self._step, self._collection, self._progress = attempt, step, collection, progress
-        manifest = attempt.manifest
-        self.results = Results(attempt.aws, attempt.context.deployment, manifest.round_id, manifest.sha256)
+        self.results = Results(attempt.aws, attempt.context.deployment, attempt.manifest)
         self.done = set(collection.stored)
         self._looked = self._moved = time.monotonic()
         # Until the queue has been empty once, a last try may be one that an earlier coordinator gave up on.
