@@ -61,7 +61,7 @@ class Document:
 
 
 def load_json(data: bytes | str) -> Any:
-    """Parse JSON; besides what json.loads refuses, a name that occurs twice in an object, NaN and Infinity.
+    """Parse JSON. Refuses what json.loads refuses, and also NaN, Infinity, and a name that occurs twice in an object.
 
     Raises:
         ValueError, RecursionError: it is not JSON, or nested too deeply.

@@ -23,7 +23,7 @@ from orchestrator.rounds.wait import BadUpdate
 
 
 def coordinate(context: RoundContext) -> Report:
-    """Do what is left to do of a round: close and pin it, average it, publish the global model, write the report.
+    """Do the steps of a round that are left: pin its updates, average them, publish the global model, write the report.
 
     Raises:
         LeaseLost: another process coordinates the round.

@@ -142,8 +142,8 @@ class Watch:
 class Lease:
     """The right to coordinate a round. `kept` renews it in the background.
 
-    When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait.
-    A lease that is marked as `failed` stays as it is, because the round has a report.
+    When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait. A
+    lease that is marked as `failed`, and the lease of a published round, stay as they are: the round has a report.
     """
 
     def __init__(self, bucket: Bucket, record: CoordinatorRecord, etag: str) -> None:
@@ -225,12 +225,11 @@ class Lease:
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:
-        """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
-        told: Failure | None = None
+        """Tell the processes that wait. Without a connection to AWS, they wait until the lease runs out."""
+        failure: Failure | None = None
         if error is not None:
-            told = {
-                "kind": kind_of(error), "message": str(error), "exit_status": getattr(error, "exit_status", 1),
-            }  # fmt: skip
+            status = getattr(error, "exit_status", 1)
+            failure = {"kind": kind_of(error), "message": str(error), "exit_status": status}
         with contextlib.suppress(ClientError, BotoCoreError), self._lock:
             if self.record.state in ("running", "publishing"):
-                self._swap(replace(self.record.renewed(), state="stopped", error=told))
+                self._swap(replace(self.record.renewed(), state="stopped", error=failure))
