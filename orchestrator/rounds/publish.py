@@ -19,7 +19,7 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
 from lambdas.storage.bucket import Bucket
-from lambdas.storage.shards import head_of_shard, to_s3_checksum
+from lambdas.storage.shards import Written, head_of_shard, to_s3_checksum
 from orchestrator.aws.s3 import (
     completed_part,
     create_large_object,
@@ -32,7 +32,7 @@ from orchestrator.aws.s3 import (
     swap_object,
 )
 from orchestrator.errors import OrchestratorError, RoundFailed
-from orchestrator.rounds.stored import StoredShard, stored_shards
+from orchestrator.rounds.stored import stored_shards
 
 # CompleteMultipartUpload is sent at most this many times while another conditional write to the key is in progress.
 _CONFLICTS = 6
@@ -159,20 +159,31 @@ def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
     return start, offset + manifest.table.byte_at(manifest.bounds[shard + 1])
 
 
-def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]) -> None:
+def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, Written], digests: dict[int, str]) -> None:
     """Complete the multipart upload, unless the global model exists."""
+    output = manifest.output
+    assert output.upload_id is not None
     for attempt in itertools.count(1):
-        for shard, part in stored.items():
-            if part.sha256 is not None:
-                _check_digest(manifest, shard, part.sha256, digests)
+        parts = []
+        for shard in range(manifest.shards):
+            etag, sha256 = stored[shard].etag, stored[shard].sha256
+            if sha256 is not None:
+                _check_digest(manifest, shard, sha256, digests)
+            parts.append(completed_part(shard + 1, etag, ChecksumSHA256=to_s3_checksum(sha256) if sha256 else None))
         try:
-            _complete_once(bucket, manifest, stored)
+            # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
+            bucket.s3.complete_multipart_upload(
+                Bucket=bucket.name,
+                Key=output.key,
+                UploadId=output.upload_id,
+                MultipartUpload={"Parts": parts},
+                IfNoneMatch="*",
+            )
             return
         except ClientError as error:
             code = error_code(error)
-            if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict") and exists(
-                bucket, manifest.output.key
-            ):
+            lost = code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict")
+            if lost and exists(bucket, output.key):
                 return  # Completed with the same parts: by another coordinator, or by this one if the answer was lost.
             if code == "NoSuchUpload":
                 raise upload_gone(manifest) from error
@@ -187,23 +198,6 @@ def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredS
             if again is None or len(again) != manifest.shards:
                 raise
             stored = again
-
-
-def _complete_once(bucket: Bucket, manifest: RoundManifest, stored: Mapping[int, StoredShard]) -> None:
-    assert manifest.output.upload_id is not None
-    parts = []
-    for shard in range(manifest.shards):
-        sha256 = stored[shard].sha256
-        checksum = None if sha256 is None else to_s3_checksum(sha256)
-        parts.append(completed_part(shard + 1, stored[shard].etag, ChecksumSHA256=checksum))
-    # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
-    bucket.s3.complete_multipart_upload(
-        Bucket=bucket.name,
-        Key=manifest.output.key,
-        UploadId=manifest.output.upload_id,
-        MultipartUpload={"Parts": parts},
-        IfNoneMatch="*",
-    )
 
 
 def upload_gone(manifest: RoundManifest) -> RoundFailed:

@@ -15,10 +15,9 @@ from typing import Any
 from lambdas.protocol.keys import partials_prefix
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Job, Partial, Result
-from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.bucket import Bucket
-from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import delete_objects, exists, list_objects
 from orchestrator.errors import BadInput, RoundFailed
 from orchestrator.planning.sizing import worker_peak_mb
@@ -43,7 +42,14 @@ class TreeAveraging:
 
     def choose_shards(self, request: RoundRequest, pinned: Pinned, deployment: Deployment) -> int:
         lane = deployment.lane_for(request.topology, 1)
-        check_fits(pinned.table, len(pinned.participants), request.topology, lane)
+        sum_bytes = 8 * pinned.table.elements
+        needed = worker_peak_mb(len(pinned.participants), sum_bytes)
+        if needed > lane.memory_mb:
+            raise BadInput(
+                f"An aggregator of {request.topology} holds the complete model as float64 sums, {sum_bytes:,} bytes, "
+                f"and needs about {needed:,} MB; {lane.function_name} has {lane.memory_mb:,} MB. Set the environment's "
+                "model_bytes to this model's size and deploy again, or use --topology grads-sharding."
+            )
         return 1
 
     def describe(self, manifest: RoundManifest) -> str:
@@ -147,21 +153,6 @@ class TreeLevel:
         return {index: partial for (level, index), partial in everything.items() if level == self.level}
 
 
-def check_fits(table: TensorTable, clients: int, topology: str, lane: Lane) -> None:
-    """Refuse a model that does not fit into the memory of the lane's aggregators.
-
-    Raises:
-        BadInput: says what is needed and what to do.
-    """
-    needed = worker_peak_mb(clients, 8 * table.elements)
-    if needed > lane.memory_mb:
-        raise BadInput(
-            f"An aggregator of {topology} holds the complete model as float64 sums, {8 * table.elements:,} bytes, "
-            f"and needs about {needed:,} MB; {lane.function_name} has {lane.memory_mb:,} MB. Set the environment's "
-            "model_bytes to this model's size and deploy again, or use --topology grads-sharding."
-        )
-
-
 def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[int, list[int]]:
     """The lowest level with aggregators that are needed and missing, and these aggregators.
 
@@ -263,19 +254,13 @@ def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collec
         node = (step.level, index)
         assert isinstance(result, AggregatorResult)
         if result.status == "missing":
-            _recompute(attempt, run, node, result)
+            attempt.context.narration.say(
+                f"Level {step.level}, aggregator {index}: {result.error}; they are recomputed and stored in S3."
+            )
+            for lost in {(step.level - 1, i) for i in result.missing}:  # The next step queues these inputs again.
+                run.recomputed.add(lost)
+                run.partials.pop(lost, None)
         else:
             run.results[node] = result
             run.partials[node] = Partial(segment=result.segment) if result.segment else Partial(etag=result.etag)
     return True
-
-
-def _recompute(attempt: Attempt, run: TreeRun, node: Node, result: AggregatorResult) -> None:
-    """Forget the inputs that an aggregator could not read: the next step queues them again."""
-    lost = {(node[0] - 1, index) for index in result.missing}
-    attempt.context.narration.say(
-        f"Level {node[0]}, aggregator {node[1]}: {result.error}; they are recomputed and stored in S3."
-    )
-    run.recomputed |= lost
-    for gone in lost:
-        run.partials.pop(gone, None)
