@@ -50,9 +50,8 @@ def exclude(bucket: Bucket, request: RoundRequest, manifest: RoundManifest, bad:
             f"{describe(excluded)}. Nothing was published."
         )
     output = create_output(bucket, manifest.output.kind, manifest.output.key)
-    replanned = replace(
-        manifest, participants=left, excluded=excluded, revision=manifest.revision + 1, output=output
-    )  # fmt: skip
+    revision = manifest.revision + 1
+    replanned = replace(manifest, participants=left, excluded=excluded, revision=revision, output=output)
     key = manifest_key(manifest.round_id)
     found = read_object(bucket, key)
     if found is None:
