@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.keys import coordinator_key, global_key
-from lambdas.protocol.lease import CoordinatorRecord, Failure
+from lambdas.protocol.lease import CoordinatorRecord, Failure, Process
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.s3 import exists, read_object, swap_object
 from orchestrator.errors import OrchestratorError, RoundAborted, RoundConflict, kind_of
@@ -155,6 +155,11 @@ class Lease:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def coordinators(self) -> tuple[Process, ...]:
+        """The processes that have coordinated the round, oldest first, this process last."""
+        return (*self.record.earlier, self.record.process)
 
     def check(self) -> None:
         """Return if this process still coordinates the round.

@@ -81,7 +81,7 @@ class Report:
 
 def published(attempt: Attempt, averaged: Averaged, done: Published, late: Sequence[Update]) -> Report:
     """The report of a round that has published its global model."""
-    context, manifest, lane, record = attempt.context, attempt.manifest, attempt.lane, attempt.context.lease.record
+    context, manifest, lane = attempt.context, attempt.manifest, attempt.lane
     account = Account(concurrency=lane.maximum_concurrency)
     plan = predict(
         Question(manifest.table.nbytes, len(manifest.participants), account=account),
@@ -91,7 +91,7 @@ def published(attempt: Attempt, averaged: Averaged, done: Published, late: Seque
         {
             **head_of(context.bucket.name, manifest, "published"),
             "options": asdict(context.request),
-            "coordinators": _coordinators([*record.earlier, record.process]),
+            "coordinators": _coordinators(context.lease.coordinators),
             "norms": _norms(averaged.norms),
             "late_updates": [{"client": u.client, "bytes": u.size, "arrived_at": u.arrived_at} for u in late],
             "lane": {
@@ -115,12 +115,12 @@ def published(attempt: Attempt, averaged: Averaged, done: Published, late: Seque
 
 def failed(attempt: Attempt, error: OrchestratorError, cause: BadUpdate) -> Report:
     """The report of a round that cannot publish: `error` because of `cause`."""
-    context, record = attempt.context, attempt.context.lease.record
+    context = attempt.context
     return Report(
         {
             **head_of(context.bucket.name, attempt.manifest, "failed"),
             "options": asdict(context.request),
-            "coordinators": _coordinators([*record.earlier, record.process]),
+            "coordinators": _coordinators(context.lease.coordinators),
             "error": str(error),
             "error_kind": kind_of(error),
             "exit_status": error.exit_status,

@@ -136,7 +136,7 @@ def test_a_lease_that_nobody_renews_runs_out_by_the_watchers_own_clock(aws: AwsC
     assert watch.has_run_out()
     successor = lease.take(aws.bucket(bucket), "r-1", instead_of=watch.held)
     assert isinstance(successor, Lease)
-    assert [p.host for p in (*successor.record.earlier, successor.record.process)] == ["far-away", this_process().host]
+    assert [p.host for p in successor.coordinators] == ["far-away", this_process().host]
 
 
 def test_a_lease_that_was_renewed_at_the_last_moment_is_not_taken(aws: AwsClients, bucket: str) -> None:
