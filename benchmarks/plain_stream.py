@@ -30,7 +30,7 @@ _s3 = boto3.client("s3", config=Config(signature_version="s3v4"))
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Average the shard of the job in `event`; the updates must be float32 throughout."""
-    bucket, job = os.environ["FL_BUCKET"], ShardJob.from_json(event["Records"][0]["body"])
+    bucket, job = os.environ["FL_BUCKET"], ShardJob.from_bytes(event["Records"][0]["body"])
     stored = _s3.get_object(Bucket=bucket, Key=manifest_key(job.round_id))["Body"].read()
     manifest = RoundManifest.from_bytes(stored)
     start, stop = manifest.bounds[job.shard], manifest.bounds[job.shard + 1]

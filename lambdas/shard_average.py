@@ -24,7 +24,7 @@ class ShardWorker(Worker[ShardJob, ShardResult]):
     """Runs shard jobs."""
 
     def parse(self, body: str) -> ShardJob:
-        return ShardJob.from_json(body)
+        return ShardJob.from_bytes(body)
 
     def begin(self, job: ShardJob) -> tuple[str, ShardResult]:
         what = f"Averaging shard {job.shard} of round {job.round_id}"

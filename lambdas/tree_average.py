@@ -46,14 +46,6 @@ class _Task:
     look: bool
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A partial sum in memory, including the header; `segment` is the name of shared memory."""
-
-    bytes: memoryview
-    segment: str | None = None
-
-
 @dataclass
 class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
     """Runs the jobs of a tree's aggregators.
@@ -65,7 +57,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
     shared: SharedBlocks | None = None
 
     def parse(self, body: str) -> AggregatorJob:
-        return AggregatorJob.from_json(body)
+        return AggregatorJob.from_bytes(body)
 
     def begin(self, job: AggregatorJob) -> tuple[str, AggregatorResult]:
         what = f"Adding up for aggregator {job.aggregator} on level {job.level} of round {job.round_id}"
@@ -79,7 +71,9 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
 
     def do(self, job: AggregatorJob, result: AggregatorResult) -> AggregatorResult:
         stopwatch = Stopwatch()
-        place = Place.of(self.manifest_of(job), job)
+        manifest = self.manifest_of(job)
+        job.check(manifest)
+        place = Place(manifest, job.manifest_sha256, job.level, job.aggregator)
         inputs = place.inputs(job.inputs)
         reader = UpdateReader(self.bucket, at_once=min(len(inputs.participants), self.pacing.max_streams))
         task = _Task(place, job, inputs, reader, self.may_be_done(job, result.receive_count))
@@ -117,48 +111,44 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
 
     def _partial(self, task: _Task) -> Done:
         """Make a partial sum and store it in shared memory or in S3."""
-        found = find_partial(self.bucket, task.place) if task.look else None
+        place, in_s3 = task.place, task.job.in_s3
+        found = find_partial(self.bucket, place) if task.look else None
         if found is not None:
             return Done(found)
-        block = self._find_block(task) or self._fill_block(task)
-        if block.segment is not None and not task.job.in_s3:
-            return Done(Written("", None, len(block.bytes)), block.segment)
+        block = None
+        if self.shared is not None and place.manifest.topology == LIFL:
+            block = whole_block(self.shared, place)  # An earlier delivery may have left it.
+            if block is None and not in_s3:
+                block = self._fill_shared(task, self.shared)
+            if block is not None and not in_s3:
+                return Done(Written("", None, len(block)), self.shared.full_name(place.segment))
+        if block is None:
+            block = zeros(place.nbytes)
+            self._fill(task, block)
         began = time.perf_counter()
-        written = store_partial(self.bucket, task.place, block.bytes)
+        written = store_partial(self.bucket, place, block)
         return Done(written, puts=1, write_s=time.perf_counter() - began)
 
-    def _shared_for(self, task: _Task) -> SharedBlocks | None:
-        """The shared memory for this job's partial sum; only LIFL uses it."""
-        return self.shared if task.place.manifest.topology == LIFL else None
-
-    def _find_block(self, task: _Task) -> _Block | None:
-        """A complete partial sum that an earlier delivery left in shared memory."""
-        shared = self._shared_for(task)
-        block = whole_block(shared, task.place) if shared is not None else None
-        return _Block(block, shared.full_name(task.place.segment)) if shared is not None and block is not None else None
-
-    def _new_block(self, task: _Task) -> _Block:
-        """Zeroed memory for a partial sum: shared if the topology uses it and there is enough, else private."""
-        shared, place = self._shared_for(task), task.place
-        if shared is not None and not task.job.in_s3:
-            block = shared.create(place.segment, place.nbytes, task.job.round_id)
-            if block is not None:
-                return _Block(block[: place.nbytes], shared.full_name(place.segment))
-        return _Block(zeros(place.nbytes))
-
-    def _fill_block(self, task: _Task) -> _Block:
-        """Add up the inputs in new memory."""
-        block, header = self._new_block(task), task.place.header
+    def _fill_shared(self, task: _Task, shared: SharedBlocks) -> memoryview | None:
+        """Add up the inputs in shared memory; None if this machine has not enough."""
+        place = task.place
+        block = shared.create(place.segment, place.nbytes, task.job.round_id)
+        if block is None:
+            return None
         try:
-            self._add_up(task, as_float64(block.bytes, len(header)))
+            self._fill(task, block[: place.nbytes])
         except BaseException:
-            if block.segment is not None and self.shared is not None:
-                self.shared.drop(task.place.segment)
+            shared.drop(place.segment)
             raise
+        return block[: place.nbytes]
+
+    def _fill(self, task: _Task, block: memoryview) -> None:
+        """Write a partial sum into zeroed memory."""
+        header = task.place.header
+        self._add_up(task, as_float64(block, len(header)))
         # The header's length is written last: a block in shared memory with a whole header is complete.
-        block.bytes[8 : len(header)] = header[8:]
-        block.bytes[:8] = header[:8]
-        return block
+        block[8 : len(header)] = header[8:]
+        block[:8] = header[:8]
 
     def _add_up(self, task: _Task, sums: Float64) -> None:
         if task.place.level == 0:
@@ -167,7 +157,7 @@ class AggregatorWorker(Worker[AggregatorJob, AggregatorResult]):
         try:
             add_up(task.inputs, sums, opener(task.place, task.job.inputs, self.shared, task.reader.open), self.pacing)
         except UpdateChanged as error:
-            # Partial sums were replaced or deleted while their round runs; the coordinator has them made again.
+            # Partial sums were replaced or deleted while their round runs; the coordinator has them recomputed.
             gone = tuple(int(e.client or 0) for e in error.each)
             named = ", ".join(map(str, gone))
             raise PartialsMissing(

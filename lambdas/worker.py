@@ -24,7 +24,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.documents import sha256_hex
 from lambdas.protocol.errors import FederationError, InvalidContract, InvalidUpdate, StorageUnavailable, Superseded
 from lambdas.protocol.keys import coordinator_key, manifest_key
@@ -73,8 +73,6 @@ class Worker(ABC, Generic[AnyJob, AnyResult]):
     """Runs jobs of one kind. Between jobs it keeps its boto3 clients, and nothing of a round.
 
     Attributes:
-        bucket: the environment's bucket.
-        result_queue_url: the queue of the result messages.
         memory_mb: the function's memory, for the report; 0 outside Lambda.
         pacing: how updates are read.
     """
@@ -230,26 +228,22 @@ class Stopwatch:
 def _unsuccessful(what: str, error: Exception, result: AnyResult) -> AnyResult:
     """The result of a job that ended in an error; logs the error where it is not in the client's update."""
     kind = type(error).__name__
-    if isinstance(error, InvalidUpdate | InvalidContract):
-        client, bad = _at_fault(error)
-        return replace(result, status="failed", error_kind=kind, error=f"{error}", client=client, bad=bad)
-    # A later delivery may succeed, whatever the error is; otherwise the job ends in the dead-letter queue.
-    level = logging.WARNING if isinstance(error, FederationError) else logging.ERROR
-    log.log(level, "%s: %s", what, error, exc_info=None if isinstance(error, FederationError) else error)
-    return replace(result, status="retrying", error_kind=kind, error=_sentence(error))
-
-
-def _at_fault(error: InvalidUpdate | InvalidContract) -> tuple[str | None, tuple[Exclusion, ...]]:
-    """The first client at fault, and all of them with the reasons."""
     if isinstance(error, InvalidContract):
-        return None, ()
-    bad = [(e.client, e) for e in error.each[:_MOST_NAMED]]
-    return error.client, tuple(Exclusion(c, type(e).__name__, f"{e}"[:_REASON_CHARS]) for c, e in bad if c is not None)
-
-
-def _sentence(error: Exception) -> str:
-    """The error in words; errors of other libraries are named, because they may have no text, such as MemoryError."""
-    return f"{error}" if isinstance(error, FederationError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+        return replace(result, status="failed", error_kind=kind, error=f"{error}")
+    if isinstance(error, InvalidUpdate):
+        bad = tuple(
+            Exclusion(e.client, type(e).__name__, f"{e}"[:_REASON_CHARS])
+            for e in error.each[:_MOST_NAMED]
+            if e.client is not None
+        )
+        return replace(result, status="failed", error_kind=kind, error=f"{error}", client=error.client, bad=bad)
+    # A later delivery may succeed, whatever the error is; otherwise the job ends in the dead-letter queue.
+    if isinstance(error, FederationError):
+        log.warning("%s: %s", what, error)
+        return replace(result, status="retrying", error_kind=kind, error=f"{error}")
+    log.error("%s: %s", what, error, exc_info=error)
+    # Errors of other libraries are named, because they may have no text, such as MemoryError.
+    return replace(result, status="retrying", error_kind=kind, error=f"{kind}: {error}".removesuffix(": "))
 
 
 def peak_rss_mb() -> float:

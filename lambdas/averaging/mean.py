@@ -11,13 +11,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lambdas.averaging.fold import load
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import InvalidUpdate, NonFiniteUpdate, shown
 from lambdas.protocol.manifest import Participant, RoundManifest
 from lambdas.protocol.safetensors import Run, runs
@@ -175,7 +175,7 @@ class WeightedSum:
 class Stream(Protocol):
     """Bytes of one update, in order."""
 
-    def readinto(self, view: memoryview) -> None:
+    def readinto(self, view: memoryview) -> object:
         """Fill all of `view` with the next bytes, or raise."""
 
     def close(self) -> None:
@@ -184,31 +184,6 @@ class Stream(Protocol):
 
 # Opens the bytes start <= b < stop of a participant's data section. May return before the first byte has arrived.
 OpenStream = Callable[[Participant, int, int], Stream]
-
-
-@dataclass(frozen=True)
-class Pacing:
-    """How a shard is divided into pieces. Affects speed, memory and request counts, never the result.
-
-    Attributes:
-        max_streams: clients whose streams are open at the same time and are read in turn, piece by piece. More clients
-            are averaged in groups of this size, one group after the other, with the float64 sums parked on disk.
-        piece_elements: values averaged at a time.
-        window_elements: values whose sums are parked at a time, 8 bytes each. With more than `max_streams` clients,
-            each client's part of a window is one request; with fewer, its part of the shard is one request.
-        read_bytes: size of the read buffer, the bytes read from one client before the next one. Each read has the cost
-            of switching to another connection and of the evicted caches.
-    """
-
-    max_streams: int = 64
-    piece_elements: int = 256 * 1024
-    window_elements: int = 24 * 1024 * 1024
-    read_bytes: int = 1024 * 1024
-
-    @property
-    def ahead(self) -> int:
-        """The number of requests that are open at the same time."""
-        return self.max_streams
 
 
 def average_shard(
@@ -236,7 +211,7 @@ def average_shard(
     with tempfile.TemporaryFile(prefix="sums-") as parked, np.errstate(all="ignore"):
         for first in range(start, stop, window):
             last = min(stop, first + window)
-            pieces = [piece for run in runs(manifest, first, last) for piece in _cut(run, pacing.piece_elements)]
+            pieces = list(_pieces(manifest, first, last, pacing))
             for number, group in enumerate(groups):
                 of_group = squares[number * pacing.max_streams :][: len(group)]
                 with ExitStack() as stack:
@@ -268,7 +243,7 @@ def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, paci
         Any error of `open_stream` and the streams.
     """
     participants = manifest.participants
-    pieces = list(_pieces(manifest, pacing))
+    pieces = list(_pieces(manifest, 0, manifest.table.elements, pacing))
     buffer = memoryview(bytearray(pacing.read_bytes))
     with np.errstate(all="ignore"):
         for i in range(0, len(participants), pacing.max_streams):
@@ -283,19 +258,15 @@ def add_up(manifest: RoundManifest, sums: Float64, open_stream: OpenStream, paci
 
 def write_mean(manifest: RoundManifest, sums: Float64, write: Callable[[memoryview], object], pacing: Pacing) -> None:
     """Write sums / total examples, rounded once to each tensor's dtype, in order. Overwrites `sums`."""
-    for piece in _pieces(manifest, pacing):
+    for piece in _pieces(manifest, 0, manifest.table.elements, pacing):
         total = WeightedSum(piece.stop - piece.start, sums[piece.start : piece.stop])
         write(total.mean(manifest.total_examples, piece.dtype).data)
 
 
-def _pieces(manifest: RoundManifest, pacing: Pacing) -> Iterator[Run]:
-    for run in runs(manifest, 0, manifest.table.elements):
-        yield from _cut(run, pacing.piece_elements)
-
-
-def _cut(run: Run, elements: int) -> Iterator[Run]:
-    for start in range(run.start, run.stop, elements):
-        yield Run(start, min(run.stop, start + elements), run.dtype, run.stored)
+def _pieces(manifest: RoundManifest, first: int, last: int, pacing: Pacing) -> Iterator[Run]:
+    for run in runs(manifest, first, last):
+        for start in range(run.start, run.stop, pacing.piece_elements):
+            yield Run(start, min(run.stop, start + pacing.piece_elements), run.dtype, run.stored)
 
 
 def _open(

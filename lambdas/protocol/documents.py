@@ -55,18 +55,13 @@ class Document:
         return cls.from_object(parse_object(cls.WHAT, data, cls.SCHEMA))
 
     @classmethod
-    def from_json(cls, text: bytes | str) -> Self:
-        """The same for a message's text."""
-        return cls.from_bytes(text)
-
-    @classmethod
     def from_object(cls, value: dict[str, Any]) -> Self:
         """Check parsed JSON of the right schema, or raise InvalidContract."""
         return build(cls.WHAT, cls, value)
 
 
 def load_json(data: bytes | str) -> Any:
-    """Parse JSON; besides what json.loads refuses, a name that occurs twice in an object, NaN and Infinity.
+    """Parse JSON. Refuses what json.loads refuses, and also NaN, Infinity, and a name that occurs twice in an object.
 
     Raises:
         ValueError, RecursionError: it is not JSON, or nested too deeply.

@@ -1,19 +1,6 @@
 """The errors of the kit. The class says who has to act; the message says what failed, where, and what to do next.
 
-    FederationError                 every error that the kit raises on purpose
-    ├── InvalidName                 a client, round or model name that cannot be part of a key
-    ├── InvalidContract             a document or message that does not have the documented form (never retried)
-    ├── InvalidUpdate               a client's update that cannot be averaged (never retried: the bytes are wrong)
-    │   ├── InvalidTensorFile       not a safetensors file, or one whose header contradicts itself
-    │   ├── TensorTableMismatch     other tensors, shapes or dtypes than the round's
-    │   ├── NonFiniteUpdate         NaN or Inf among the values
-    │   └── UpdateChanged           replaced or deleted after it was pinned
-    ├── Superseded                  the job's round has ended or has a newer manifest: the job is dropped
-    ├── OutOfTime                   the function's timeout is near: the queue delivers the job again
-    ├── PartialsMissing             partial sums that this worker cannot read: the coordinator has them made again
-    └── StorageUnavailable          S3 or SQS failed after bounded retries: the queue delivers the job again
-
-The command line adds its own branch, orchestrator.errors.OrchestratorError, with exit statuses.
+The orchestrator's errors derive from orchestrator.errors.OrchestratorError, which adds exit statuses.
 """
 
 from __future__ import annotations
@@ -40,7 +27,7 @@ class InvalidName(FederationError):
 
 
 class InvalidContract(FederationError):
-    """A document or message that does not have the documented form."""
+    """A document or message that does not have the documented form. Its job is not retried."""
 
 
 class InvalidUpdate(FederationError):
@@ -89,11 +76,11 @@ class UpdateChanged(InvalidUpdate):
 
 
 class Superseded(FederationError):
-    """The job's round has ended or has a newer manifest, so the job has nothing left to do."""
+    """The job's round has ended or has a newer manifest, so the worker drops the job."""
 
 
 class PartialsMissing(FederationError):
-    """Partial sums that the worker which has to add them up cannot read.
+    """Partial sums that a worker has to add up and cannot read. The coordinator has them recomputed.
 
     Attributes:
         aggregators: the aggregators of the level below that made them.
@@ -105,8 +92,8 @@ class PartialsMissing(FederationError):
 
 
 class StorageUnavailable(FederationError):
-    """S3 or SQS failed after bounded retries; a later delivery of the same job may succeed."""
+    """S3 or SQS failed after bounded retries. The queue delivers the job again."""
 
 
 class OutOfTime(FederationError):
-    """The function's timeout is near."""
+    """The function's timeout is near. The queue delivers the job again."""

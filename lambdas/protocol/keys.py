@@ -23,17 +23,14 @@ def check_name(kind: str, value: str) -> str:
     return value
 
 
+# Prefix of the working objects of all rounds.
+ROUNDS_PREFIX = "rounds/"
 UPDATE_SUFFIX = ".safetensors"
 
 
-def rounds_prefix() -> str:
-    """Prefix of every round's working objects."""
-    return "rounds/"
-
-
 def round_prefix(round_id: str) -> str:
-    """Prefix of one round's working objects; listing `rounds_prefix()` with the delimiter `/` returns these."""
-    return f"{rounds_prefix()}{check_name('round', round_id)}/"
+    """Prefix of one round's working objects; listing ROUNDS_PREFIX with the delimiter `/` returns these."""
+    return f"{ROUNDS_PREFIX}{check_name('round', round_id)}/"
 
 
 def round_key(round_id: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 from lambdas.protocol.documents import Document, build, canonical_json, sha256_hex
 from lambdas.protocol.errors import InvalidContract, shown
 from lambdas.protocol.fields import ClientId, Examples, ModelName, RoundId, Sha256, Size, integer, one_of
-from lambdas.protocol.keys import client_of, global_key, is_name, rounds_prefix, shard_key
+from lambdas.protocol.keys import ROUNDS_PREFIX, client_of, global_key, is_name, shard_key
 from lambdas.protocol.limits import MAX_CLIENTS, MAX_INT, MAX_PART_BYTES, MAX_SHARDS
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorTable
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES
@@ -178,7 +178,7 @@ class RoundManifest(Document):
                     f"{what}: client {p.client}: {p.size} bytes, but header and tensors take "
                     f"{p.data_offset + sizes[p.layout]}."
                 )
-            if not p.key.startswith(rounds_prefix()) or client_of(p.key) != p.client:
+            if not p.key.startswith(ROUNDS_PREFIX) or client_of(p.key) != p.client:
                 raise InvalidContract(f"{what}: client {p.client}: {shown(p.key)} is not the key of its update.")
 
     def _check_bounds(self, what: str) -> None:

@@ -169,8 +169,7 @@ class AggregatorJob(Document):
 
     Attributes:
         inputs: the partial sums of the level below, in order; empty on level 0, whose updates the manifest names.
-        attempt: 0 when the job is first queued, more when it is queued again. A worker that sees more than 0, or a
-            redelivery, first checks whether the result is stored already.
+        attempt: see `ShardJob`.
         in_s3: store the partial sum in S3 even where shared memory is available: a worker elsewhere needs it.
     """
 

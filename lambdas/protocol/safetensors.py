@@ -46,11 +46,7 @@ class Header:
 
 
 def header_length(prefix: bytes, file_size: int) -> int:
-    """Bytes of header that follow the 8-byte length at the start of a file.
-
-    Args:
-        prefix: at least the first 8 bytes of the file.
-        file_size: length of the whole file in bytes.
+    """Bytes of header that follow the 8-byte length at the start (`prefix`) of a file of `file_size` bytes.
 
     Raises:
         InvalidTensorFile: the file is too short, or the length is impossible.
@@ -222,7 +218,7 @@ def parse_update_header(raw: bytes, file_size: int) -> UpdateHeader:
 
 
 def _original_dtypes(header: Header) -> list[str]:
-    """The dtypes of the model, of whose tensors the update may store some in a smaller wire dtype."""
+    """The model's dtypes. An update may store some tensors in a smaller wire dtype."""
     tensors = header.table.tensors
     text = header.metadata.get(ORIGINAL_DTYPES)
     if text is None:

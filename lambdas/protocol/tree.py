@@ -28,12 +28,7 @@ def fan_in(topology: str, clients: int) -> int:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree over the participants of a round.
-
-    Attributes:
-        topology: `lambda-fl` or `lifl`.
-        clients: N, at least 1.
-    """
+    """A tree, `lambda-fl` or `lifl`, over N = `clients` participants, at least one."""
 
     topology: str
     clients: int

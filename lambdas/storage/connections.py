@@ -56,14 +56,10 @@ class ConnectionPool:
         """Take back a connection whose response has been read to the end."""
         self._idle.append(connection)
 
-    def discard(self, connection: http.client.HTTPConnection) -> None:
-        """Close a connection."""
-        connection.close()
-
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
-            self.discard(self._idle.pop())
+            self._idle.pop().close()
 
 
 class Body:

@@ -21,32 +21,22 @@ from lambdas.averaging.mean import Float64, Stream
 from lambdas.protocol.errors import PartialsMissing, StorageUnavailable
 from lambdas.protocol.keys import partial_key
 from lambdas.protocol.manifest import Participant, RoundManifest
-from lambdas.protocol.messages import AggregatorJob, Partial
+from lambdas.protocol.messages import Partial
 from lambdas.protocol.safetensors import serialize_header
 from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import tree_of
 from lambdas.storage.bucket import Bucket
-from lambdas.storage.shards import Written, from_s3_checksum, to_s3_checksum
+from lambdas.storage.shards import Written, find_object, to_s3_checksum
 
 
 @dataclass(frozen=True)
 class Place:
-    """One aggregator of a round's tree.
-
-    Attributes:
-        digest: the manifest's SHA-256.
-    """
+    """One aggregator of a round's tree. `digest` is the manifest's SHA-256."""
 
     manifest: RoundManifest
     digest: str
     level: int
     aggregator: int
-
-    @classmethod
-    def of(cls, manifest: RoundManifest, job: AggregatorJob) -> Place:
-        """The place of a job; InvalidContract where the manifest's tree does not have it."""
-        job.check(manifest)
-        return cls(manifest, job.manifest_sha256, job.level, job.aggregator)
 
     @property
     def is_root(self) -> bool:
@@ -164,20 +154,6 @@ def as_float64(block: memoryview, offset: int) -> Float64:
     return np.frombuffer(block, dtype="<f8", offset=offset)
 
 
-class BlockStream(Stream):
-    """Bytes of a block, in order."""
-
-    def __init__(self, block: memoryview) -> None:
-        self._left = block
-
-    def readinto(self, view: memoryview) -> None:
-        view[:] = self._left[: len(view)]
-        self._left = self._left[len(view) :]
-
-    def close(self) -> None:
-        self._left = memoryview(b"")
-
-
 # --- S3 ------------------------------------------------------------------------------------------------------------
 
 
@@ -212,20 +188,14 @@ def find_partial(bucket: Bucket, place: Place) -> Written | None:
     Raises:
         StorageUnavailable: all of boto3's retries failed.
     """
-    expected = place.nbytes
     try:
-        head = bucket.s3.head_object(Bucket=bucket.name, Key=place.key, ChecksumMode="ENABLED")
+        return find_object(bucket, place.key, place.nbytes)
     except (ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return None
         raise StorageUnavailable(f"Looking for {place.key}: {error}") from error
-    if head["ContentLength"] != expected:
-        return None
-    return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)
 
 
 class _BlockFile(io.RawIOBase):
-    """A block as a file that boto3 can read, and read again for a retry, without a copy of the block."""
+    """A block as a file, without a copy of it: boto3 reads it, again for a retry, and `add_up` reads it as a stream."""
 
     def __init__(self, block: memoryview) -> None:
         self._block, self._at = block, 0
@@ -288,6 +258,6 @@ def opener(
         block = blocks.get(participant.client)
         if block is None:
             return from_s3(participant, start, stop)
-        return BlockStream(block[participant.data_offset + start : participant.data_offset + stop])
+        return _BlockFile(block[participant.data_offset + start : participant.data_offset + stop])
 
     return open_stream

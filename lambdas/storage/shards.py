@@ -11,7 +11,7 @@ import base64
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -127,23 +127,12 @@ class ShardSink:
         boto3 from adding a checksum of its own, which takes twice the CPU time because the body is sent in chunks.
         """
         s3, output = self._bucket.s3, self._manifest.output
-        if output.upload_id is not None:
-            return s3.upload_part(
-                Bucket=self._bucket.name,
-                Key=output.key,
-                UploadId=output.upload_id,
-                PartNumber=self._shard + 1,
-                Body=self._spool,
-                ContentLength=self._nbytes,
-                ChecksumSHA256=checksum,
-            )["ETag"]
-        return s3.put_object(
-            Bucket=self._bucket.name,
-            Key=self._manifest.shard_key(self._shard),
-            Body=self._spool,
-            ContentLength=self._nbytes,
-            ChecksumSHA256=checksum,
-        )["ETag"]
+        body: Any = {"Body": self._spool, "ContentLength": self._nbytes, "ChecksumSHA256": checksum}
+        if output.upload_id is None:
+            key = self._manifest.shard_key(self._shard)
+            return s3.put_object(Bucket=self._bucket.name, Key=key, **body)["ETag"]
+        part: Any = {"Key": output.key, "UploadId": output.upload_id, "PartNumber": self._shard + 1}
+        return s3.upload_part(Bucket=self._bucket.name, **part, **body)["ETag"]
 
     def close(self) -> None:
         """Delete the temporary file."""
@@ -168,14 +157,22 @@ def find_shard(bucket: Bucket, manifest: RoundManifest, shard: int) -> Written |
             if part is None or part["Size"] != expected:
                 return None
             return Written(part["ETag"], from_s3_checksum(part.get("ChecksumSHA256")), expected)
-        head = bucket.s3.head_object(Bucket=bucket.name, Key=manifest.shard_key(shard), ChecksumMode="ENABLED")
-        if head["ContentLength"] != expected:
-            return None
-        return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), expected)
+        return find_object(bucket, manifest.shard_key(shard), expected)
     except (ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return None
         raise _translated(error, f"Looking for shard {shard} of {manifest.shards}") from error
+
+
+def find_object(bucket: Bucket, key: str, nbytes: int) -> Written | None:
+    """An object of `nbytes` bytes, None if there is none. Raises boto3's errors."""
+    try:
+        head = bucket.s3.head_object(Bucket=bucket.name, Key=key, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise
+    if head["ContentLength"] != nbytes:
+        return None
+    return Written(head["ETag"], from_s3_checksum(head.get("ChecksumSHA256")), nbytes)
 
 
 def _translated(error: Exception, what: str) -> FederationError:

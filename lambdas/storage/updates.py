@@ -70,7 +70,7 @@ class UpdateReader:
         self._bucket = bucket
         self._retry = retry
         self._sleep = sleep
-        self._pool = ConnectionPool(retry.timeout_s, at_once)
+        self.pool = ConnectionPool(retry.timeout_s, at_once)
         self.counts = ReadCounts()
 
     def open(self, participant: Participant, start: int, stop: int) -> RangeStream:
@@ -79,7 +79,7 @@ class UpdateReader:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.close()
+        self.pool.close()
 
     # -- used by RangeStream --
 
@@ -100,26 +100,18 @@ class UpdateReader:
         )
         assert url.hostname
         while True:
-            connection = self._pool.take()
+            connection = self.pool.take()
             reused = connection is not None
             if connection is None:
-                connection = self._pool.connect(url.scheme, url.hostname, url.port)
+                connection = self.pool.connect(url.scheme, url.hostname, url.port)
             try:
                 connection.request("GET", f"{url.path}?{url.query}", headers={"Host": url.netloc, **headers})
             except (OSError, http.client.HTTPException):
-                self._pool.discard(connection)
+                connection.close()
                 if reused:  # the server closed it while it was idle
                     continue
                 raise
             return Exchange(connection, reused)
-
-    def release(self, connection: http.client.HTTPConnection) -> None:
-        """Take back a connection whose response has been read to the end."""
-        self._pool.release(connection)
-
-    def discard(self, connection: http.client.HTTPConnection) -> None:
-        """Close a connection that cannot be used again."""
-        self._pool.discard(connection)
 
     def backoff(self, failures: int, cause: str, what: str) -> None:
         """Sleep before the next attempt, or raise StorageUnavailable after the last one."""
@@ -199,9 +191,9 @@ class RangeStream:
         body = exchange.body
         if body is not None and self._position == self._stop and body.reusable:
             body.close()
-            self._reader.release(exchange.connection)
+            self._reader.pool.release(exchange.connection)
         else:
-            self._reader.discard(exchange.connection)
+            exchange.connection.close()
 
     def _body(self) -> Body:
         if self._exchange is None:
@@ -252,7 +244,7 @@ class RangeStream:
     def _failed(self, error: Exception) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            self._reader.discard(exchange.connection)
+            exchange.connection.close()
             if exchange.reused and exchange.body is None and isinstance(error, (ConnectionError, ssl.SSLError)):
                 return  # not counted as a failure: S3 closed the idle connection, and the next read uses another one
         self._failures += 1

@@ -10,7 +10,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.limits import MAX_PART_BYTES, MIN_PART_BYTES
 from orchestrator.aws.limits import REQUESTS_AT_ONCE
 from orchestrator.errors import PlanningError
@@ -152,7 +152,7 @@ def _function_s(shape: Shape, memory_mb: int, inputs: int, read_bytes: int, writ
     reading = max(
         transfer_s(read_bytes + manifest, p.BURST_BYTES_PER_S, sizing.network),
         (cpu_per_byte * read_bytes + float(sizing.cpu_seconds_per_get) * gets) / share,
-        p.FIRST_BYTE_S * gets / _PACING.ahead if inputs > _PACING.max_streams else p.FIRST_BYTE_S,
+        p.FIRST_BYTE_S * gets / _PACING.max_streams if inputs > _PACING.max_streams else p.FIRST_BYTE_S,
     )
     writing = max(transfer_s(write_bytes, p.BURST_BYTES_PER_S, sizing.network), cpu_per_byte * write_bytes / share)
     starting = (p.START_CPU_S + p.MANIFEST_CPU_S_PER_CLIENT * shape.clients) / share

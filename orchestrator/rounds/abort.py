@@ -48,15 +48,16 @@ def clean_up(bucket: Bucket, round_id: str, model: str) -> None:
     """Abort a round's unfinished multipart uploads and delete its shard objects and partial sums."""
     key = global_key(model, round_id)
     pages = bucket.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket.name, Prefix=key)
-    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-        if upload["Key"] == key:
-            abort_upload(bucket, key, upload["UploadId"])
+    for upload in [u for page in pages for u in page.get("Uploads", []) if u["Key"] == key]:
+        abort_upload(bucket, key, upload["UploadId"])
     for prefix in (shards_prefix(round_id), partials_prefix(round_id)):
         delete_objects(bucket, [item["Key"] for item in list_objects(bucket, prefix)])
 
 
-def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
-    """Abort a multipart upload, if it exists."""
+def abort_upload(bucket: Bucket, key: str, upload_id: str | None) -> None:
+    """Abort a multipart upload, if there is one."""
+    if upload_id is None:
+        return
     try:
         bucket.s3.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
     except ClientError as error:

@@ -60,7 +60,7 @@ class Averaging(Protocol):
         """
 
     def gave_up(self, dead: Iterable[Job], stored: Set[int]) -> list[Any]:
-        """The jobs whose every try failed, as `orchestrator status` shows them: shards, or (level, aggregator).
+        """The jobs that failed on every try, as `orchestrator status` shows them: shards, or (level, aggregator).
 
         Args:
             dead: the round's jobs in the dead-letter queue.

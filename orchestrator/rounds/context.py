@@ -40,8 +40,7 @@ class Clock:
 class RoundContext:
     """A round as its coordinator sees it: the record, the deployment, and the lease that this process holds.
 
-    Attributes:
-        redrive: queue the jobs again whose every try failed. Without it they fail the round again.
+    With `redrive`, jobs that failed on every try are queued again. Without it they fail the round again.
     """
 
     aws: AwsClients
@@ -66,15 +65,6 @@ class RoundContext:
     def round_id(self) -> str:
         """The round's id."""
         return self.record.round_id
-
-    def check_lease(self) -> None:
-        """Return if this process still coordinates the round.
-
-        Raises:
-            LeaseLost: another process coordinates the round.
-            RoundAborted: the round was aborted.
-        """
-        self.lease.check()
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Averaged:
-    """The outcome of an attempt, for the publication and the report. All of it is as far as messages arrived.
+    """The outcome of an attempt, for the publication and the report. It contains only what arrived in result messages.
 
     Attributes:
         results: the newest result of every job, in the order of the jobs.

@@ -17,14 +17,13 @@ from orchestrator.rounds.exclusion import describe, exclude
 from orchestrator.rounds.intake import collect_updates
 from orchestrator.rounds.late import late_updates
 from orchestrator.rounds.manifest import freeze_round, read_manifest
-from orchestrator.rounds.pin import Pinned
 from orchestrator.rounds.publish import Published, publish
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.wait import BadUpdate
 
 
 def coordinate(context: RoundContext) -> Report:
-    """Do what is left to do of a round: close and pin it, average it, publish the global model, write the report.
+    """Do the steps of a round that are left: pin its updates, average them, publish the global model, write the report.
 
     Raises:
         LeaseLost: another process coordinates the round.
@@ -33,7 +32,7 @@ def coordinate(context: RoundContext) -> Report:
     manifest = read_manifest(context.bucket, context.round_id)
     resumed = manifest is not None
     if manifest is None:
-        manifest = _pin(context, _close(context))
+        manifest = _pin(context)
     else:
         work = averaging_of(manifest.topology).describe(manifest)
         context.narration.say(f"Round {context.round_id} is already pinned; continuing with {work}.")
@@ -44,8 +43,8 @@ def coordinate(context: RoundContext) -> Report:
     return _write(context.bucket, report)
 
 
-def _close(context: RoundContext) -> Pinned:
-    """Wait for the round's updates and check them.
+def _pin(context: RoundContext) -> RoundManifest:
+    """Wait for the round's updates, check them, and write the round's manifest.
 
     Raises:
         RoundConflict: an earlier round of the model had the same id.
@@ -56,13 +55,9 @@ def _close(context: RoundContext) -> Pinned:
         raise RoundConflict(
             f"Model {request.model} has a global model of an earlier round {request.round_id}. Choose another round id."
         )
-    return collect_updates(context)
-
-
-def _pin(context: RoundContext, pinned: Pinned) -> RoundManifest:
-    """Write the manifest of a closed round."""
-    averaging = averaging_of(context.request.topology)
-    shards = averaging.choose_shards(context.request, pinned, context.deployment)
+    pinned = collect_updates(context)
+    averaging = averaging_of(request.topology)
+    shards = averaging.choose_shards(request, pinned, context.deployment)
     manifest = freeze_round(context.bucket, context.record, pinned, shards)
     context.narration.say(
         f"Pinned {len(manifest.participants)} updates with {manifest.total_examples:,} examples; "
@@ -80,7 +75,7 @@ def _average(attempt: Attempt) -> tuple[Attempt, Averaged]:
     """
     context = attempt.context
     while not (attempt.resumed and exists(context.bucket, attempt.manifest.output.key)):
-        context.check_lease()
+        context.lease.check()
         try:
             return attempt, averaging_of(attempt.manifest.topology).average(attempt)
         except BadUpdate as error:
@@ -99,7 +94,7 @@ def _replan_or_end(attempt: Attempt, error: BadUpdate) -> Attempt:
     context, manifest = attempt.context, attempt.manifest
     ended: OrchestratorError = error
     if context.request.on_invalid == "exclude" and error.bad:
-        context.check_lease()
+        context.lease.check()
         try:
             replanned = exclude(context.bucket, context.request, manifest, error.bad)
             context.narration.say(f"Excluded: {describe(error.bad)}. Averaging the round again without them.")
@@ -109,14 +104,14 @@ def _replan_or_end(attempt: Attempt, error: BadUpdate) -> Attempt:
             ended = failure
     _write(context.bucket, reports.failed(attempt, ended, error))
     clean_up(context.bucket, manifest.round_id, manifest.model)
-    context.lease.end("failed")
+    context.lease.mark("failed")
     raise ended
 
 
 def _publish(attempt: Attempt, averaged: Averaged) -> Published:
     """Publish the global model, and remove what the round has left besides it."""
     context, manifest = attempt.context, attempt.manifest
-    context.lease.begin_publishing()
+    context.lease.mark("publishing")
     done = publish(context.bucket, manifest, averaged.digests)
     averaging_of(manifest.topology).clean_up(context.bucket, manifest.round_id)
     if context.lease.record.earlier or manifest.revision:

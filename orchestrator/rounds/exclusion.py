@@ -1,6 +1,6 @@
-"""Replanning a round without the clients whose updates turned out to be bad, by a new revision of its manifest.
+"""Replanning a round without the clients whose updates cannot be averaged, by a new revision of its manifest.
 
-All shards are averaged again without these clients. Workers drop the remaining jobs of the old revision, because these
+The round is averaged again without these clients. Workers drop the remaining jobs of the old revision, because these
 have another manifest hash. The manifest is replaced by compare-and-swap: the next coordinator of the round finds
 either the old revision, and then the same bad updates, or the new one.
 """
@@ -50,30 +50,21 @@ def exclude(bucket: Bucket, request: RoundRequest, manifest: RoundManifest, bad:
             f"{describe(excluded)}. Nothing was published."
         )
     output = create_output(bucket, manifest.output.kind, manifest.output.key)
-    replanned = replace(
-        manifest, participants=left, excluded=excluded, revision=manifest.revision + 1, output=output
-    )  # fmt: skip
+    revision = manifest.revision + 1
+    replanned = replace(manifest, participants=left, excluded=excluded, revision=revision, output=output)
     key = manifest_key(manifest.round_id)
     found = read_object(bucket, key)
     if found is None:
         raise RoundFailed(f"Round {manifest.round_id}: its manifest was deleted. Start another round.")
     if found[0] != manifest.to_bytes() or swap_object(bucket, key, replanned.to_bytes(), found[1]) is None:
         # Another coordinator was faster. The outputs of its revision stay.
-        if output.upload_id is not None:
-            abort_upload(bucket, output.key, output.upload_id)
+        abort_upload(bucket, output.key, output.upload_id)
         found = read_object(bucket, key) or found
         return RoundManifest.from_bytes(found[0])
-    _retire(bucket, manifest)
+    # Only the upload of the old revision: another coordinator may have begun a newer one. The other objects of the old
+    # revision are removed when the round ends.
+    abort_upload(bucket, manifest.output.key, manifest.output.upload_id)
     return replanned
-
-
-def _retire(bucket: Bucket, manifest: RoundManifest) -> None:
-    """Abort the upload of an old revision only: a newer revision, of another coordinator, may have one by now.
-
-    The other objects of the old revision are removed when the round ends.
-    """
-    if manifest.output.upload_id is not None:
-        abort_upload(bucket, manifest.output.key, manifest.output.upload_id)
 
 
 def describe(excluded: Sequence[Exclusion]) -> str:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lambdas.protocol.manifest import Exclusion
-from lambdas.storage.bucket import Bucket
 from orchestrator.errors import QuorumMissed
 from orchestrator.rounds.context import RoundContext
 from orchestrator.rounds.exclusion import describe
-from orchestrator.rounds.late import kept_for_later, take_over
+from orchestrator.rounds.late import kept_for, take_over
 from orchestrator.rounds.pin import Pinned, Update, list_updates, pin_updates
 from orchestrator.rounds.quorum import wait_for_updates
-from orchestrator.rounds.request import RoundRecord
 
 # An update that cannot be averaged: client and ETag. The same client may submit another one.
 _Bad = dict[tuple[str, str], Exclusion]
@@ -27,11 +25,11 @@ def collect_updates(context: RoundContext) -> Pinned:
     Raises:
         QuorumMissed: at the deadline there are fewer usable updates than the quorum.
         RoundFailed: an update cannot be averaged, and the round does not exclude it.
-        BadInput: the round whose late updates are to be taken over is not closed, or does not exist.
+        BadInput: the round `late_from` is not closed, or does not exist.
         LeaseLost, RoundAborted: this process no longer coordinates the round.
     """
     request = context.request
-    late = _late_updates(context)
+    late = kept_for(context.bucket, request)
     bad: _Bad = {}
     while True:
         updates = _wait_for_usable(context, late, bad)
@@ -51,15 +49,6 @@ def collect_updates(context: RoundContext) -> Pinned:
     if left_out:
         context.narration.say(f"Left out: {describe(tuple(left_out.values()))}.")
     return replace(pinned, excluded=tuple(left_out[client] for client in sorted(left_out)))
-
-
-def _late_updates(context: RoundContext) -> list[Update]:
-    """The late updates of an earlier round that this one takes over."""
-    request = context.request
-    if not request.late_from:
-        return []
-    late = kept_for_later(context.bucket, request.late_from)
-    return [update for update in late if request.expect_clients is None or update.client in request.expect_clients]
 
 
 def _wait_for_usable(context: RoundContext, late: list[Update], bad: _Bad) -> list[Update]:
@@ -84,20 +73,14 @@ def _with_late(context: RoundContext, updates: list[Update], late: list[Update])
 
 
 def _left_out(context: RoundContext, pinned: Pinned, bad: _Bad) -> Mapping[str, Exclusion]:
-    """Who is left out and why, by client."""
+    """The clients that are left out, with the reasons."""
     left_out = {client: exclusion for (client, _), exclusion in bad.items()}
-    left_out |= {e.client: e for e in _not_expected(context.bucket, context.record)}
+    expected = context.request.expect_clients
+    if expected is not None:
+        names = frozenset(expected)
+        unexpected = [u.client for u in list_updates(context.bucket, context.round_id) if u.client not in names]
+        reason = "is not among the clients whom the round expects"
+        left_out |= {client: Exclusion(client, "NotExpected", reason) for client in unexpected}
     for participant in pinned.participants:  # A client may have replaced a bad update by a good one.
         left_out.pop(participant.client, None)
     return left_out
-
-
-def _not_expected(bucket: Bucket, record: RoundRecord) -> list[Exclusion]:
-    if record.request.expect_clients is None:
-        return []
-    expected = frozenset(record.request.expect_clients)
-    return [
-        Exclusion(update.client, "NotExpected", "is not among the clients whom the round expects")
-        for update in list_updates(bucket, record.round_id)
-        if update.client not in expected
-    ]

@@ -21,6 +21,7 @@ from orchestrator.errors import BadInput
 from orchestrator.rounds.abort import abort_upload
 from orchestrator.rounds.manifest import read_manifest
 from orchestrator.rounds.pin import Update, list_updates
+from orchestrator.rounds.request import RoundRequest
 
 # The size of a part of a server-side copy. S3 copies at most 5 GiB at a time.
 _COPY_BYTES = 1024**3
@@ -32,19 +33,22 @@ def late_updates(bucket: Bucket, manifest: RoundManifest) -> list[Update]:
     return [update for update in list_updates(bucket, manifest.round_id) if update.client not in known]
 
 
-def kept_for_later(bucket: Bucket, round_id: str) -> list[Update]:
-    """The late updates of a round that another round takes over.
+def kept_for(bucket: Bucket, request: RoundRequest) -> list[Update]:
+    """The late updates that a round takes over: those of `late_from`, by clients that the round expects.
 
     Raises:
-        BadInput: there is no such round, or it is not closed yet.
+        BadInput: there is no round `late_from`, or it is not closed yet.
     """
-    manifest = read_manifest(bucket, round_id)
+    if not request.late_from:
+        return []
+    manifest = read_manifest(bucket, request.late_from)
     if manifest is None:
         raise BadInput(
-            f"Round {round_id} has no late updates to take over: it is not closed, has expired, or does not exist. "
-            "`orchestrator rounds` lists the rounds."
+            f"Round {request.late_from} has no late updates to take over: it is not closed, has expired, or does not "
+            "exist. `orchestrator rounds` lists the rounds."
         )
-    return late_updates(bucket, manifest)
+    expected = request.expect_clients
+    return [update for update in late_updates(bucket, manifest) if expected is None or update.client in expected]
 
 
 def take_over(bucket: Bucket, round_id: str, late: Sequence[Update]) -> list[str]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # A lease that is not renewed for this long has run out, seconds. It is renewed three times in that time.
 LEASE_S = 30.0
-# A waiting process looks at the lease and the report this often, seconds.
+# Seconds between two looks of a waiting process at the lease and the report.
 WATCH_EVERY_S = 1.0
 
 
@@ -142,8 +142,8 @@ class Watch:
 class Lease:
     """The right to coordinate a round. `kept` renews it in the background.
 
-    When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait.
-    After `end` or a publication it stays as it is, because the round has a report.
+    When the block of `kept` ends by an error, the lease is marked as stopped, with the error for processes that wait. A
+    lease that is marked as `failed`, and the lease of a published round, stay as they are: the round has a report.
     """
 
     def __init__(self, bucket: Bucket, record: CoordinatorRecord, etag: str) -> None:
@@ -172,13 +172,11 @@ class Lease:
             self._renew()
         self._raise_if_lost()
 
-    def begin_publishing(self) -> None:
-        """Mark the round as being published. It cannot be aborted after this. Raises as `check` does."""
-        self._replace("publishing")
-
-    def end(self, state: str) -> None:
-        """Mark the round as ended without a publication. Raises as `check` does."""
-        self._replace(state)
+    def mark(self, state: str) -> None:
+        """Mark the round as `publishing`, after which it cannot be aborted, or as `failed`. Raises as `check` does."""
+        with self._lock:
+            self._swap(replace(self.record.renewed(), state=state))
+        self._raise_if_lost()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Lease]:
@@ -220,11 +218,6 @@ class Lease:
             if not self._stop.is_set():
                 self._swap(self.record.renewed())
 
-    def _replace(self, state: str) -> None:
-        with self._lock:
-            self._swap(replace(self.record.renewed(), state=state))
-        self._raise_if_lost()
-
     def _swap(self, record: CoordinatorRecord) -> None:
         if self._lost is not None:
             return
@@ -237,12 +230,11 @@ class Lease:
         self._lost = held.record if held else record
 
     def _give_back(self, error: FederationError | None) -> None:
-        """Tell those who wait, as far as AWS can be reached: otherwise the lease runs out."""
-        told: Failure | None = None
+        """Tell the processes that wait. Without a connection to AWS, they wait until the lease runs out."""
+        failure: Failure | None = None
         if error is not None:
-            told = {
-                "kind": kind_of(error), "message": str(error), "exit_status": getattr(error, "exit_status", 1),
-            }  # fmt: skip
+            status = getattr(error, "exit_status", 1)
+            failure = {"kind": kind_of(error), "message": str(error), "exit_status": status}
         with contextlib.suppress(ClientError, BotoCoreError), self._lock:
             if self.record.state in ("running", "publishing"):
-                self._swap(replace(self.record.renewed(), state="stopped", error=told))
+                self._swap(replace(self.record.renewed(), state="stopped", error=failure))

@@ -39,9 +39,6 @@ def sink_for(table: TensorTable, bounds: Sequence[int]) -> str:
 def freeze_round(bucket: Bucket, record: RoundRecord, pinned: Pinned, shards: int) -> RoundManifest:
     """Write the manifest once. Where another coordinator has written one already, return that one.
 
-    Args:
-        shards: the shard count M, 1 for a tree.
-
     Raises:
         BadInput: the shard count does not suit the model.
     """

@@ -84,7 +84,6 @@ def pin_updates(
     clients have; of several, the first client's.
 
     Args:
-        request: names round and model, the largest example count, and whether bad updates are excluded.
         progress: called with 1 for every header read.
 
     Raises:
@@ -100,12 +99,18 @@ def pin_updates(
     participants, layouts, problems = [], dict[tuple[str, ...], int](), list[Exclusion]()
     for update, found in zip(updates, headers, strict=True):
         try:
-            header = _checked(found, expected, source, request.max_examples)
+            if isinstance(found, InvalidUpdate):
+                raise found
+            check_same_table(found.table, expected, source=source)
+            if found.num_examples > request.max_examples:
+                raise InvalidUpdate(
+                    f"an example count of {found.num_examples} is above the largest of {request.max_examples} of this "
+                    "round"
+                )
         except InvalidUpdate as error:
             problems.append(Exclusion(update.client, type(error).__name__, str(error)[:_REASON_CHARS]))
             continue
-        layout = layouts.setdefault(header.dtypes, len(layouts))
-        participants.append(_participant(update, header, layout))
+        participants.append(_participant(update, found, layouts.setdefault(found.dtypes, len(layouts))))
     if problems and request.on_invalid != "exclude":
         raise _cannot_be_averaged(bucket, request.round_id, len(updates), problems)
     return Pinned(tuple(participants), expected, tuple(layouts), tuple(problems))
@@ -126,24 +131,6 @@ def _read_headers(
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         return list(pool.map(read, updates))
-
-
-def _checked(
-    found: UpdateHeader | InvalidUpdate, expected: TensorTable, source: str, max_examples: int
-) -> UpdateHeader:
-    """A header that fits the round.
-
-    Raises:
-        InvalidUpdate: it could not be read, has other tensors, or claims too many examples.
-    """
-    if isinstance(found, InvalidUpdate):
-        raise found
-    check_same_table(found.table, expected, source=source)
-    if found.num_examples > max_examples:
-        raise InvalidUpdate(
-            f"an example count of {found.num_examples} is above the largest of {max_examples} of this round"
-        )
-    return found
 
 
 def _participant(update: Update, header: UpdateHeader, layout: int) -> Participant:

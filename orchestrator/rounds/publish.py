@@ -19,7 +19,7 @@ from lambdas.protocol.latest_model import LatestModel
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
 from lambdas.storage.bucket import Bucket
-from lambdas.storage.shards import head_of_shard, to_s3_checksum
+from lambdas.storage.shards import Written, head_of_shard, to_s3_checksum
 from orchestrator.aws.s3 import (
     completed_part,
     create_large_object,
@@ -32,9 +32,9 @@ from orchestrator.aws.s3 import (
     swap_object,
 )
 from orchestrator.errors import OrchestratorError, RoundFailed
-from orchestrator.rounds.stored import StoredShard, stored_shards
+from orchestrator.rounds.stored import stored_shards
 
-# CompleteMultipartUpload is repeated this often while another conditional write to the key is in progress.
+# CompleteMultipartUpload is sent at most this many times while another conditional write to the key is in progress.
 _CONFLICTS = 6
 # Shard objects that are read at once when they are put together here.
 _SHARDS_AT_ONCE = 8
@@ -67,7 +67,7 @@ def publish(bucket: Bucket, manifest: RoundManifest, reported: Mapping[int, str]
     latest = _pointer(bucket, manifest)
     _move_latest(bucket, latest)
     if manifest.output.upload_id is None:
-        _delete_shard_objects(bucket, manifest)
+        delete_objects(bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
     for shard in set(range(manifest.shards)) - set(digests):
         digests[shard] = _published_digest(bucket, manifest, latest, shard)
     return Published(latest, tuple(digests[shard] for shard in range(manifest.shards)))
@@ -159,20 +159,31 @@ def shard_region(manifest: RoundManifest, shard: int) -> tuple[int, int]:
     return start, offset + manifest.table.byte_at(manifest.bounds[shard + 1])
 
 
-def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredShard], digests: dict[int, str]) -> None:
+def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, Written], digests: dict[int, str]) -> None:
     """Complete the multipart upload, unless the global model exists."""
+    output = manifest.output
+    assert output.upload_id is not None
     for attempt in itertools.count(1):
-        for shard, part in stored.items():
-            if part.sha256 is not None:
-                _check_digest(manifest, shard, part.sha256, digests)
+        parts = []
+        for shard in range(manifest.shards):
+            etag, sha256 = stored[shard].etag, stored[shard].sha256
+            if sha256 is not None:
+                _check_digest(manifest, shard, sha256, digests)
+            parts.append(completed_part(shard + 1, etag, ChecksumSHA256=to_s3_checksum(sha256) if sha256 else None))
         try:
-            _complete_once(bucket, manifest, stored)
+            # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
+            bucket.s3.complete_multipart_upload(
+                Bucket=bucket.name,
+                Key=output.key,
+                UploadId=output.upload_id,
+                MultipartUpload={"Parts": parts},
+                IfNoneMatch="*",
+            )
             return
         except ClientError as error:
             code = error_code(error)
-            if code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict") and exists(
-                bucket, manifest.output.key
-            ):
+            lost = code in ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict")
+            if lost and exists(bucket, output.key):
                 return  # Completed with the same parts: by another coordinator, or by this one if the answer was lost.
             if code == "NoSuchUpload":
                 raise upload_gone(manifest) from error
@@ -189,29 +200,12 @@ def _complete(bucket: Bucket, manifest: RoundManifest, stored: dict[int, StoredS
             stored = again
 
 
-def _complete_once(bucket: Bucket, manifest: RoundManifest, stored: Mapping[int, StoredShard]) -> None:
-    assert manifest.output.upload_id is not None
-    parts = [completed_part(s + 1, stored[s].etag, ChecksumSHA256=_checksum(stored[s])) for s in range(manifest.shards)]
-    # S3 may answer 200 with an error in the body. boto3 treats that as a 500 and repeats the request.
-    bucket.s3.complete_multipart_upload(
-        Bucket=bucket.name,
-        Key=manifest.output.key,
-        UploadId=manifest.output.upload_id,
-        MultipartUpload={"Parts": parts},
-        IfNoneMatch="*",
-    )
-
-
 def upload_gone(manifest: RoundManifest) -> RoundFailed:
     """The error of a round whose multipart upload was aborted."""
     return RoundFailed(
         f"Round {manifest.round_id}: its multipart upload was aborted, by hand or by the bucket's lifecycle rule, and "
         f"the shards that were done are lost. `orchestrator abort --round {manifest.round_id}` and start a new round."
     )
-
-
-def _checksum(part: StoredShard) -> str | None:
-    return to_s3_checksum(part.sha256) if part.sha256 else None
 
 
 def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) -> None:
@@ -237,10 +231,6 @@ def _assemble(bucket: Bucket, manifest: RoundManifest, digests: dict[int, str]) 
             )
         file.seek(0)
         create_large_object(bucket, manifest.output.key, file, size)
-
-
-def _delete_shard_objects(bucket: Bucket, manifest: RoundManifest) -> None:
-    delete_objects(bucket, [manifest.shard_key(shard) for shard in range(manifest.shards)])
 
 
 def _move_latest(bucket: Bucket, latest: LatestModel) -> None:

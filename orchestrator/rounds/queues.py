@@ -1,4 +1,4 @@
-"""The queues of a round: jobs for the workers, their results, and the dead letters of jobs whose every try failed."""
+"""The queues of a round: jobs for the workers, their results, and the dead letters of jobs that failed on every try."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOREIGN_HIDDEN_S = 2
 _LETTERS_LOOKED_AT = 1000
 # Letters are hidden while others are read, seconds: longer than reading takes, so that none is received twice.
 _LETTERS_HIDDEN_S = 30
-# SQS SendMessageBatch takes at most ten messages. A failed entry is sent this often.
+# SQS SendMessageBatch takes at most ten messages. A message that SQS refuses is sent at most this many times.
 _BATCH = 10
 _SEND_ATTEMPTS = 5
 
@@ -38,12 +38,9 @@ _SEND_ATTEMPTS = 5
 class Results:
     """The results of one round, from the environment's result queue."""
 
-    def __init__(self, aws: AwsClients, deployment: Deployment, round_id: str, digest: str) -> None:
-        self._aws = aws
-        self._bucket = aws.bucket(deployment.bucket)
-        self._url = deployment.result_queue_url
-        self._round_id = round_id
-        self._digest = digest
+    def __init__(self, aws: AwsClients, deployment: Deployment, manifest: RoundManifest) -> None:
+        self._aws, self._manifest = aws, manifest
+        self._bucket, self._url = aws.bucket(deployment.bucket), deployment.result_queue_url
         self._ended: dict[str, bool] = {}
 
     def receive(self, wait_s: int | None = None) -> list[Result]:
@@ -62,10 +59,10 @@ class Results:
                 log.warning("Dropped a message that is not a result: %s", error)
                 delete.append(message)
                 continue
-            if result.manifest_sha256 == self._digest:
+            if result.manifest_sha256 == self._manifest.sha256:
                 mine.append(result)
                 delete.append(message)
-            elif result.round_id == self._round_id or self._has_ended(result.round_id):
+            elif result.round_id == self._manifest.round_id or self._has_ended(result.round_id):
                 delete.append(message)
             else:
                 self._aws.sqs.change_message_visibility(
@@ -85,10 +82,9 @@ class Results:
 def dead_letters(
     aws: AwsClients, lane: Lane, digest: str, *, keep: bool = False
 ) -> dict[str, ShardJob | AggregatorJob]:
-    """The jobs of a manifest in the dead-letter queue, by receipt handle. At most 1,000 letters are read.
+    """The jobs in the dead-letter queue that have this manifest hash, by receipt handle. Reads at most 1,000 letters.
 
     Args:
-        digest: the manifest's SHA-256.
         keep: leave the manifest's letters hidden for a while, so that they can be deleted: a receipt handle is invalid
             after another process has received the letter.
     """
@@ -135,14 +131,7 @@ def log_group(lane: Lane) -> str:
 def queue_jobs(
     aws: AwsClients, queue_url: str, manifest: RoundManifest, shards: Iterable[int], *, attempt: int
 ) -> None:
-    """Send one job per shard.
-
-    Args:
-        attempt: 0 if none of the jobs was queued before, else 1.
-
-    Raises:
-        OrchestratorError: as `send_jobs`.
-    """
+    """Send one job per shard, as `send_jobs` does. `attempt` is 0 if none of the jobs was queued before, else 1."""
     digest = manifest.sha256
     send_jobs(aws, queue_url, [ShardJob(manifest.round_id, digest, shard, attempt) for shard in shards])
 

@@ -67,7 +67,7 @@ def wait_for_updates(
     pause, told = _POLL_S[0], (0, -1)
     with context.narration.bar("waiting for updates", enough) as progress:
         while True:
-            context.check_lease()
+            context.lease.check()
             there = [u for u in list_updates(context.bucket, request.round_id) if not named or u.client in named]
             updates = [u for u in there if (u.client, u.etag) not in without]
             count = len(updates) + len(late - {u.client for u in there})

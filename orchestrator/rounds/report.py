@@ -132,7 +132,7 @@ def failed(attempt: Attempt, error: OrchestratorError, cause: BadUpdate) -> Repo
 
 
 def _totals(results: Sequence[Result]) -> dict[str, float]:
-    """The sums over all functions whose results arrived; of the memory, the largest."""
+    """Sums over all jobs whose results arrived, and their largest peak memory."""
     stats = [result.stats for result in results]
     return {
         "reported_shards": len(results),
@@ -177,17 +177,13 @@ def _silent_tries(lane: Lane, results: Sequence[Result], failed_tries: Sequence[
 
     A job is identified by all that names it: shard, or level and aggregator. Numbers alone would mix up different jobs.
     """
-    told = collections.Counter(_job_of(result) for result in failed_tries)
+    told = collections.Counter(tuple(result.job_name.items()) for result in failed_tries)
     silent = []
     for result in results:
-        tries = result.receive_count - 1 - told[_job_of(result)]
+        tries = result.receive_count - 1 - told[tuple(result.job_name.items())]
         if tries > 0:
             silent.append({**result.job_name, "tries": tries, "log_group": log_group(lane)})
     return silent
-
-
-def _job_of(result: Result) -> tuple[tuple[str, int], ...]:
-    return tuple(result.job_name.items())
 
 
 def _coordinators(processes: Sequence[Process]) -> list[dict[str, Any]]:

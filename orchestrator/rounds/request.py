@@ -78,7 +78,7 @@ class RoundRequest:
         if self.shards is not None and not 1 <= self.shards <= MAX_SHARDS:
             raise BadInput(f"{self.shards} shards; expected 1 to {MAX_SHARDS}.")
         if self.min_clients < 1:
-            raise BadInput(f"A quorum of {self.min_clients} clients makes no average; expected 1 or more.")
+            raise BadInput(f"A quorum of {self.min_clients} clients; expected 1 or more.")
         if self.expect_clients is not None:
             for client in self.expect_clients:
                 check_name("client id", client)
@@ -94,7 +94,7 @@ class RoundRequest:
                 )
             if expected is None:
                 raise BadInput(
-                    "A quorum as a share needs to know of how many: say which clients are expected, or how many."
+                    "A quorum as a share of the expected clients needs their number or their names: give one of them."
                 )
         if expected is not None and expected < self.min_clients:
             raise BadInput(f"Expecting {expected} clients cannot reach the quorum of {self.min_clients}.")
@@ -157,11 +157,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class RoundRecord(Document):
-    """`rounds/R/round.json`: what the round was opened with.
-
-    Attributes:
-        opened_at: seconds since the epoch; the deadline counts from here, whoever waits.
-    """
+    """`rounds/R/round.json`: what the round was opened with, and when, in seconds since the epoch."""
 
     WHAT = "Round record"
     SCHEMA = 2  # `topology` was `architecture` in 1

@@ -43,10 +43,17 @@ class ShardedAveraging:
         return f"{manifest.shards} shards"
 
     def average(self, attempt: Attempt) -> Averaged:
-        collection: Collection[ShardResult] = Collection()
-        _queue_missing(attempt, collection)
-        attempt.context.clock.mark("queueing")
-        _wait_for_shards(attempt, collection)
+        context, manifest, lane = attempt.context, attempt.manifest, attempt.lane
+        collection, step = Collection(), ShardStep(attempt.bucket, manifest)
+        missing = _find_missing(attempt, step, collection) if attempt.resumed else list(range(manifest.shards))
+        queue_jobs(attempt.aws, lane.queue_url, manifest, missing, attempt=int(attempt.resumed))
+        megabytes = manifest.table.nbytes / manifest.shards / 1e6
+        context.narration.say(f"Queued {len(missing)} shards of {megabytes:,.1f} MB for {lane.function_name}.")
+        context.clock.mark("queueing")
+        verdicts_s = VERDICTS_S if context.request.on_invalid == "exclude" else 0.0
+        with context.narration.bar("averaging shards", manifest.shards) as progress:
+            progress(len(collection.stored))
+            wait_for_step(attempt, step, collection, progress, verdicts_s=verdicts_s)
         results = collection.results
         return Averaged(
             results=[results[shard] for shard in sorted(results)],
@@ -79,29 +86,17 @@ class ShardStep:
     def name(self, number: int) -> str:
         return f"shard {number} of {self.manifest.shards}"
 
-    def number_of(self, job: Job) -> int | None:
-        return job.shard if isinstance(job, ShardJob) and job.shard < self.manifest.shards else None
-
-    def match(self, result: Result) -> tuple[int, ShardResult] | None:
-        if not isinstance(result, ShardResult) or result.shard >= self.manifest.shards:
+    def number_of(self, message: Job | Result) -> int | None:
+        if not isinstance(message, ShardJob | ShardResult) or message.shard >= self.manifest.shards:
             return None
-        return result.shard, result
+        return message.shard
 
     def stored(self) -> Set[int] | None:
         found = stored_shards(self.bucket, self.manifest)
         return None if found is None else set(found)
 
 
-def _queue_missing(attempt: Attempt, collection: Collection[ShardResult]) -> None:
-    """Queue a job for every shard that is not stored."""
-    manifest, lane = attempt.manifest, attempt.lane
-    missing = _find_missing(attempt, collection) if attempt.resumed else list(range(manifest.shards))
-    queue_jobs(attempt.aws, lane.queue_url, manifest, missing, attempt=int(attempt.resumed))
-    megabytes = manifest.table.nbytes / manifest.shards / 1e6
-    attempt.context.narration.say(f"Queued {len(missing)} shards of {megabytes:,.1f} MB for {lane.function_name}.")
-
-
-def _find_missing(attempt: Attempt, collection: Collection[ShardResult]) -> list[int]:
+def _find_missing(attempt: Attempt, step: ShardStep, collection: Collection) -> list[int]:
     """The shards to queue again after an earlier coordinator has stopped; notes those that are stored.
 
     Raises:
@@ -115,7 +110,7 @@ def _find_missing(attempt: Attempt, collection: Collection[ShardResult]) -> list
         return []  # Another coordinator has published the round in the meantime.
     collection.stored = set(stored)
     missing = [shard for shard in range(manifest.shards) if shard not in stored]
-    step, redrive = ShardStep(attempt.bucket, manifest), attempt.context.redrive
+    redrive = attempt.context.redrive
     letters = dead_letters(attempt.aws, attempt.lane, manifest.sha256, keep=redrive)
     dead = sorted({number for job in letters.values() if (number := step.number_of(job)) in missing})
     if dead and not redrive:
@@ -126,20 +121,7 @@ def _find_missing(attempt: Attempt, collection: Collection[ShardResult]) -> list
     return missing
 
 
-def _wait_for_shards(attempt: Attempt, collection: Collection[ShardResult]) -> None:
-    excludes = attempt.context.request.on_invalid == "exclude"
-    with attempt.context.narration.bar("averaging shards", attempt.manifest.shards) as progress:
-        progress(len(collection.stored))
-        wait_for_step(
-            attempt,
-            ShardStep(attempt.bucket, attempt.manifest),
-            collection,
-            progress,
-            verdicts_s=VERDICTS_S if excludes else 0.0,
-        )
-
-
-def _norms(attempt: Attempt, results: Mapping[int, ShardResult]) -> Norms | None:
+def _norms(attempt: Attempt, results: Mapping[int, Result]) -> Norms | None:
     """The clients' norms; None where they are not known and the round does not depend on them.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Starting and resuming a round. Read this first: submit, intake, pin, queue, (shard_average,) wait, publish.
+"""Starting and resuming a round. Start reading here; coordinator.py has the steps of a round in their order.
 
 No state of a round is kept here. S3 holds its record, manifest, shards and report, so that the same command continues
-a round that another process has begun. One process coordinates a round (lease.py). Any other process that is asked to
-waits for the report, and takes over when the coordinator ends or stops renewing its lease.
+a round that another process has begun. One process coordinates a round (lease.py). Any other process
+that starts or resumes it waits for the report, and takes over when the coordinator ends or stops renewing its lease.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 from lambdas.protocol.keys import check_name, report_key
+from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
 from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import read_object
@@ -53,7 +54,7 @@ def start_round(
     """
     bucket = aws.bucket(deployment.bucket)
     averaging_of(request.topology).check_lane(request, deployment)
-    report = _ended(aws, deployment, request.round_id)
+    report = _ended(bucket, request.round_id)
     if report is not None:
         model = report.document["model"]
         raise RoundConflict(
@@ -76,7 +77,7 @@ def resume_round(
     """Continue a round that was opened, or wait for the process that coordinates it. Returns the round's report.
 
     Args:
-        redrive: queue the jobs again whose every try failed (they are in the dead-letter queue).
+        redrive: queue the jobs again that failed on every try (they are in the dead-letter queue).
         timeout_s: how long to wait without any job being finished, seconds; by default the round's own.
 
     Raises:
@@ -84,10 +85,11 @@ def resume_round(
         And what `start_round` raises.
     """
     narration = narration or Narration()
-    record = read_record(aws.bucket(deployment.bucket), check_name("round", round_id))
+    bucket = aws.bucket(deployment.bucket)
+    record = read_record(bucket, check_name("round", round_id))
     if record is None:
         raise BadInput(f"There is no round {round_id}. `orchestrator rounds` lists the rounds.")
-    report = _ended(aws, deployment, round_id)
+    report = _ended(bucket, round_id)
     if report is not None:
         narration.say(f"Round {round_id} is already published.")
         return report
@@ -105,23 +107,21 @@ def _coordinate_or_follow(
     redrive: bool = False,
 ) -> Report:
     bucket = aws.bucket(deployment.bucket)
-    taken = lease.take(bucket, record.round_id)
-    while True:
-        if isinstance(taken, Lease):
-            try:
-                with taken.kept() as held:
-                    return coordinate(RoundContext(aws, deployment, record, held, narration, redrive))
-            except LeaseLost as error:
-                narration.say(f"{error} Waiting for its result.")
-                taken = lease.take(bucket, record.round_id)
-                continue
-        followed = _follow(aws, deployment, taken, narration)
-        if isinstance(followed, Report):
-            return followed
-        taken = followed
+    taken: Lease | Held | Report = lease.take(bucket, record.round_id)
+    while not isinstance(taken, Report):
+        if isinstance(taken, Held):
+            taken = _follow(bucket, taken, narration)
+            continue
+        try:
+            with taken.kept() as held:
+                return coordinate(RoundContext(aws, deployment, record, held, narration, redrive))
+        except LeaseLost as error:
+            narration.say(f"{error} Waiting for its result.")
+            taken = lease.take(bucket, record.round_id)
+    return taken
 
 
-def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narration) -> Report | Lease | Held:
+def _follow(bucket: Bucket, held: Held, narration: Narration) -> Report | Lease | Held:
     """Wait for the report of a round that another process coordinates.
 
     Returns:
@@ -131,20 +131,21 @@ def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narr
         RoundAborted: the round was aborted.
         And what stopped the coordinator.
     """
-    bucket, round_id = aws.bucket(deployment.bucket), held.record.round_id
+    round_id = held.record.round_id
     watch = Watch(bucket, held)
     narration.say(
         f"Round {round_id} is coordinated by {held.record.process}. Waiting for its result; this process takes over "
         f"when that one does not renew its lease for {held.record.lease_s:.0f} s."
     )
     while True:
-        report = _ended(aws, deployment, round_id)
+        report = _ended(bucket, round_id)
         if report is not None:
             return report
         if watch.has_run_out():
             record = watch.held.record
-            if record.state == "stopped" and record.error is not None:
-                _raise_recorded(record.error["kind"], record.error["message"])
+            # A missed quorum is not raised: this process may have been asked to wait longer, or for fewer clients.
+            if record.state == "stopped" and record.error and record.error["kind"] != QuorumMissed.__name__:
+                raise error_from(record.error["kind"], record.error["message"])
             narration.say(f"Round {round_id} is not coordinated by {record.process} any more; taking over.")
             return lease.take(bucket, round_id, instead_of=watch.held)
         if watch.held.record.state == "aborted":
@@ -152,22 +153,12 @@ def _follow(aws: AwsClients, deployment: Deployment, held: Held, narration: Narr
         time.sleep(lease.WATCH_EVERY_S)
 
 
-def _raise_recorded(kind: str, message: str) -> None:
-    """Raise the error that stopped the coordinator, except a missed quorum.
-
-    This process may have been asked to wait longer, or for fewer clients, and decides for itself.
-    """
-    if kind != QuorumMissed.__name__:
-        raise error_from(kind, message)
-
-
-def _ended(aws: AwsClients, deployment: Deployment, round_id: str) -> Report | None:
+def _ended(bucket: Bucket, round_id: str) -> Report | None:
     """The report of a published round, None while a round has not ended.
 
     Raises:
         RoundAborted, or what ended the round: it has ended without a publication. What it may have left is removed.
     """
-    bucket = aws.bucket(deployment.bucket)
     found = read_object(bucket, report_key(round_id))
     if found is None:
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Mapping
 from typing import Any
 
-from lambdas.protocol.keys import report_key, rounds_prefix
+from lambdas.protocol.keys import ROUNDS_PREFIX, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.clients import AwsClients
@@ -22,7 +21,7 @@ from orchestrator.rounds.processes import is_gone
 from orchestrator.rounds.queues import dead_letters, log_group
 from orchestrator.rounds.report import Report
 from orchestrator.rounds.request import read_record
-from orchestrator.rounds.stored import StoredShard, stored_shards
+from orchestrator.rounds.stored import stored_shards
 
 
 def round_status(
@@ -47,7 +46,10 @@ def round_status(
     status: dict[str, Any] = {"round": round_id, "model": record.model}
     report = read_object(bucket, report_key(round_id))
     if report is not None:
-        return status | _ended(Report.from_bytes(report[0]).document)
+        ended = Report.from_bytes(report[0]).document
+        result = {"error": ended["error"]} if "error" in ended else {"key": ended["global_model"]["key"]}
+        updates = len(ended["participants"])
+        return status | {"state": ended["status"], "updates": updates, "shards": ended["shards"]} | result
     manifest = read_manifest(bucket, round_id)
     coordinator = _coordinator(bucket, round_id)
     if manifest is None:
@@ -55,18 +57,10 @@ def round_status(
     return status | _averaging(aws, bucket, manifest, deployment) | coordinator
 
 
-def _ended(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The status of a round that has a report."""
-    status = {"state": report["status"], "updates": len(report["participants"]), "shards": report["shards"]}
-    if "error" in report:
-        return status | {"error": report["error"]}
-    return status | {"key": report["global_model"]["key"]}
-
-
 def _averaging(
     aws: AwsClients, bucket: Bucket, manifest: RoundManifest, deployment: Deployment | None
 ) -> dict[str, Any]:
-    """The status of a round that is pinned and has no report yet."""
+    """The status of a round that is pinned and has no report yet; names the jobs that failed on every try."""
     averaging = averaging_of(manifest.topology)
     stored = stored_shards(bucket, manifest)
     status = {
@@ -76,23 +70,13 @@ def _averaging(
         "shards_done": manifest.shards if stored is None else len(stored),
         **averaging.progress(bucket, manifest, published=stored is None),
     }
-    if stored is None or deployment is None:
+    lane = deployment.find_lane(manifest.topology, manifest.shards) if deployment else None
+    if stored is None or lane is None:
         return status
-    return status | _gave_up(aws, deployment, manifest, stored)
-
-
-def _gave_up(
-    aws: AwsClients, deployment: Deployment, manifest: RoundManifest, stored: Mapping[int, StoredShard]
-) -> dict[str, Any]:
-    """The jobs whose every try failed, and the next step; empty where there are none."""
-    lane = deployment.find_lane(manifest.topology, manifest.shards)
-    if lane is None:
-        return {}
-    dead = dead_letters(aws, lane, manifest.sha256).values()
-    gave_up = averaging_of(manifest.topology).gave_up(dead, set(stored))
+    gave_up = averaging.gave_up(dead_letters(aws, lane, manifest.sha256).values(), set(stored))
     if not gave_up:
-        return {}
-    return {
+        return status
+    return status | {
         "gave_up": gave_up,
         "tries": lane.max_receive_count,
         "log_group": log_group(lane),
@@ -130,19 +114,9 @@ def read_report(bucket: Bucket, round_id: str) -> Report:
 
 
 def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> list[dict[str, Any]]:
-    """The status of every round that has not expired, in ascending round id.
-
-    Args:
-        model: list only the rounds of this model.
-    """
-    pages = bucket.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket.name, Prefix=rounds_prefix(), Delimiter="/"
-    )
+    """The status of every round, or every round of one model, that has not expired, in ascending round id."""
+    pages = bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=ROUNDS_PREFIX, Delimiter="/")
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
-
-    def look(name: str) -> dict[str, Any]:
-        return round_status(aws, bucket, name)
-
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        found = list(pool.map(look, names))
+        found = list(pool.map(lambda name: round_status(aws, bucket, name), names))
     return [status for status in found if model is None or status["model"] == model]

@@ -8,18 +8,16 @@ recomputed and stored in S3.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from lambdas.protocol.keys import partials_prefix
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.messages import AggregatorJob, AggregatorResult, Job, Partial, Result
-from lambdas.protocol.tensor_table import TensorTable
 from lambdas.protocol.tree import Tree, tree_of
 from lambdas.storage.bucket import Bucket
-from lambdas.storage.partials import Place
-from orchestrator.aws.deployment import Deployment, Lane
+from orchestrator.aws.deployment import Deployment
 from orchestrator.aws.s3 import delete_objects, exists, list_objects
 from orchestrator.errors import BadInput, RoundFailed
 from orchestrator.planning.sizing import worker_peak_mb
@@ -44,7 +42,14 @@ class TreeAveraging:
 
     def choose_shards(self, request: RoundRequest, pinned: Pinned, deployment: Deployment) -> int:
         lane = deployment.lane_for(request.topology, 1)
-        check_fits(pinned.table, len(pinned.participants), request.topology, lane)
+        sum_bytes = 8 * pinned.table.elements
+        needed = worker_peak_mb(len(pinned.participants), sum_bytes)
+        if needed > lane.memory_mb:
+            raise BadInput(
+                f"An aggregator of {request.topology} holds the complete model as float64 sums, {sum_bytes:,} bytes, "
+                f"and needs about {needed:,} MB; {lane.function_name} has {lane.memory_mb:,} MB. Set the environment's "
+                "model_bytes to this model's size and deploy again, or use --topology grads-sharding."
+            )
         return 1
 
     def describe(self, manifest: RoundManifest) -> str:
@@ -53,8 +58,14 @@ class TreeAveraging:
     def average(self, attempt: Attempt) -> Averaged:
         run = TreeRun()
         attempt.context.clock.mark("queueing")
-        if _find_stored(attempt, run):
-            _climb(attempt, run)
+        if attempt.resumed:
+            run.partials = stored_partials(attempt.bucket, attempt.manifest)
+            if stored_shards(attempt.bucket, attempt.manifest) is None:
+                return run.outcome(tree_of(attempt.manifest))  # Published or aborted. publish() determines which.
+            if attempt.context.redrive:
+                letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256, keep=True)
+                delete_dead_letters(attempt.aws, attempt.lane, letters)
+        _climb(attempt, run)
         return run.outcome(tree_of(attempt.manifest))
 
     def clean_up(self, bucket: Bucket, round_id: str) -> None:
@@ -77,7 +88,7 @@ class TreeRun:
         results: the newest result of each aggregator that reported one.
         queued: how often each aggregator was queued.
         level_s: seconds by level, from queueing its jobs to its last result.
-        recomputed: aggregators whose sums could not be read where they were needed.
+        recomputed: aggregators whose sums another aggregator could not read.
     """
 
     partials: dict[Node, Partial] = field(default_factory=dict)
@@ -125,15 +136,10 @@ class TreeLevel:
     def name(self, number: int) -> str:
         return f"aggregator {number} on level {self.level} of {self.manifest.topology}"
 
-    def number_of(self, job: Job) -> int | None:
-        if not isinstance(job, AggregatorJob) or job.level != self.level:
+    def number_of(self, message: Job | Result) -> int | None:
+        if not isinstance(message, AggregatorJob | AggregatorResult) or message.level != self.level:
             return None
-        return job.aggregator if job.aggregator in self.wanted else None
-
-    def match(self, result: Result) -> tuple[int, AggregatorResult] | None:
-        if not isinstance(result, AggregatorResult) or result.level != self.level:
-            return None
-        return (result.aggregator, result) if result.aggregator in self.wanted else None
+        return message.aggregator if message.aggregator in self.wanted else None
 
     def stored(self) -> Set[int] | None:
         found = set(self.stored_partials())
@@ -145,21 +151,6 @@ class TreeLevel:
         """The level's sums that are in S3, by aggregator. The root's sum is the averaged model."""
         everything = stored_partials(self.bucket, self.manifest)
         return {index: partial for (level, index), partial in everything.items() if level == self.level}
-
-
-def check_fits(table: TensorTable, clients: int, topology: str, lane: Lane) -> None:
-    """Refuse a model that does not fit into the memory of the lane's aggregators.
-
-    Raises:
-        BadInput: says what is needed and what to do.
-    """
-    needed = worker_peak_mb(clients, 8 * table.elements)
-    if needed > lane.memory_mb:
-        raise BadInput(
-            f"An aggregator of {topology} holds the complete model as float64 sums, {8 * table.elements:,} bytes, "
-            f"and needs about {needed:,} MB; {lane.function_name} has {lane.memory_mb:,} MB. Set the environment's "
-            "model_bytes to this model's size and deploy again, or use --topology grads-sharding."
-        )
 
 
 def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[int, list[int]]:
@@ -179,6 +170,8 @@ def next_step(tree: Tree, partials: Set[Node] | dict[Node, Partial]) -> tuple[in
 
 def stored_partials(bucket: Bucket, manifest: RoundManifest) -> dict[Node, Partial]:
     """The sums that S3 holds completely, including the root's, which is the averaged model."""
+    from lambdas.storage.partials import Place  # here, because it loads numpy
+
     tree = tree_of(manifest)
     objects = {item["Key"]: item for item in list_objects(bucket, partials_prefix(manifest.round_id))}
     found: dict[Node, Partial] = {}
@@ -194,19 +187,6 @@ def stored_partials(bucket: Bucket, manifest: RoundManifest) -> dict[Node, Parti
     return found
 
 
-def _find_stored(attempt: Attempt, run: TreeRun) -> bool:
-    """Note the sums that an earlier coordinator left in S3; False where the round has ended."""
-    if not attempt.resumed:
-        return True
-    run.partials = stored_partials(attempt.bucket, attempt.manifest)
-    if stored_shards(attempt.bucket, attempt.manifest) is None:
-        return False  # Published or aborted. publish() determines which.
-    if attempt.context.redrive:
-        letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256, keep=True)
-        delete_dead_letters(attempt.aws, attempt.lane, letters)
-    return True
-
-
 def _climb(attempt: Attempt, run: TreeRun) -> None:
     """Queue level after level and wait for each, until the root has stored the averaged model.
 
@@ -219,10 +199,17 @@ def _climb(attempt: Attempt, run: TreeRun) -> None:
         while (tree.root, 0) not in run.partials:
             level, wanted = next_step(tree, run.partials)
             step = TreeLevel(attempt.bucket, manifest, level, frozenset(wanted))
-            if attempt.resumed and (dead := sorted(dead_jobs(attempt.aws, attempt.lane, manifest.sha256, step))):
+            if attempt.resumed and (dead := sorted(dead_jobs(attempt, step))):
                 raise gave_up(attempt, step, dead)
-            jobs = [_job(attempt, run, step, index) for index in wanted]
-            collection = _run_level(attempt, run, step, jobs, progress)
+            began = time.monotonic()
+            send_jobs(attempt.aws, attempt.lane.queue_url, [_job(attempt, run, step, index) for index in wanted])
+            attempt.context.narration.say(
+                f"Level {level}: queued {len(wanted)} of {tree.widths[level]} aggregators for "
+                f"{attempt.lane.function_name}."
+            )
+            collection = Collection()
+            wait_for_step(attempt, step, collection, progress)
+            run.level_s[level] = run.level_s.get(level, 0.0) + time.monotonic() - began
             if not _take_in(attempt, run, step, collection):
                 return
 
@@ -250,58 +237,30 @@ def _job(attempt: Attempt, run: TreeRun, step: TreeLevel, index: int) -> Aggrega
     return AggregatorJob(manifest.round_id, manifest.sha256, step.level, index, inputs, tries, in_s3)
 
 
-def _run_level(
-    attempt: Attempt, run: TreeRun, step: TreeLevel, jobs: list[AggregatorJob], progress: Callable[[int], object]
-) -> Collection[AggregatorResult]:
-    """Queue some aggregators of a level and wait for them."""
-    width = tree_of(attempt.manifest).widths[step.level]
-    began = time.monotonic()
-    send_jobs(attempt.aws, attempt.lane.queue_url, jobs)
-    attempt.context.narration.say(
-        f"Level {step.level}: queued {len(jobs)} of {width} aggregators for {attempt.lane.function_name}."
-    )
-    collection: Collection[AggregatorResult] = Collection()
-    wait_for_step(attempt, step, collection, progress)
-    run.level_s[step.level] = run.level_s.get(step.level, 0.0) + time.monotonic() - began
-    return collection
-
-
-def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection[AggregatorResult]) -> bool:
+def _take_in(attempt: Attempt, run: TreeRun, step: TreeLevel, collection: Collection) -> bool:
     """Note the outcome of a step; False where the round has ended in the meantime."""
     without_result = step.wanted - set(collection.results)
     stored = step.stored_partials() if without_result else {}
     if without_result and stored_shards(step.bucket, step.manifest) is None:
         return False
-    _note_late(attempt, run, collection.others)
+    for other in collection.others:  # results of other levels, which arrive late; the report shows them
+        if isinstance(other, AggregatorResult) and other.status == "done":
+            run.results.setdefault((other.level, other.aggregator), other)
+        elif isinstance(other, AggregatorResult) and other.status == "retrying":
+            attempt.failed_tries.append(other)
     for index in without_result & set(stored):
         run.partials[step.level, index] = stored[index]
     for index, result in collection.results.items():
         node = (step.level, index)
+        assert isinstance(result, AggregatorResult)
         if result.status == "missing":
-            _recompute(attempt, run, node, result)
+            attempt.context.narration.say(
+                f"Level {step.level}, aggregator {index}: {result.error}; they are recomputed and stored in S3."
+            )
+            for lost in {(step.level - 1, i) for i in result.missing}:  # The next step queues these inputs again.
+                run.recomputed.add(lost)
+                run.partials.pop(lost, None)
         else:
             run.results[node] = result
             run.partials[node] = Partial(segment=result.segment) if result.segment else Partial(etag=result.etag)
     return True
-
-
-def _note_late(attempt: Attempt, run: TreeRun, others: Iterable[Result]) -> None:
-    """Note results of other levels, which arrive late. The report shows them."""
-    for other in others:
-        if not isinstance(other, AggregatorResult):
-            continue
-        if other.status == "done":
-            run.results.setdefault((other.level, other.aggregator), other)
-        elif other.status == "retrying":
-            attempt.failed_tries.append(other)
-
-
-def _recompute(attempt: Attempt, run: TreeRun, node: Node, result: AggregatorResult) -> None:
-    """Forget the inputs that an aggregator could not read: the next step queues them again."""
-    lost = {(node[0] - 1, index) for index in result.missing}
-    attempt.context.narration.say(
-        f"Level {node[0]}, aggregator {node[1]}: {result.error}; they are recomputed and stored in S3."
-    )
-    run.recomputed |= lost
-    for gone in lost:
-        run.partials.pop(gone, None)

@@ -6,27 +6,22 @@ import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-from lambdas.protocol.manifest import Exclusion, RoundManifest
-from lambdas.protocol.messages import Job, JobResult, Result
-from orchestrator.aws.clients import AwsClients
-from orchestrator.aws.deployment import Lane
+from lambdas.protocol.manifest import Exclusion
+from lambdas.protocol.messages import Job, Result
 from orchestrator.errors import RoundFailed
 from orchestrator.rounds.context import Attempt
 from orchestrator.rounds.queues import Results, dead_letters, log_group
 
 log = logging.getLogger(__name__)
 
-# S3 and the dead-letter queue are looked at this often, seconds.
+# Seconds between two looks at S3 and the dead-letter queue.
 _LOOK_EVERY_S = 15.0
 # When S3 shows an output before its result message arrives, wait this long for the message. Only the report needs it.
 _GRACE_S = 2.0
 # The number of jobs that an error names.
 _NAMED = 5
-
-R = TypeVar("R", bound=JobResult)
-R_co = TypeVar("R_co", bound=JobResult, covariant=True)
 
 
 class BadUpdate(RoundFailed):
@@ -44,7 +39,7 @@ class BadUpdate(RoundFailed):
 
 
 @dataclass
-class Collection(Generic[R]):
+class Collection:
     """What is known about the jobs of a step, by number.
 
     Attributes:
@@ -54,11 +49,11 @@ class Collection(Generic[R]):
     """
 
     stored: Set[int] = frozenset()
-    results: dict[int, R] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
     others: list[Result] = field(default_factory=list)
 
 
-class Step(Protocol[R_co]):
+class Step(Protocol):
     """Jobs that are waited for together, by number: the shards of a round, or aggregators of one level of a tree."""
 
     @property
@@ -72,11 +67,8 @@ class Step(Protocol[R_co]):
     def name(self, number: int) -> str:
         """One of the jobs, in words."""
 
-    def number_of(self, job: Job) -> int | None:
-        """The number of a job of this round; None where it does not belong to the step."""
-
-    def match(self, result: Result) -> tuple[int, R_co] | None:
-        """The number of the job that a result of this round is for; None where it does not belong to the step."""
+    def number_of(self, message: Job | Result) -> int | None:
+        """The number of a job of this round, or of the job of a result; None where it does not belong to the step."""
 
     def stored(self) -> Set[int] | None:
         """The jobs whose outputs S3 holds; None where the round is published or aborted."""
@@ -84,8 +76,8 @@ class Step(Protocol[R_co]):
 
 def wait_for_step(
     attempt: Attempt,
-    step: Step[R],
-    collection: Collection[R],
+    step: Step,
+    collection: Collection,
     progress: Callable[[int], object] = lambda count: None,
     *,
     verdicts_s: float = 0.0,
@@ -101,37 +93,35 @@ def wait_for_step(
         BadUpdate: an update cannot be averaged; names client, tensor and reason.
         RoundFailed: a job is in the dead-letter queue, or no job was finished in `attempt.patience_s`.
     """
-    results = Results(attempt.aws, attempt.context.deployment, attempt.manifest.round_id, attempt.manifest.sha256)
-    waiting = _Waiting(attempt, step, collection, progress, _Verdicts(step.wanted, verdicts_s))
-    while waiting.goes_on():
-        attempt.context.check_lease()
-        waiting.take(results.receive())
+    waiting = _Waiting(attempt, step, collection, progress, verdicts_s)
+    while not step.wanted <= waiting.done:
+        attempt.context.lease.check()
+        waiting.take(waiting.results.receive())
         if not waiting.look():
             return  # Another coordinator has published or aborted the round. publish() determines which.
-    _wait_for_messages(attempt, results, step, collection)
+    waiting.take_late()
 
 
-class _Waiting(Generic[R]):
-    """The state of one `wait_for_step`."""
+class _Waiting:
+    """The state of one `wait_for_step`. `done` has the numbers of the jobs that are done."""
 
     def __init__(
         self,
         attempt: Attempt,
-        step: Step[R],
-        collection: Collection[R],
+        step: Step,
+        collection: Collection,
         progress: Callable[[int], object],
-        verdicts: _Verdicts,
+        verdicts_s: float,
     ) -> None:
-        self._attempt, self._step, self._collection = attempt, step, collection
-        self._progress, self._verdicts = progress, verdicts
-        self._done = set(collection.stored)
+        self._attempt, self._step, self._collection, self._progress = attempt, step, collection, progress
+        self.results = Results(attempt.aws, attempt.context.deployment, attempt.manifest)
+        self.done = set(collection.stored)
         self._looked = self._moved = time.monotonic()
         # Until the queue has been empty once, a last try may be one that an earlier coordinator gave up on.
         self._from_earlier = True
-
-    def goes_on(self) -> bool:
-        """Whether a job is still not done."""
-        return not self._step.wanted <= self._done
+        # The results of jobs that cannot succeed because of an update, and how long to wait for others.
+        self._failed: dict[int, Result] = {}
+        self._verdicts_s, self._verdicts_until = verdicts_s, 0.0
 
     def take(self, received: Sequence[Result]) -> None:
         """Take in what one request to the result queue returned.
@@ -142,18 +132,21 @@ class _Waiting(Generic[R]):
         """
         self._from_earlier = self._from_earlier and bool(received)
         for result in received:
-            match = self._step.match(result)
-            if match is None:
+            number = self._step.number_of(result)
+            if number is None:
                 self._collection.others.append(result)
             elif result.status == "failed":
-                self._verdicts.add(match[0], result)
+                if not self._failed:
+                    self._verdicts_until = time.monotonic() + self._verdicts_s
+                self._failed.setdefault(number, result)
             elif result.status == "retrying":
-                self._note_failed_try(match[0], result)
+                self._note_failed_try(number, result)
             else:
-                self._collection.results[match[0]] = match[1]
-                self._finished({match[0]})
-        if self._verdicts.are_in(self._done):
-            raise self._verdicts.error(self._attempt.manifest, self._step)
+                self._collection.results[number] = result
+                self._finished({number})
+        all_known = self._step.wanted <= self.done | set(self._failed)
+        if self._failed and (all_known or time.monotonic() >= self._verdicts_until):
+            raise self._bad_update()
 
     def look(self) -> bool:
         """Look into S3 and the dead-letter queue, if that is due; False where the round has ended.
@@ -161,25 +154,45 @@ class _Waiting(Generic[R]):
         Raises:
             RoundFailed: a job is in the dead-letter queue, or no job was finished in time.
         """
-        now = time.monotonic()
+        attempt, step, now = self._attempt, self._step, time.monotonic()
         if now - self._looked < _LOOK_EVERY_S:
             return True
         self._looked = now
-        stored = self._step.stored()
+        stored = step.stored()
         if stored is None:
             return False
         self._finished(stored)
-        dead = dead_jobs(self._attempt.aws, self._attempt.lane, self._attempt.manifest.sha256, self._step) - self._done
+        dead = dead_jobs(attempt, step) - self.done
         if dead:
-            raise gave_up(self._attempt, self._step, sorted(dead))
-        if now - self._moved > self._attempt.patience_s:
-            raise self._no_progress()
+            raise gave_up(attempt, step, sorted(dead))
+        if now - self._moved > attempt.patience_s:
+            missing = sorted(step.wanted - self.done)
+            raise RoundFailed(
+                f"Round {attempt.manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: "
+                f"{missing[0]}) made no progress for {attempt.patience_s:.0f} s. Look at the log of "
+                f"{attempt.lane.function_name}; `orchestrator resume --round {attempt.manifest.round_id}` continues "
+                "the round."
+            )
         return True
 
+    def take_late(self) -> None:
+        """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
+        until = time.monotonic() + _GRACE_S
+        wanted = self._step.wanted - self._collection.stored
+        while wanted - set(self._collection.results) and time.monotonic() < until:
+            for result in self.results.receive(wait_s=1):
+                number = self._step.number_of(result)
+                if number is None:
+                    self._collection.others.append(result)
+                elif result.status == "done":
+                    self._collection.results[number] = result
+                elif result.status == "retrying":
+                    self._attempt.failed_tries.append(result)
+
     def _finished(self, jobs: Set[int]) -> None:
-        new = jobs - self._done
+        new = jobs - self.done
         if new:
-            self._done |= new
+            self.done |= new
             self._moved = time.monotonic()
             self._progress(len(new))
 
@@ -187,81 +200,42 @@ class _Waiting(Generic[R]):
         self._attempt.failed_tries.append(result)
         tries = self._attempt.lane.max_receive_count
         log.warning("%s, try %d of %d: %s", self._step.name(number), result.receive_count, tries, result.error)
-        if result.receive_count >= tries and number not in self._done and not self._from_earlier:
+        if result.receive_count >= tries and number not in self.done and not self._from_earlier:
             raise gave_up(self._attempt, self._step, [number])
 
-    def _no_progress(self) -> RoundFailed:
-        attempt, step = self._attempt, self._step
-        missing = sorted(step.wanted - self._done)
-        return RoundFailed(
-            f"Round {attempt.manifest.round_id}: {len(missing)} of {len(step.wanted)} {step.noun} (first: "
-            f"{missing[0]}) made no progress for {attempt.patience_s:.0f} s. Look at the log of "
-            f"{attempt.lane.function_name}; `orchestrator resume --round {attempt.manifest.round_id}` continues the "
-            "round."
-        )
-
-
-def _wait_for_messages(attempt: Attempt, results: Results, step: Step[R], collection: Collection[R]) -> None:
-    """Wait a moment for the results of jobs whose outputs S3 showed first. Only the report needs them."""
-    until = time.monotonic() + _GRACE_S
-    wanted = step.wanted - collection.stored
-    while wanted - set(collection.results) and time.monotonic() < until:
-        for result in results.receive(wait_s=1):
-            match = step.match(result)
-            if match is None:
-                collection.others.append(result)
-            elif result.status == "done":
-                collection.results[match[0]] = match[1]
-            elif result.status == "retrying":
-                attempt.failed_tries.append(result)
-
-
-class _Verdicts:
-    """The bad updates that workers have found."""
-
-    def __init__(self, wanted: Set[int], wait_s: float) -> None:
-        self._wanted = wanted
-        self._wait_s = wait_s
-        self._until = 0.0
-        self._failed: dict[int, Result] = {}
-
-    def add(self, number: int, result: Result) -> None:
-        """Note a job that cannot succeed because of an update."""
-        if not self._failed:
-            self._until = time.monotonic() + self._wait_s
-        self._failed.setdefault(number, result)
-
-    def are_in(self, done: Set[int]) -> bool:
-        """Whether there are any, and no others are waited for."""
-        return bool(self._failed) and (time.monotonic() >= self._until or self._wanted <= done | set(self._failed))
-
-    def error(self, manifest: RoundManifest, step: Step[JobResult]) -> BadUpdate:
-        """The error of the first one, with all clients at fault."""
+    def _bad_update(self) -> BadUpdate:
+        """The error of the first job that cannot succeed, with all clients at fault."""
         number, result = next(iter(self._failed.items()))
         bad = {e.client: e for failed in reversed(self._failed.values()) for e in failed.bad}
         return BadUpdate(
-            f"Round {manifest.round_id}: {step.name(number)}: {result.error}. Nothing was published.",
+            f"Round {self._attempt.manifest.round_id}: {self._step.name(number)}: {result.error}. "
+            "Nothing was published.",
             result,
             [bad[client] for client in sorted(bad)],
         )
 
 
-def dead_jobs(aws: AwsClients, lane: Lane, digest: str, step: Step[JobResult]) -> Set[int]:
+def dead_jobs(attempt: Attempt, step: Step) -> Set[int]:
     """The numbers of a step's jobs that are in the dead-letter queue."""
-    found = {step.number_of(job) for job in dead_letters(aws, lane, digest).values()}
+    letters = dead_letters(attempt.aws, attempt.lane, attempt.manifest.sha256)
+    found = {step.number_of(job) for job in letters.values()}
     return frozenset(number for number in found if number is not None)
 
 
-def gave_up(attempt: Attempt, step: Step[JobResult], numbers: Sequence[int]) -> RoundFailed:
-    """The error of a round with jobs whose every try failed: names the jobs, the tries and the last causes."""
+def gave_up(attempt: Attempt, step: Step, numbers: Sequence[int]) -> RoundFailed:
+    """The error of a round with jobs that failed on every try: names the jobs, the tries and the last causes."""
     lane, round_id = attempt.lane, attempt.manifest.round_id
+    silent = (
+        "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
+        f"coordinator); see the log group {log_group(lane)}"
+    )
     causes: dict[int, str] = {}
     for result in attempt.failed_tries:
-        match = step.match(result)
-        if match is not None and result.error:
-            causes[match[0]] = result.error
+        number = step.number_of(result)
+        if number is not None and result.error:
+            causes[number] = result.error
     failed = [
-        f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {causes.get(number) or _silent(lane)}"
+        f"{step.name(number)} failed {lane.max_receive_count} times, last cause: {causes.get(number, silent)}"
         for number in numbers[:_NAMED]
     ]
     if len(numbers) > _NAMED:
@@ -270,12 +244,4 @@ def gave_up(attempt: Attempt, step: Step[JobResult], numbers: Sequence[int]) -> 
         f"Round {round_id}: {'; '.join(failed)}. Nothing was published. The jobs are in the dead-letter queue "
         f"{lane.dead_letter_queue_url}; when the cause is gone, `orchestrator resume --round {round_id} "
         "--redrive` continues the round."
-    )
-
-
-def _silent(lane: Lane) -> str:
-    """The cause of a try that sent no result, as far as it is known."""
-    return (
-        "no result was sent (the function was killed, ran out of memory, or its result went to an earlier "
-        f"coordinator); see the log group {log_group(lane)}"
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lambdas.averaging.mean import Float64, OpenStream, Pacing, Stream, average_shard, from_float64, to_float64
+from lambdas.averaging.mean import Float64, OpenStream, Stream, average_shard, from_float64, to_float64
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.manifest import Participant, RoundManifest
 from lambdas.protocol.safetensors import Run, runs
 from lambdas.protocol.tensor_table import ITEMSIZE

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from botocore.exceptions import ClientError
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import InvalidUpdate
 from lambdas.protocol.keys import global_key, report_key
 from lambdas.protocol.manifest import Participant, RoundManifest

@@ -71,7 +71,7 @@ TARGETS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
                 round_id="r-1", manifest_sha256=DIGEST, shard=1, status="done", etag='"e"', sha256=DIGEST
             ).to_json()
         ),
-        ShardResult.from_json,
+        ShardResult.from_bytes,
     ),
     "round record": (
         _document(RoundRecord(RoundRequest("m", "r-1", 4, expect_clients=("a", "b")), 1.5).to_bytes()),

@@ -115,7 +115,8 @@ def test_a_header_takes_memory_by_its_length_and_not_by_what_it_claims() -> None
 
 _BOMBS = """
 import json, resource, sys
-from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.averaging.mean import average_shard
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import FederationError
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import header_length, parse_update_header

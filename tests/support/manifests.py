@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.averaging.mean import average_shard
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.keys import global_key, update_key
 from lambdas.protocol.manifest import Output, Participant, RoundManifest
 from lambdas.protocol.tensor_table import TensorSpec, TensorTable, shard_bounds

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.tensor_table import ITEMSIZE, TensorSpec, TensorTable
 from tests.support import reference

@@ -48,6 +48,11 @@ def test_the_help_of_a_command_imports_that_command_and_light_modules(name: str)
     assert not modules & {f"orchestrator.cli.{module}" for module in others}
 
 
+@pytest.mark.parametrize("module", ["request", "start", "status"])
+def test_the_modules_of_a_round_do_not_load_numpy(module: str) -> None:
+    assert "numpy" not in modules_after(f"import orchestrator.rounds.{module}")
+
+
 def test_a_mistake_in_the_arguments_is_reported_without_boto3() -> None:
     code = "from orchestrator.cli.main import main\ntry: main(['submit', 'x'], 'orchestrator')\nexcept SystemExit: pass"
     report = "import sys; print(sorted(sys.modules.keys() & {'boto3', 'numpy'}))"

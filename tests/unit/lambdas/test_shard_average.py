@@ -69,7 +69,7 @@ class Scene:
     @property
     def result(self) -> ShardResult:
         (body,) = self.sqs.bodies(RESULTS)
-        return ShardResult.from_json(body)
+        return ShardResult.from_bytes(body)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambdas.averaging.mean import Pacing
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.topologies import TOPOLOGIES
 from lambdas.storage.bucket import Bucket
 from orchestrator.aws.deployment import Lane

@@ -291,7 +291,9 @@ class Killed(BaseException):
 KILLED_AT = {
     "a bad update is known, nothing is planned": lambda m: killed(m, coordinator, "exclude"),
     "the new upload is there, the manifest is not": lambda m: killed(m, coordinator.exclude.__globals__, "swap_object"),
-    "the new manifest is there, the old upload is too": lambda m: killed(m, coordinator.exclude.__globals__, "_retire"),
+    "the new manifest is there, the old upload is too": lambda m: killed(
+        m, coordinator.exclude.__globals__, "abort_upload"
+    ),
     "all is planned, nothing is queued": lambda m: killed(m, coordinator, "exclude", after=True),
 }
 

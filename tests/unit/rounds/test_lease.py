@@ -170,7 +170,7 @@ def test_a_coordinator_that_slept_through_its_lease_notices_that_another_one_coo
     assert isinstance(lease.take(aws.bucket(bucket), "r-1", instead_of=held), Lease)
     sleeper.check()  # it has not looked yet
     with pytest.raises(LeaseLost, match=r"Round r-1 is coordinated by process \d+ on .* now"):
-        sleeper.begin_publishing()
+        sleeper.mark("publishing")
     with pytest.raises(LeaseLost):
         sleeper.check()
 
@@ -336,13 +336,13 @@ def test_a_coordinator_that_is_overtaken_by_an_abort_does_not_publish(
     aws: AwsClients, lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(aws, lanes_without_functions, "a", weights(1))
-    begin = Lease.begin_publishing
+    mark = Lease.mark
 
-    def overtaken(self: Lease) -> None:
+    def overtaken(self: Lease, state: str) -> None:
         abort_round(aws.bucket(lanes_without_functions.bucket), "r-1")
-        begin(self)
+        mark(self, state)
 
-    monkeypatch.setattr(Lease, "begin_publishing", overtaken)
+    monkeypatch.setattr(Lease, "mark", overtaken)
     with working(aws, lanes_without_functions, 2), pytest.raises(RoundAborted):
         start_round(aws, lanes_without_functions, request())
     assert objects(aws, lanes_without_functions, "models/") == []

@@ -125,7 +125,7 @@ def test_one_job_per_shard_is_queued_and_points_to_the_manifest(
     assert queued(aws, lanes_without_functions) == 24
     jobs = []
     while messages := aws.sqs.receive_message(QueueUrl=lane.queue_url, MaxNumberOfMessages=10).get("Messages"):
-        jobs += [ShardJob.from_json(message["Body"]) for message in messages]
+        jobs += [ShardJob.from_bytes(message["Body"]) for message in messages]
     digest = sha256_hex(read(aws, lanes_without_functions, manifest_key("r-1")))
     assert sorted(jobs, key=lambda job: job.shard) == [ShardJob("r-1", digest, shard, 3) for shard in shards]
 

@@ -73,10 +73,10 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"min_clients": 0}, "A quorum of 0 clients makes no average; expected 1 or more"),
+        ({"min_clients": 0}, "A quorum of 0 clients; expected 1 or more"),
         ({"min_clients": 3, "expect": 2}, "Expecting 2 clients cannot reach the quorum of 3"),
         ({"min_clients": 3, "expect_clients": ("a", "b")}, "Expecting 2 clients cannot reach the quorum of 3"),
-        ({"min_fraction": 0.5}, "A quorum as a share needs to know of how many"),
+        ({"min_fraction": 0.5}, "A quorum as a share of the expected clients needs their number"),
         ({"min_fraction": 0.0, "expect": 2}, "expected a share above 0 and up to 1"),
         ({"min_fraction": 1.5, "expect": 2}, "expected a share above 0 and up to 1"),
         ({"expect": 2, "expect_clients": ("a", "b")}, "give one of the two"),

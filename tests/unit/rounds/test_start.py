@@ -169,7 +169,7 @@ def test_rounds_of_any_weights_and_sizes_publish_the_reference(
 
 
 def test_a_quorum_below_one_and_an_expectation_below_the_quorum_are_refused() -> None:
-    with pytest.raises(BadInput, match="A quorum of 0 clients makes no average; expected 1 or more"):
+    with pytest.raises(BadInput, match="A quorum of 0 clients; expected 1 or more"):
         request(min_clients=0)
     with pytest.raises(BadInput, match="Expecting 2 clients cannot reach the quorum of 3"):
         request(min_clients=3, expect=2)

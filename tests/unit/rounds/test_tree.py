@@ -96,7 +96,7 @@ def test_a_tree_jobs_json_is_pinned_literally() -> None:
         '"segment":"m/s"}],"level":1,"manifest_sha256":"' + DIGEST + '","round_id":"r-1","schema":1}'
     )
     assert job.to_json() == text
-    assert AggregatorJob.from_json(text) == parse_job(text) == job
+    assert AggregatorJob.from_bytes(text) == parse_job(text) == job
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_tree_jobs_json_is_pinned_literally() -> None:
 def test_an_input_that_is_nowhere_or_in_two_places_is_refused(inputs: str) -> None:
     text = AggregatorJob("r-1", DIGEST, 1, 0).to_json().replace('"inputs":[]', f'"inputs":{inputs}')
     with pytest.raises(InvalidContract):
-        AggregatorJob.from_json(text)
+        AggregatorJob.from_bytes(text)
 
 
 def test_the_jobs_of_the_largest_tree_fit_into_a_message() -> None:

@@ -44,19 +44,17 @@ def attempt_at(aws: AwsClients, deployment: Deployment, manifest: RoundManifest,
     return Attempt(context_of(aws, deployment, record), manifest, deployment.lane(SHARDS), resumed=False)
 
 
-def await_all(
-    aws: AwsClients, deployment: Deployment, manifest: RoundManifest, timeout_s: float = 20.0
-) -> Collection[ShardResult]:
+def await_all(aws: AwsClients, deployment: Deployment, manifest: RoundManifest, timeout_s: float = 20.0) -> Collection:
     return await_shards(attempt_at(aws, deployment, manifest, timeout_s))
 
 
-def await_shards(attempt: Attempt, progress: Any = lambda count: None) -> Collection[ShardResult]:
-    collection: Collection[ShardResult] = Collection()
+def await_shards(attempt: Attempt, progress: Any = lambda count: None) -> Collection:
+    collection = Collection()
     wait_for_step(attempt, ShardStep(attempt.bucket, attempt.manifest), collection, progress)
     return collection
 
 
-def digests(collection: Collection[ShardResult]) -> dict[int, str]:
+def digests(collection: Collection) -> dict[int, str]:
     return {shard: result.sha256 for shard, result in collection.results.items() if result.sha256 is not None}
 
 

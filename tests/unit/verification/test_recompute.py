@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.averaging.mean import average_shard
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.tree import Tree
 from orchestrator.verification.recompute import HashedData, average_by_tree

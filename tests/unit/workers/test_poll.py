@@ -58,7 +58,7 @@ def test_every_finished_job_is_reported_with_what_it_took(aws: AwsClients, lanes
     while messages := aws.sqs.receive_message(
         QueueUrl=lanes_without_functions.result_queue_url, MaxNumberOfMessages=10
     ).get("Messages"):
-        results += [ShardResult.from_json(message["Body"]) for message in messages]
+        results += [ShardResult.from_bytes(message["Body"]) for message in messages]
     assert sorted(r.shard for r in results) == [0, 1]
     for r in results:
         assert r.status == "done"
@@ -96,7 +96,7 @@ def test_a_job_that_failed_is_not_acknowledged_and_the_next_ones_are_done(
     real = poll.ShardWorker.run
 
     def fail_once(self: Any, body: str, **kwargs: Any) -> bool:
-        return ShardJob.from_json(body).shard != 2 and real(self, body, **kwargs)
+        return ShardJob.from_bytes(body).shard != 2 and real(self, body, **kwargs)
 
     monkeypatch.setattr(poll.ShardWorker, "run", fail_once)
     done = poll.work(aws, lanes_without_functions, [lanes_without_functions.lane(4)], idle_exit_s=0.1)

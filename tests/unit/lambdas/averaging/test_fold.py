@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lambdas.averaging import mean
 from lambdas.averaging.fold import Fold, load
 from lambdas.averaging.mean import WeightedSum
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.safetensors import MAX_EXAMPLES
 from orchestrator.deployment.function_zip import build, target_for
 from tests.support.manifests import MemoryStreams, averaged
@@ -68,7 +69,7 @@ def test_the_sums_have_numpys_bits(fold: Fold, bits: list[int], weight: int, at:
 @settings(max_examples=200, deadline=None)
 @given(memory_rounds(), st.integers(1, 6), PACINGS)
 def test_a_round_averaged_by_it_has_the_references_bytes(
-    fold: Fold, round_: MemoryRound, shards: int, pacing: mean.Pacing
+    fold: Fold, round_: MemoryRound, shards: int, pacing: Pacing
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mean, "_fold_float32", fold)

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambdas.averaging.mean import BLOCK, Pacing, WeightedSum, average_shard, from_float64, to_float64
+from lambdas.averaging.mean import BLOCK, WeightedSum, average_shard, from_float64, to_float64
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import NonFiniteUpdate
 from lambdas.protocol.tensor_table import ITEMSIZE
 from tests.support.manifests import MemoryStreams, Update, averaged, client_name, manifest_of, table_of

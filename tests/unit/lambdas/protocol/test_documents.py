@@ -29,8 +29,8 @@ from tests.support.examples import DIGEST, MANIFEST_JSON
 @pytest.mark.parametrize(
     "read",
     [
-        lambda value: ShardJob.from_json(json.dumps({"schema": value})),
-        lambda value: ShardJob.from_json(json.dumps({"schema": 1, "round_id": value})),
+        lambda value: ShardJob.from_bytes(json.dumps({"schema": value})),
+        lambda value: ShardJob.from_bytes(json.dumps({"schema": 1, "round_id": value})),
         lambda value: TensorTable.from_json("Manifest", [value]),
         lambda value: TensorTable.from_json("Manifest", [[str(value), "F32", [-1]]]),
         lambda value: client_of(str(value)),
@@ -47,7 +47,7 @@ def test_whatever_was_sent_the_error_is_short_and_clean(read: Any, value: Any) -
 
 @pytest.mark.parametrize("data", [b"", b"x", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"schema":1', b"9" * 5000])
 def test_bytes_that_are_no_document_are_refused(data: bytes) -> None:
-    for parse in (RoundManifest.from_bytes, LatestModel.from_bytes, ShardJob.from_json):
+    for parse in (RoundManifest.from_bytes, LatestModel.from_bytes, ShardJob.from_bytes):
         with pytest.raises(InvalidContract):
             parse(data)
 
@@ -159,9 +159,9 @@ def test_whatever_stands_in_a_document_it_parses_or_is_refused_as_invalid_contra
         st.sampled_from(
             [
                 (RoundManifest.from_bytes, MANIFEST_JSON),
-                (ShardJob.from_json, ShardJob("r", DIGEST, 1).to_json()),
+                (ShardJob.from_bytes, ShardJob("r", DIGEST, 1).to_json()),
                 (
-                    ShardResult.from_json,
+                    ShardResult.from_bytes,
                     ShardResult(round_id="r", manifest_sha256=DIGEST, shard=1, status="done").to_json(),
                 ),
             ]

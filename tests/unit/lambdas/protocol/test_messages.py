@@ -29,7 +29,7 @@ AGGREGATOR_RESULT = AggregatorResult(round_id="r-1", manifest_sha256=DIGEST, lev
 def test_a_jobs_json_is_pinned_literally() -> None:
     text = '{"attempt":2,"manifest_sha256":"' + DIGEST + '","round_id":"r-1","schema":1,"shard":3}'
     assert ShardJob("r-1", DIGEST, 3, 2).to_json() == text
-    assert ShardJob.from_json(text) == ShardJob("r-1", DIGEST, 3, 2)
+    assert ShardJob.from_bytes(text) == ShardJob("r-1", DIGEST, 3, 2)
 
 
 def test_a_results_json_is_pinned_literally() -> None:
@@ -47,7 +47,7 @@ def test_a_results_json_is_pinned_literally() -> None:
         '"read_s":0.5,"retries":0,"wall_s":1.0,"write_s":0.125},"status":"done","worker":"f/1"}'
     )
     assert result.to_json() == text
-    assert ShardResult.from_json(text) == result
+    assert ShardResult.from_bytes(text) == result
 
 
 def test_a_job_message_stays_far_below_the_limit_of_a_queue() -> None:
@@ -60,7 +60,7 @@ def test_an_aggregator_jobs_json_is_pinned_literally() -> None:
         '{"etag":null,"segment":"s"}],"level":1,"manifest_sha256":"' + DIGEST + '","round_id":"r-1","schema":1}'
     )
     assert AGGREGATOR_JOB.to_json() == text
-    assert AggregatorJob.from_json(text) == AGGREGATOR_JOB
+    assert AggregatorJob.from_bytes(text) == AGGREGATOR_JOB
 
 
 def test_a_message_is_told_by_its_level() -> None:
@@ -95,4 +95,4 @@ def test_a_message_that_cannot_be_is_refused_and_the_field_is_named(
     message: AggregatorJob | ShardResult | AggregatorResult, change: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(InvalidContract, match=expected):
-        type(message).from_json(json.dumps({**json.loads(message.to_json()), **change}))
+        type(message).from_bytes(json.dumps({**json.loads(message.to_json()), **change}))

@@ -124,7 +124,7 @@ def test_the_bytes_arrive_and_the_connection_is_used_again(serve, record, step, 
         assert get(connection, step) == DATA
         pool.release(connection)
         assert pool.take() is connection
-    pool.discard(connection)
+    connection.close()
     assert server.errors == []
 
 
@@ -136,7 +136,7 @@ def test_an_answer_that_ends_the_connection_is_read_to_its_end(serve) -> None:
     pool = ConnectionPool(5.0, 4)
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     assert get(connection) == DATA
-    pool.discard(connection)
+    connection.close()
 
 
 @pytest.mark.parametrize("politely", [True, False])
@@ -161,7 +161,7 @@ def test_a_connection_that_ends_in_mid_body_is_noticed(serve, politely) -> None:
     except OSError:
         pass
     assert bytes(view[:got]) == b"short"
-    pool.discard(connection)
+    connection.close()
 
 
 def test_a_server_that_falls_silent_runs_into_the_timeout(serve) -> None:
@@ -176,7 +176,7 @@ def test_a_server_that_falls_silent_runs_into_the_timeout(serve) -> None:
     connection.request("GET", "/x")
     with pytest.raises(TimeoutError):
         connection.getresponse()
-    pool.discard(connection)
+    connection.close()
     release.set()
 
 
@@ -219,4 +219,4 @@ def test_a_body_that_comes_together_with_its_head_is_read_whole(serve, length) -
     connection = pool.connect("https", "127.0.0.1", serve(talk).port)
     assert get(connection, 777) == DATA[:length]
     assert get(connection) == DATA[:length]
-    pool.discard(connection)
+    connection.close()

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from lambdas.averaging.mean import Pacing, average_shard
+from lambdas.averaging.mean import average_shard
+from lambdas.averaging.pacing import Pacing
 from lambdas.protocol.errors import InvalidUpdate, StorageUnavailable, UpdateChanged
 from lambdas.storage.bucket import Bucket
 from lambdas.storage.updates import Retry, UpdateReader
