@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.client.fetch import Fetched, fetch
     from orchestrator.client.sources import Tensors, from_file, from_state_dict
     from orchestrator.client.submit import Submitted, submit
+    from orchestrator.deployment.file import load_deployment_file
     from orchestrator.deployment.load import load_deployment
     from orchestrator.errors import (
         BadInput,
@@ -53,6 +54,7 @@ _MODULES = {
     "orchestrator.client.fetch": ("Fetched", "fetch"),
     "orchestrator.client.sources": ("Tensors", "from_file", "from_state_dict"),
     "orchestrator.client.submit": ("Submitted", "submit"),
+    "orchestrator.deployment.file": ("load_deployment_file",),
     "orchestrator.deployment.load": ("load_deployment",),
     "orchestrator.errors": (
         "BadInput",
@@ -111,6 +113,7 @@ __all__ = [
     "from_state_dict",
     "list_rounds",
     "load_deployment",
+    "load_deployment_file",
     "plan_round",
     "predict",
     "read_report",

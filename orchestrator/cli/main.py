@@ -32,6 +32,9 @@ SECTIONS = {
     },
     "Environments": {
         "deploy": Entry(f"{_ROOM}.deploy:deploy_command", "Build the function zip and deploy an environment."),
+        "show-deployment": Entry(
+            f"{_ROOM}.deploy:show_deployment_command", "Print the deployment file of an environment."
+        ),
         "destroy": Entry(f"{_ROOM}.deploy:destroy_command", "Destroy an environment."),
         "build": Entry(f"{_ROOM}.deploy:build_command", "Build the function zip of an environment."),
         "emulator": Entry(f"{_ROOM}.emulator:emulator", "Run an AWS emulator on this machine."),

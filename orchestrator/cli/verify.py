@@ -9,7 +9,7 @@ import click
 
 from lambdas.protocol.fields import is_sha256
 from lambdas.protocol.keys import check_name
-from orchestrator.cli.options import Answer, connect_to, env_option, output_option
+from orchestrator.cli.options import Answer, Where, connect_to, deployment_options, output_option
 from orchestrator.progress import StderrNarration
 
 
@@ -35,7 +35,7 @@ def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 
 
 @click.command("verify")
-@env_option
+@deployment_options
 @click.option("--round", "round_id", required=True, help="The round's id. Its updates must not have expired.")
 @click.option(
     "--shards", type=Shards(), help="Recompute only these shards and read only their ranges, e.g. 3,7. Default: all."
@@ -45,7 +45,7 @@ def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     help="The manifest's digest as you noted it when the round ran (the report names it).",
 )  # fmt: skip
 @output_option
-def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, manifest_sha256: str | None) -> Answer:
+def verify_command(where: Where, round_id: str, shards: tuple[int, ...] | None, manifest_sha256: str | None) -> Answer:
     """Verify a published global model byte for byte.
 
     Follows the round's SHA-256 chain from its report to its manifest and to the header and values of every update,
@@ -59,7 +59,7 @@ def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, mani
     from orchestrator.verification.verify import verify
 
     check_name("round", round_id)
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     found = verify(
         aws.bucket(deployment.bucket),
         round_id,

@@ -42,15 +42,21 @@ def environment_dir(environment: str) -> Path:
     """The directory of an environment.
 
     Raises:
-        BadInput: there is none of that name; lists those that exist.
+        BadInput: there is none of that name; lists those that exist, or says what to do without a checkout.
     """
     known = (
         sorted(path.name for path in ENVIRONMENTS.iterdir() if (path / "terraform.tfvars").exists())
         if ENVIRONMENTS.is_dir()
         else []
     )
+    if not known:
+        raise BadInput(
+            f"There is no environment {environment!r} here: this installation has no environments directory. Pass "
+            "--deployment FILE (FEDAGG_DEPLOYMENT; in Python, deployment=FILE), the file that `orchestrator deploy` "
+            "writes, or run from a checkout, as deploy, destroy and build must."
+        )
     if environment not in known:
-        raise BadInput(f"No environment {environment!r}; there are: {', '.join(known) or 'none'}.")
+        raise BadInput(f"No environment {environment!r}; there are: {', '.join(known)}.")
     return ENVIRONMENTS / environment
 
 
@@ -58,6 +64,11 @@ def local_state_dir() -> Path:
     """Where the local environment's Terraform state is: that of an emulator elsewhere has a directory of its own."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     return state_home() / "elsewhere" / re.sub(r"\W+", "-", url).strip("-") if url else state_home()
+
+
+def deployment_file(environment: str) -> Path:
+    """Where `deploy` writes an environment's deployment file: for `local`, beside the emulator's Terraform state."""
+    return (local_state_dir() if environment == "local" else environment_dir(environment)) / "deployment.json"
 
 
 def registry_answers() -> bool:
