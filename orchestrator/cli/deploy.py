@@ -64,11 +64,12 @@ def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: b
 def show_deployment_command(env: str) -> Answer:
     """Print the deployment file of an environment.
 
-    Reads Terraform's state, also of an environment that somebody else deployed. `orchestrator deploy` writes the same
-    file. It has no secrets: other commands take it as --deployment.
+    Reads it from Terraform's state, also where somebody else deployed the environment. It is the file that
+    `orchestrator deploy` writes, and has no secrets. Redirect it to a file, and pass that to other commands as
+    --deployment.
 
     \b
-      orchestrator show-deployment --env prod > deployment.json
+      orchestrator show-deployment --env prod
     """
     from orchestrator.deployment import load
 

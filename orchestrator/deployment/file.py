@@ -48,6 +48,7 @@ def save_deployment_file(deployment: Deployment, path: Path) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(deployment.to_json() + "\n")
         partial.replace(path)
     except OSError as error:
