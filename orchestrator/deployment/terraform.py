@@ -53,7 +53,7 @@ def environment_dir(environment: str) -> Path:
         raise BadInput(
             f"There is no environment {environment!r} here: this installation has no environments directory. Pass "
             "--deployment FILE (FEDAGG_DEPLOYMENT; in Python, deployment=FILE), the file that `orchestrator deploy` "
-            "writes, or run from a checkout, as deploy, destroy and build must."
+            "writes, or run from a checkout, as deploy, show-deployment, destroy and build must."
         )
     if environment not in known:
         raise BadInput(f"No environment {environment!r}; there are: {', '.join(known)}.")
