@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         from_state_dict as from_state_dict,
     )
     from orchestrator.client.submit import Submitted as Submitted, submit as submit
+    from orchestrator.deployment.file import load_deployment_file as load_deployment_file
     from orchestrator.deployment.load import load_deployment as load_deployment
     from orchestrator.errors import (
         BadInput as BadInput,
@@ -68,6 +69,7 @@ _NAMES = {
     "orchestrator.client.fetch": "Fetched fetch",
     "orchestrator.client.sources": "Tensors from_file from_state_dict",
     "orchestrator.client.submit": "Submitted submit",
+    "orchestrator.deployment.file": "load_deployment_file",
     "orchestrator.deployment.load": "load_deployment",
     "orchestrator.errors": """
         BadInput NotDeployed OrchestratorError PlanningError QuorumMissed RoundAborted RoundConflict RoundFailed

@@ -40,6 +40,7 @@ from orchestrator.client.fetch import store
 from orchestrator.client.invite import invite, prepare
 from orchestrator.client.presigned import refusal, stream
 from orchestrator.client.submit import Submitted
+from orchestrator.deployment.file import resolve_deployment
 from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import BadInput, OrchestratorError
 from orchestrator.rounds.request import RoundRequest
@@ -65,7 +66,7 @@ class ShardedFedAvg(FedAvg):
     Args:
         run: a unique name of this run, with which the ids of its rounds begin.
         env: the environment, a directory of environments/.
-        deployment: the deployment to use instead of that of `env`.
+        deployment: the deployment to use instead of that of `env`, or the path of a deployment file.
         shards: None: the planner chooses a deployed lane.
         on_invalid: `fail`: an update that cannot be averaged fails the round; `exclude`: its node is excluded.
         invitation_s: the longest time from a node's instruction to its update, seconds.
@@ -83,7 +84,7 @@ class ShardedFedAvg(FedAvg):
         model: str,
         run: str,
         env: str = "local",
-        deployment: Deployment | None = None,
+        deployment: Deployment | str | Path | None = None,
         shards: int | None = None,
         on_invalid: str = "fail",
         invitation_s: float = 3600.0,
@@ -97,7 +98,7 @@ class ShardedFedAvg(FedAvg):
         self.on_invalid = on_invalid
         self.invitation_s = invitation_s
         self.keep_arrays = keep_arrays
-        self._deployment = deployment or load_deployment(env)
+        self._deployment = load_deployment(env) if deployment is None else resolve_deployment(deployment)
         self._aws = connect(self._deployment.region, self._deployment.endpoint_url)
         self._bucket = self._aws.bucket(self._deployment.bucket)
         self._client = Client(_INITIAL, model=self.model, deployment=self._deployment)

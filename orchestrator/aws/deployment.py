@@ -1,15 +1,36 @@
-"""The `deployment` output of an environment, parsed. Only this module knows the form of the output."""
+"""The `deployment` output of an environment, parsed and written. Only this module knows the form of the output."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, TypedDict
+from urllib.parse import urlsplit
 
 from lambdas.protocol.documents import build
-from lambdas.protocol.fields import ShardCount, integer, one_of
+from lambdas.protocol.fields import Rule, ShardCount, integer, one_of
 from lambdas.protocol.topologies import GRADS_SHARDING, TOPOLOGIES, TREES
 from orchestrator.errors import NotDeployed
+
+_SCHEMA = 1
+
+
+def _is_endpoint(value: object) -> bool:
+    """Whether boto3 takes a value as an endpoint; it would raise ValueError later."""
+    from botocore.utils import is_valid_endpoint_url
+
+    try:
+        if not isinstance(value, str) or urlsplit(value).port == 0:
+            return False
+        return urlsplit(value).scheme in ("http", "https") and is_valid_endpoint_url(value)
+    except ValueError:
+        return False
+
+
+_ENDPOINT = Rule(_is_endpoint, "an http or https URL such as http://127.0.0.1:4566")
+_REGION = Rule(lambda v: isinstance(v, str) and re.fullmatch(r"[a-z0-9-]{1,32}", v) is not None, "an AWS region")
 
 
 @dataclass(frozen=True)
@@ -48,14 +69,18 @@ class Deployment:
     """
 
     environment: str
-    region: str
+    region: Annotated[str, _REGION]
     bucket: str
-    endpoint_url: str | None
+    endpoint_url: Annotated[str, _ENDPOINT] | None
     result_queue_url: str
     lanes: Mapping[int, Lane]
     baselines: Mapping[str, Lane] = field(default_factory=dict)
     baselines_refused: Mapping[str, str] = field(default_factory=dict)
     round_retention_days: Annotated[int, integer(1, 3650)] = 7
+
+    def to_json(self) -> str:
+        """The deployment in the form of Terraform's output, which `parse_deployment` reads."""
+        return json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=2)
 
     @property
     def all_lanes(self) -> list[Lane]:
@@ -90,16 +115,18 @@ class Deployment:
 
 
 class _Schema(TypedDict):
-    schema: Annotated[int, integer(1, 1)]
+    schema: Annotated[int, integer(1, _SCHEMA)]
 
 
-def parse_deployment(value: object) -> Deployment:
+def parse_deployment(value: object, what: str = "Terraform's output `deployment`") -> Deployment:
     """Parse the `deployment` output of infra/aggregator.
+
+    Args:
+        what: the document's name in error messages.
 
     Raises:
         InvalidContract: the output has another form than this release writes.
     """
-    what = "Terraform's output `deployment`"
     build(what, _Schema, value)
     found = build(what, Deployment, value)
     # Terraform's maps have strings as keys.

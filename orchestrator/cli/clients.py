@@ -16,8 +16,9 @@ from orchestrator.cli.options import (
     Answer,
     ClientList,
     Duration,
+    Where,
     bucket_of,
-    env_option,
+    deployment_options,
     output_option,
     round_option,
 )
@@ -44,7 +45,7 @@ _wire_option = click.option(
 
 @click.command("submit")
 @click.argument("file", type=click.Path(path_type=Path))
-@env_option
+@deployment_options
 @click.option("--round", "round_id", help="The round's id.")
 @click.option("--client", help="The client's id: letters, digits, - and _.")
 @click.option("--examples", type=int, required=True, help="The number of training examples: the update's weight.")
@@ -53,7 +54,7 @@ _wire_option = click.option(
 @output_option
 def submit_command(
     file: Path,
-    env: str,
+    where: Where,
     round_id: str | None,
     client: str | None,
     examples: int,
@@ -88,7 +89,7 @@ def submit_command(
         if invitation is not None:
             result = submit_invited(invitation, tensors, examples)
         else:
-            result = submit(bucket_of(env), round_id, client, tensors, examples, wire=wire)
+            result = submit(bucket_of(where), round_id, client, tensors, examples, wire=wire)
     except (BadInput, InvalidUpdate) as error:
         named = f"client {client}" in str(error).lower()
         raise error if named else BadInput(f"Client {client}: {error}") from error
@@ -106,7 +107,7 @@ def _invitation(file: Path, **expected: str | None) -> Invitation:
 
 
 @click.command("fetch")
-@env_option
+@deployment_options
 @click.option("--model", help="The model's name.")
 @click.option("--round", "round_id", help="The round that published the global model. Default: the newest.")
 @click.option(
@@ -115,7 +116,9 @@ def _invitation(file: Path, **expected: str | None) -> Invitation:
 )  # fmt: skip
 @_invite_option
 @output_option
-def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, invitation_file: Path | None) -> Answer:
+def fetch_command(
+    where: Where, model: str | None, round_id: str | None, to: Path, invitation_file: Path | None
+) -> Answer:
     """Fetch a published global model.
 
     Writes a safetensors file. With --invite, fetches the global model of the invitation's round if it is published, and
@@ -137,14 +140,14 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
         raise click.UsageError("Missing option '--model': name the model, or pass --invite.")
     else:
         check_name("model", model)
-        fetched = fetch(bucket_of(env), model, to, round_id=round_id)
+        fetched = fetch(bucket_of(where), model, to, round_id=round_id)
     what = f"{fetched.model} of round {fetched.round_id}"
     text = f"{fetched.path}: {what}, {fetched.nbytes:,} bytes, sha256 {fetched.sha256}"
     return asdict(fetched), text
 
 
 @click.command("invite")
-@env_option
+@deployment_options
 @round_option
 @click.option("--client", "clients_given", multiple=True, help="A client's id (repeatable). Each gets an invitation.")
 @click.option(
@@ -163,7 +166,7 @@ def fetch_command(env: str, model: str | None, round_id: str | None, to: Path, i
 @click.option("--model-bytes", type=click.IntRange(min=1), help="Instead of --like: the bytes of the model's tensors.")
 @output_option
 def invite_command(
-    env: str,
+    where: Where,
     round_id: str,
     clients_given: tuple[str, ...],
     listed: tuple[str, ...],
@@ -189,7 +192,7 @@ def invite_command(
     from orchestrator.client.signing import early_end
     from orchestrator.client.sources import from_file
 
-    bucket = bucket_of(env)
+    bucket = bucket_of(where)
     inviting = prepare(bucket, round_id, table=from_file(like).table if like else None, **about)
     names = list(dict.fromkeys([*clients_given, *listed])) or list(inviting.expect_clients)
     if not names:

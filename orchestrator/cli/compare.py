@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lambdas.protocol.errors import InvalidTensorFile
-from orchestrator.cli.options import Answer, ShardCount, connect_to, env_option, output_option
+from orchestrator.cli.options import Answer, ShardCount, Where, connect_to, deployment_options, output_option
 from orchestrator.errors import BadInput, PlanningError
 from orchestrator.progress import Narration, StderrNarration
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compare")
-@env_option
+@deployment_options
 @click.option("--model-bytes", type=click.IntRange(4), help="Bytes of one synthetic update.")
 @click.option("--clients", type=click.IntRange(1), help="The number of synthetic updates.")
 @click.option(
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Do not delete the rounds and global models from the bucket.")
 @output_option
 def compare_command(
-    env: str,
+    where: Where,
     model_bytes: int | None,
     clients: int | None,
     updates: Path | None,
@@ -59,7 +59,7 @@ def compare_command(
 
     narration = StderrNarration()
     given = _updates(updates, model_bytes, clients, narration)
-    deployment, connected = connect_to(env)
+    deployment, connected = connect_to(where)
     if deployment.endpoint_url:
         narration.say("On an emulator: counts, bytes, memory and dollars by formula are those of AWS; seconds are not.")
     comparison = Comparison(given, synthetic=updates is None, shards=shards, repeats=repeats, keep=keep)

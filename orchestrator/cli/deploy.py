@@ -1,4 +1,4 @@
-"""The commands that deploy and destroy an environment, and build its function zip."""
+"""The commands that deploy, show and destroy an environment, and build its function zip."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmat
 def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: bool) -> Answer:
     """Build the function zip and deploy an environment.
 
-    Runs `terraform plan` and applies that plan. For an environment on AWS, first asks for confirmation.
+    Runs `terraform plan` and applies that plan. For an environment on AWS, first asks for confirmation. Then writes the
+    deployment file, with which other commands need neither Terraform nor a checkout (--deployment).
 
     \b
       orchestrator deploy --env local
@@ -39,6 +40,7 @@ def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: b
       orchestrator deploy --env prod --yes --var 'shard_counts=[1,4,16,64]'
     """
     from orchestrator.deployment import load, terraform
+    from orchestrator.deployment.file import save_deployment_file
 
     terraform.environment_dir(env)
     values = _terraform_variables(env, variables)
@@ -51,7 +53,28 @@ def deploy_command(env: str, variables: tuple[str, ...], plan_only: bool, yes: b
     else:
         terraform.apply(env, values)
     deployment = load.load_deployment(env)
-    return asdict(deployment), _deployment_text(deployment)
+    path = terraform.deployment_file(env)
+    save_deployment_file(deployment, path)
+    return asdict(deployment), f"{_deployment_text(deployment)}\nDeployment file: {path}"
+
+
+@click.command("show-deployment")
+@env_option
+@output_option
+def show_deployment_command(env: str) -> Answer:
+    """Print the deployment file of an environment.
+
+    Reads it from Terraform's state, also where somebody else deployed the environment. It is the file that
+    `orchestrator deploy` writes, and has no secrets. Redirect it to a file, and pass that to other commands as
+    --deployment.
+
+    \b
+      orchestrator show-deployment --env prod
+    """
+    from orchestrator.deployment import load
+
+    text = load.load_deployment(env).to_json()
+    return json.loads(text), text
 
 
 @click.command("destroy")
@@ -80,6 +103,7 @@ def destroy_command(env: str, variables: tuple[str, ...], yes: bool) -> Answer:
     if env != "local" and not yes:
         click.confirm(f"Destroy {env}, with every update and global model in its bucket?", abort=True, err=True)
     terraform.destroy(env, _terraform_variables(env, variables), give_up=kept)
+    terraform.deployment_file(env).unlink(missing_ok=True)
     return {"environment": env, "destroyed": True}, f"{env} is destroyed."
 
 

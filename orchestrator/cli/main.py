@@ -31,6 +31,7 @@ SECTIONS = {
     },
     "Environments": {
         "deploy": ("deploy", "Build the function zip and deploy an environment."),
+        "show-deployment": ("deploy", "Print the deployment file of an environment."),
         "destroy": ("deploy", "Destroy an environment."),
         "build": ("deploy", "Build the function zip of an environment."),
         "emulator": ("emulator", "Run an AWS emulator on this machine."),

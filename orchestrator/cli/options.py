@@ -7,11 +7,13 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from lambdas.protocol.errors import FederationError, InvalidName, InvalidUpdate
 from lambdas.protocol.keys import check_name
@@ -116,24 +118,38 @@ class ClientList(click.ParamType[tuple[str, ...]]):
         return tuple(names)
 
 
-def connect_to(env: str) -> tuple[Deployment, AwsClients]:
-    """An environment's deployment, and AWS clients for it.
+@dataclass(frozen=True)
+class Where:
+    """Which deployment a command works on: the one that a deployment file describes, else that of an environment."""
+
+    env: str
+    file: Path | None
+
+
+def connect_to(where: Where) -> tuple[Deployment, AwsClients]:
+    """The deployment that a command works on, and AWS clients for it.
 
     Raises:
-        BadInput: there is no such environment.
-        NotDeployed: nothing is deployed in it.
+        BadInput: there is no such environment, or the file is not a valid deployment file.
+        NotDeployed: nothing is deployed in the environment.
     """
     from orchestrator.aws.clients import connect
-    from orchestrator.deployment import load, terraform
 
-    terraform.environment_dir(env)
-    deployment = load.load_deployment(env)
+    if where.file is not None:
+        from orchestrator.deployment.file import load_deployment_file
+
+        deployment = load_deployment_file(where.file)
+    else:
+        from orchestrator.deployment import load, terraform
+
+        terraform.environment_dir(where.env)
+        deployment = load.load_deployment(where.env)
     return deployment, connect(deployment.region, deployment.endpoint_url)
 
 
-def bucket_of(env: str) -> Bucket:
-    """An environment's bucket; raises as `connect_to`."""
-    deployment, aws = connect_to(env)
+def bucket_of(where: Where) -> Bucket:
+    """The bucket of a deployment; raises as `connect_to`."""
+    deployment, aws = connect_to(where)
     return aws.bucket(deployment.bucket)
 
 
@@ -141,6 +157,37 @@ env_option = click.option(
     "--env", "env", default="local", envvar="FEDAGG_ENV", show_envvar=True,
     help="The environment: a directory under environments/.",
 )  # fmt: skip
+
+
+def deployment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--env` and `--deployment`, of which a command gets the one that holds, as `where`."""
+
+    @env_option
+    @click.option(
+        "--deployment", "deployment_file", type=click.Path(path_type=Path), metavar="FILE",
+        envvar="FEDAGG_DEPLOYMENT", show_envvar=True,
+        help="Instead of --env: the file that `orchestrator deploy` writes. Needs neither Terraform nor a checkout.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def wrapped(*args: Any, env: str, deployment_file: Path | None, **kwargs: Any) -> Any:
+        where = Where(env, deployment_file)
+        if deployment_file is not None:
+            ctx = click.get_current_context()
+            by = ctx.get_parameter_source("env"), ctx.get_parameter_source("deployment_file")
+            if by == (ParameterSource.COMMANDLINE, ParameterSource.COMMANDLINE):
+                raise click.UsageError("--env and --deployment name one deployment each. Pass only one of them.")
+            if by == (ParameterSource.ENVIRONMENT, ParameterSource.ENVIRONMENT):
+                raise click.UsageError(
+                    "FEDAGG_ENV and FEDAGG_DEPLOYMENT name one deployment each. Unset one of them, or pass --env or "
+                    "--deployment."
+                )
+            if by[0] is ParameterSource.COMMANDLINE:  # it takes precedence over an environment variable
+                where = Where(env, None)
+        return command(*args, where=where, **kwargs)
+
+    return wrapped
+
+
 round_option = click.option("--round", "round_id", required=True, help="The round's id.")
 
 

@@ -15,9 +15,10 @@ from orchestrator.cli.options import (
     Duration,
     Quorum,
     ShardCount,
+    Where,
     bucket_of,
     connect_to,
-    env_option,
+    deployment_options,
     output_option,
     round_option,
 )
@@ -34,7 +35,7 @@ _timeout_option = click.option(
 
 # The options' parameters are the fields of RoundRequest, except the quorum, which sets two fields.
 @click.command("start-round")
-@env_option
+@deployment_options
 @click.option("--model", required=True, help="The model that the round publishes.")
 @click.option("--round", "round_id", required=True, help="The round's id. The round is opened if it does not exist.")
 @click.option(
@@ -110,7 +111,9 @@ _timeout_option = click.option(
     help="If the round is open with other options, replace them. The deadline starts again.",
 )
 @output_option
-def start_round_command(env: str, quorum: tuple[int, float | None], replace_options: bool, **request: Any) -> Answer:
+def start_round_command(
+    where: Where, quorum: tuple[int, float | None], replace_options: bool, **request: Any
+) -> Answer:
     """Run a round, or continue one that stopped.
 
     Waits for updates, averages them in shards, publishes the global model and prints the report.
@@ -127,18 +130,18 @@ def start_round_command(env: str, quorum: tuple[int, float | None], replace_opti
 
     count, share = quorum
     asked = RoundRequest(min_clients=count, min_fraction=share, **request)
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     report = start_round(aws, deployment, asked, StderrNarration(), replace_options=replace_options)
     return dict(report.document), report.to_text()
 
 
 @click.command("resume")
-@env_option
+@deployment_options
 @round_option
 @click.option("--redrive", is_flag=True, help="Also queue again the shards whose every try failed.")
 @_timeout_option
 @output_option
-def resume_command(env: str, round_id: str, redrive: bool, timeout_s: float | None) -> Answer:
+def resume_command(where: Where, round_id: str, redrive: bool, timeout_s: float | None) -> Answer:
     """Continue a round with the options it was opened with.
 
     Shards that are already stored are not recomputed. If another process coordinates the round, waits for its result.
@@ -149,16 +152,16 @@ def resume_command(env: str, round_id: str, redrive: bool, timeout_s: float | No
     """
     from orchestrator.rounds.start import resume_round
 
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     report = resume_round(aws, deployment, round_id, redrive=redrive, timeout_s=timeout_s, narration=StderrNarration())
     return dict(report.document), report.to_text()
 
 
 @click.command("abort")
-@env_option
+@deployment_options
 @round_option
 @output_option
-def abort_command(env: str, round_id: str) -> Answer:
+def abort_command(where: Where, round_id: str) -> Answer:
     """Stop a round without publishing it.
 
     Its jobs are dropped and its stored shards are deleted. A start-round or resume that coordinates the round, or waits
@@ -169,15 +172,15 @@ def abort_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.abort import abort_round
 
-    report = abort_round(bucket_of(env), round_id)
+    report = abort_round(bucket_of(where), round_id)
     return dict(report.document), report.to_text()
 
 
 @click.command("status")
-@env_option
+@deployment_options
 @round_option
 @output_option
-def status_command(env: str, round_id: str) -> Answer:
+def status_command(where: Where, round_id: str) -> Answer:
     """Show the state of a round.
 
     The state is open, averaging, publishing, published, failed or aborted. Also shows which process coordinates it.
@@ -188,16 +191,16 @@ def status_command(env: str, round_id: str) -> Answer:
     from orchestrator.rounds.status import round_status
 
     check_name("round", round_id)
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     document = round_status(aws, aws.bucket(deployment.bucket), round_id, deployment)
     return document, "\n".join(f"{name:<12} {value}" for name, value in document.items())
 
 
 @click.command("rounds")
-@env_option
+@deployment_options
 @click.option("--model", help="Only the rounds of this model.")
 @output_option
-def rounds_command(env: str, model: str | None) -> Answer:
+def rounds_command(where: Where, model: str | None) -> Answer:
     """List the rounds that have not expired.
 
     \b
@@ -206,7 +209,7 @@ def rounds_command(env: str, model: str | None) -> Answer:
     """
     from orchestrator.rounds.status import list_rounds
 
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     found = list_rounds(aws, aws.bucket(deployment.bucket), model)
     lines = [
         f"{r['round']:<24} {r['model'] or '-':<16} {r['state']:<12} {r.get('updates', 0):>6} updates "
@@ -217,10 +220,10 @@ def rounds_command(env: str, model: str | None) -> Answer:
 
 
 @click.command("report")
-@env_option
+@deployment_options
 @round_option
 @output_option
-def report_command(env: str, round_id: str) -> Answer:
+def report_command(where: Where, round_id: str) -> Answer:
     """Print the report of a round that has ended.
 
     The report names the clients that were averaged or left out, the time, the requests and the digests.
@@ -231,5 +234,5 @@ def report_command(env: str, round_id: str) -> Answer:
     """
     from orchestrator.rounds.status import read_report
 
-    found = read_report(bucket_of(env), check_name("round", round_id))
+    found = read_report(bucket_of(where), check_name("round", round_id))
     return dict(found.document), found.to_text()

@@ -8,7 +8,7 @@ import click
 
 from lambdas.protocol.fields import is_sha256
 from lambdas.protocol.keys import check_name
-from orchestrator.cli.options import Answer, bucket_of, env_option, output_option
+from orchestrator.cli.options import Answer, Where, bucket_of, deployment_options, output_option
 from orchestrator.progress import StderrNarration
 
 
@@ -29,7 +29,7 @@ def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 
 
 @click.command("verify")
-@env_option
+@deployment_options
 @click.option("--round", "round_id", required=True, help="The round's id. Its updates must not have expired.")
 @click.option(
     "--shards", callback=_shards, metavar="M,M,...",
@@ -40,7 +40,7 @@ def _digest(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     help="The manifest's digest as you noted it when the round ran (the report names it).",
 )  # fmt: skip
 @output_option
-def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, manifest_sha256: str | None) -> Answer:
+def verify_command(where: Where, round_id: str, shards: tuple[int, ...] | None, manifest_sha256: str | None) -> Answer:
     """Verify a published global model byte for byte.
 
     Follows the round's SHA-256 chain from its report to its manifest and to the header and values of every update,
@@ -55,5 +55,5 @@ def verify_command(env: str, round_id: str, shards: tuple[int, ...] | None, mani
 
     check_name("round", round_id)
     narration = StderrNarration()
-    found = verify(bucket_of(env), round_id, shards=shards, manifest_sha256=manifest_sha256, narration=narration)
+    found = verify(bucket_of(where), round_id, shards=shards, manifest_sha256=manifest_sha256, narration=narration)
     return found.to_json(), found.to_text()

@@ -7,12 +7,12 @@ import os
 import click
 
 from lambdas.protocol.topologies import TREES
-from orchestrator.cli.options import Answer, Duration, connect_to, env_option, output_option
+from orchestrator.cli.options import Answer, Duration, Where, connect_to, deployment_options, output_option
 from orchestrator.progress import StderrNarration
 
 
 @click.command("worker")
-@env_option
+@deployment_options
 @click.option(
     "--shards", type=int, multiple=True, help="Only the lane for this shard count (repeatable). Default: all lanes."
 )
@@ -33,7 +33,7 @@ from orchestrator.progress import StderrNarration
 )
 @output_option
 def worker_command(
-    env: str,
+    where: Where,
     shards: tuple[int, ...],
     topology: tuple[str, ...],
     shared_memory: bool,
@@ -52,11 +52,11 @@ def worker_command(
     from orchestrator.workers import poll
     from orchestrator.workers.shared_memory import work_together
 
-    deployment, aws = connect_to(env)
+    deployment, aws = connect_to(where)
     lanes = [deployment.lane(m) for m in shards] + [deployment.lane_for(tree, 1) for tree in topology]
     lanes = lanes or deployment.all_lanes
     narration = StderrNarration()
-    narration.say(f"Polling {len(lanes)} lanes of {env}; Ctrl-C stops.")
+    narration.say(f"Polling {len(lanes)} lanes of {deployment.environment}; Ctrl-C stops.")
 
     def on_job(done: bool) -> None:
         narration.say("Did a job." if done else "A job failed; its queue will deliver it again.")

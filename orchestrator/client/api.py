@@ -32,6 +32,7 @@ from orchestrator.client.redeem import fetch_invited, submit_invited
 from orchestrator.client.sources import from_state_dict
 from orchestrator.client.submit import Submitted, submit
 from orchestrator.client.wire import WIRE_NAMES
+from orchestrator.deployment.file import resolve_deployment
 from orchestrator.deployment.load import load_deployment
 from orchestrator.errors import BadInput, OrchestratorError
 
@@ -47,21 +48,27 @@ class Client:
     Args:
         client_id: 1 to 128 letters, digits, `-`, `_`.
         env: the environment, a directory of environments/.
-        deployment: the deployment to use instead of that of `env`.
+        deployment: the deployment to use instead of that of `env`, or the path of a deployment file.
 
     Raises:
         InvalidName: `client_id` or `model` cannot be part of a key.
     """
 
-    def __init__(self, client_id: str, *, model: str, env: str = "local", deployment: Deployment | None = None) -> None:
+    def __init__(
+        self, client_id: str, *, model: str, env: str = "local", deployment: Deployment | str | Path | None = None
+    ) -> None:
         self.client_id = check_name("client id", client_id)
         self.model = check_name("model", model)
         self._env = env
-        self._deployment = deployment
+        self._given = deployment
+
+    @cached_property
+    def _deployment(self) -> Deployment:
+        return load_deployment(self._env) if self._given is None else resolve_deployment(self._given)
 
     @cached_property
     def _bucket(self) -> Bucket:
-        deployment = self._deployment or load_deployment(self._env)
+        deployment = self._deployment
         return connect(deployment.region, deployment.endpoint_url).bucket(deployment.bucket)
 
     def push(

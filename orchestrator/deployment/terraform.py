@@ -34,11 +34,17 @@ def environment_dir(environment: str) -> Path:
     """The directory of an environment.
 
     Raises:
-        BadInput: there is none of that name; lists those that exist.
+        BadInput: there is none of that name; lists those that exist, or says what to do without a checkout.
     """
     known = sorted(path.parent.name for path in ENVIRONMENTS.glob("*/terraform.tfvars"))
+    if not known:
+        raise BadInput(
+            f"There is no environment {environment!r} here: this installation has no environments directory. Pass "
+            "--deployment FILE (FEDAGG_DEPLOYMENT; in Python, deployment=FILE), the file that `orchestrator deploy` "
+            "writes, or run from a checkout, as deploy, show-deployment, destroy and build must."
+        )
     if environment not in known:
-        raise BadInput(f"No environment {environment!r}; there are: {', '.join(known) or 'none'}.")
+        raise BadInput(f"No environment {environment!r}; there are: {', '.join(known)}.")
     return ENVIRONMENTS / environment
 
 
@@ -46,6 +52,11 @@ def local_state_dir() -> Path:
     """Where the local environment's Terraform state is: a directory of its own for an emulator elsewhere."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     return state_home() / "elsewhere" / re.sub(r"\W+", "-", url).strip("-") if url else state_home()
+
+
+def deployment_file(environment: str) -> Path:
+    """Where `deploy` writes an environment's deployment file: for `local`, beside the emulator's Terraform state."""
+    return (local_state_dir() if environment == "local" else environment_dir(environment)) / "deployment.json"
 
 
 def registry_answers() -> bool:

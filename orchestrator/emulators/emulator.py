@@ -31,7 +31,13 @@ DEFAULT_PORT = 4566
 _START_TIMEOUT_S = 120
 _HEALTH = "/_localstack/health"  # MiniStack has this path, too
 # What an emulator leaves in its home directory: its record, and the Terraform state of what was deployed in it.
-_LEFT_FILES = ("emulator.json", "terraform.tfstate", "terraform.tfstate.backup", ".terraform.tfstate.lock.info")
+_LEFT_FILES = (
+    "emulator.json",
+    "deployment.json",
+    "terraform.tfstate",
+    "terraform.tfstate.backup",
+    ".terraform.tfstate.lock.info",
+)
 _LEFT_DIRECTORIES = ("terraform", "localstack")
 
 

@@ -458,7 +458,9 @@ def test_without_output_json_an_error_leaves_stdout_empty(deployed: Deployment) 
 
 
 @pytest.fixture
-def applied(monkeypatch: pytest.MonkeyPatch, lanes_without_functions: Deployment) -> list[tuple[Any, ...]]:
+def applied(
+    monkeypatch: pytest.MonkeyPatch, lanes_without_functions: Deployment, tmp_path: Path
+) -> list[tuple[Any, ...]]:
     """What Terraform was asked to do."""
     from orchestrator.deployment import function_zip
 
@@ -466,6 +468,7 @@ def applied(monkeypatch: pytest.MonkeyPatch, lanes_without_functions: Deployment
     monkeypatch.setattr(function_zip, "build", lambda target: ROOT / f"build/{target.name}.zip")
     monkeypatch.setattr(terraform, "apply", lambda env, values, **options: asked.append((env, values, options)))
     monkeypatch.setattr(terraform, "destroy", lambda env, values, **options: asked.append((env, values, options)))
+    monkeypatch.setattr(terraform, "deployment_file", lambda env: tmp_path / f"{env}.json")
     monkeypatch.setattr(load, "load_deployment", lambda env: lanes_without_functions)
     return asked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,15 @@ def test_what_is_no_model_is_not_pulled(aws: AwsClients, lanes_without_functions
         OrchestratorError, match=r"model of digits is not a valid safetensors file.*orchestrator verify"
     ):
         member.pull(round_id="r-1")
+
+
+def test_a_client_takes_a_deployment_or_the_path_of_its_file(
+    lanes_without_functions: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(client_module, "load_deployment", lambda env: pytest.fail("no environment is needed"))
+    path = tmp_path / "deployment.json"
+    path.write_text(lanes_without_functions.to_json())
+    for deployment in (lanes_without_functions, path, str(path)):
+        assert Client("a", model="digits", deployment=deployment).latest_round() is None
+    with pytest.raises(BadInput, match="Cannot read the deployment file nowhere"):
+        Client("a", model="digits", deployment="nowhere").latest_round()

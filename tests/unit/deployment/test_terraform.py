@@ -56,9 +56,9 @@ def test_an_environment_that_does_not_exist_names_those_that_do(name: str) -> No
         outputs(name)
 
 
-def test_without_any_environment_the_error_says_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_any_environment_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(terraform, "ENVIRONMENTS", tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="there are: none"):
+    with pytest.raises(BadInput, match=r"'local' here: .*no environments directory. Pass --deployment FILE"):
         environment_dir("local")
 
 

@@ -69,7 +69,7 @@ def test_stopping_forgets_what_was_deployed_and_a_new_one_starts_empty(home: Pat
     first = emulator.start()
     connect("us-east-1", first.url).s3.create_bucket(Bucket="some-bucket")
     (home / "terraform").mkdir()
-    for name in ("terraform.tfstate", "terraform.tfstate.backup"):
+    for name in ("terraform.tfstate", "terraform.tfstate.backup", "deployment.json"):
         (home / name).write_text("{}")
     emulator.stop()
     assert sorted(path.name for path in home.iterdir()) == ["emulator.log"]
