@@ -1,6 +1,6 @@
 """Replanning a round without the clients whose updates cannot be averaged, by a new revision of its manifest.
 
-The round is averaged again without these clients. Workers drop the remaining jobs of the old revision, because these
+The round is replanned without these clients. Workers drop the remaining jobs of the old revision, because these
 have another manifest hash. The manifest is replaced by compare-and-swap: the next coordinator of the round finds
 either the old revision, and then the same bad updates, or the new one.
 """

@@ -133,6 +133,12 @@ class RoundRequest:
         return len(self.expect_clients) if self.expect_clients is not None else self.expect
 
     @property
+    def longest_wait_s(self) -> float:
+        """The longest time that the round waits for updates, with every extension of its deadline, seconds."""
+        extensions = self.max_extensions if self.on_deadline == "extend" else 0
+        return self.deadline_s + extensions * (self.extend_s or self.deadline_s)
+
+    @property
     def quorum(self) -> int:
         """The fewest usable updates with which the round publishes."""
         if self.min_fraction is None:

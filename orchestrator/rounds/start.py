@@ -54,6 +54,7 @@ def start_round(
     """
     bucket = aws.bucket(deployment.bucket)
     averaging_of(request.topology).check_lane(request, deployment)
+    _check_retention(request, deployment)
     report = _ended(bucket, request.round_id)
     if report is not None:
         model = report.document["model"]
@@ -96,6 +97,17 @@ def resume_round(
     if timeout_s is not None:
         record = replace(record, request=replace(record.request, timeout_s=timeout_s))
     return _coordinate_or_follow(aws, deployment, record, narration, redrive=redrive)
+
+
+def _check_retention(request: RoundRequest, deployment: Deployment) -> None:
+    """Refuse a round whose updates may expire while it waits for others."""
+    days = deployment.round_retention_days
+    if request.longest_wait_s >= days * 86400:
+        raise BadInput(
+            f"Round {request.round_id} waits up to {request.longest_wait_s / 86400:.1f} days for updates, with every "
+            f"extension of its deadline, and the environment deletes them after {days} days. Choose a shorter "
+            f"deadline, or raise round_retention_days in environments/{deployment.environment} and deploy again."
+        )
 
 
 def _coordinate_or_follow(

@@ -191,6 +191,19 @@ def test_a_shard_count_without_a_lane_is_refused_before_the_round_is_opened(
     assert queued(aws, lanes_without_functions) == 0
 
 
+@pytest.mark.parametrize(
+    "waiting",
+    [{"deadline_s": 7 * 86400.0}, {"deadline_s": 2 * 86400.0, "on_deadline": "extend", "extend_s": 2 * 86400.0}],
+    ids=["deadline", "extensions"],
+)
+def test_a_deadline_beyond_the_retention_of_rounds_is_refused_before_the_round_is_opened(
+    aws: AwsClients, lanes_without_functions: Deployment, waiting: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInput, match=r"waits up to [78]\.0 days.*deletes them after 7 days.*round_retention_days"):
+        start_round(aws, lanes_without_functions, RoundRequest("digits", "r-1", 4, **waiting))
+    assert objects(aws, lanes_without_functions, round_key("r-1")) == []
+
+
 def test_a_round_without_updates_misses_its_quorum_and_stays_open(
     aws: AwsClients, lanes_without_functions: Deployment
 ) -> None:
