@@ -9,7 +9,7 @@ import click
 import pytest
 
 from orchestrator.aws.deployment import Deployment
-from orchestrator.cli.main import SECTIONS
+from orchestrator.cli.main import main
 from orchestrator.deployment import function_zip, load, protection, terraform
 from orchestrator.deployment.file import load_deployment_file, save_deployment_file
 from orchestrator.paths import ROOT, state_home
@@ -17,7 +17,8 @@ from tests.support.commands import error_of, run
 
 # They work on an environment's Terraform code or state.
 ONLY_FROM_A_CHECKOUT = {"deploy", "show-deployment", "destroy", "build"}
-COMMANDS = {name: entry.load() for entries in SECTIONS.values() for name, entry in entries.items()}
+_CONTEXT = click.Context(main)
+COMMANDS = {name: command for name in main.list_commands(_CONTEXT) if (command := main.get_command(_CONTEXT, name))}
 FOR_AN_ENVIRONMENT = [name for name, command in COMMANDS.items() if any(p.name == "env" for p in command.params)]
 
 
