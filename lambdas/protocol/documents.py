@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict
 from typing import Any, NoReturn, Self, TypeVar, cast
 
-from lambdas.protocol.errors import InvalidContract, shown
+from lambdas.protocol.errors import InvalidContract, OtherSchema, shown
 from lambdas.protocol.fields import Mismatch, read_object
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def parse_object(what: str, data: bytes | str, schema: int = 1) -> dict[str, Any
     """Parse a JSON object and check its schema number, and no other field.
 
     Raises:
-        InvalidContract: the data is not a JSON object, or has another schema number.
+        InvalidContract: the data is not a JSON object; OtherSchema if it has another schema number.
     """
     try:
         value = load_json(data)
@@ -94,7 +94,8 @@ def parse_object(what: str, data: bytes | str, schema: int = 1) -> dict[str, Any
         raise InvalidContract(f"{what}: expected a JSON object, found {type(value).__name__}.")
     found = value.get("schema")
     if type(found) is not int or found != schema:
-        raise InvalidContract(
+        kind = OtherSchema if type(found) is int else InvalidContract
+        raise kind(
             f"{what}: schema is {shown(found)}, this version reads {schema}. Deploy and run the same release, and "
             "finish rounds of an older release with that release."
         )

@@ -30,6 +30,10 @@ class InvalidContract(FederationError):
     """A document or message that does not have the documented form. Its job is not retried."""
 
 
+class OtherSchema(InvalidContract):
+    """A document of another release, which this release does not read."""
+
+
 class InvalidUpdate(FederationError):
     """An update that cannot be averaged by any worker, however often it is tried.
 

@@ -216,6 +216,7 @@ def rounds_command(where: Where, model: str | None) -> Answer:
         f"{r.get('shards', '-'):>6} shards"
         for r in found
     ]
+    lines += [r["error"] for r in found if r["state"] == "unreadable"]
     return found, "\n".join(lines) or "No rounds."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from typing import Any
 
+from lambdas.protocol.errors import InvalidContract, InvalidName, shown
 from lambdas.protocol.keys import ROUNDS_PREFIX, report_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage.bucket import Bucket
@@ -114,9 +115,19 @@ def read_report(bucket: Bucket, round_id: str) -> Report:
 
 
 def list_rounds(aws: AwsClients, bucket: Bucket, model: str | None = None) -> list[dict[str, Any]]:
-    """The status of every round, or every round of one model, that has not expired, in ascending round id."""
+    """The status of every round, or every round of one model, that has not expired, in ascending round id.
+
+    A round that cannot be read, because another release has opened it, has the state `unreadable` and no model.
+    """
     pages = bucket.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=ROUNDS_PREFIX, Delimiter="/")
     names = [item["Prefix"].split("/")[1] for page in pages for item in page.get("CommonPrefixes", [])]
+
+    def look(name: str) -> dict[str, Any]:
+        try:
+            return round_status(aws, bucket, name)
+        except (InvalidContract, InvalidName) as error:  # of another release, or not written by this kit
+            return {"round": name, "model": None, "state": "unreadable", "error": f"Round {shown(name)}: {error}"}
+
     with concurrent.futures.ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        found = list(pool.map(lambda name: round_status(aws, bucket, name), names))
+        found = list(pool.map(look, names))
     return [status for status in found if model is None or status["model"] == model]

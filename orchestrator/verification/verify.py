@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdas.protocol.documents import sha256_hex
-from lambdas.protocol.errors import InvalidContract
+from lambdas.protocol.errors import InvalidContract, OtherSchema
 from lambdas.protocol.keys import check_name, manifest_key, report_key, round_prefix
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.storage.bucket import Bucket
@@ -91,6 +91,8 @@ def _report(bucket: Bucket, found: Verification) -> Report | None:
     found.report_sha256 = sha256_hex(stored[0])
     try:
         report = Report.from_bytes(stored[0])
+    except OtherSchema:
+        raise  # the round of another release is not a broken link
     except InvalidContract as error:
         _break(found, "report", f"it cannot be read: {error}")
         return None

@@ -558,6 +558,22 @@ def test_the_status_follows_a_round_from_its_first_update_to_its_publication(
     assert (status["state"], status["key"]) == ("published", "models/digits/r-1/global.safetensors")
 
 
+def test_a_round_of_another_release_is_listed_as_unreadable_and_hides_no_other(
+    aws: AwsClients, lanes_without_functions: Deployment
+) -> None:
+    bucket = aws.bucket(lanes_without_functions.bucket)
+    open_round(bucket, RoundRequest("digits", "r-2"))
+    for name, record in (("r-1", b'{"schema":1}'), ("bad.name", b"{}")):
+        aws.s3.put_object(Bucket=bucket.name, Key=f"rounds/{name}/round.json", Body=record)
+    found = {row["round"]: row for row in list_rounds(aws, bucket)}
+    assert {name: row["state"] for name, row in found.items()} == {
+        "bad.name": "unreadable", "r-1": "unreadable", "r-2": "open",
+    }  # fmt: skip
+    assert "r-1" in found["r-1"]["error"]
+    assert "schema is 1, this version reads 2" in found["r-1"]["error"]
+    assert [row["round"] for row in list_rounds(aws, bucket, "digits")] == ["r-2"]
+
+
 def test_rounds_are_listed_by_model(aws: AwsClients, lanes_without_functions: Deployment) -> None:
     bucket = lanes_without_functions.bucket
     assert list_rounds(aws, aws.bucket(bucket)) == []

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambdas.protocol.documents import canonical_json, sha256_hex
+from lambdas.protocol.errors import OtherSchema
 from lambdas.protocol.keys import global_key, manifest_key, report_key, round_key, shard_key, update_key
 from lambdas.protocol.manifest import RoundManifest
 from lambdas.protocol.safetensors import global_header
@@ -340,6 +341,17 @@ def test_a_report_that_says_something_else_is_named(aws: AwsClients, lanes_witho
         with replaced(aws, lanes_without_functions, report_key("r-1"), lambda body, garbage=garbage: garbage):  # type: ignore[misc]
             (link,) = broken(aws, lanes_without_functions)
         assert (link.link, link.problem[:17]) == ("report", "it cannot be read")
+
+
+def test_a_round_of_another_release_is_named_as_such_and_not_as_a_broken_link(
+    aws: AwsClients, lanes_without_functions: Deployment
+) -> None:
+    published(aws, lanes_without_functions)
+    with (
+        replaced(aws, lanes_without_functions, report_key("r-1"), lambda body: b'{"schema":1}'),
+        pytest.raises(OtherSchema, match="schema is 1, this version reads 2"),
+    ):
+        verify.verify(aws.bucket(lanes_without_functions.bucket), "r-1")
 
 
 def test_a_forged_weight_is_found_although_the_report_names_the_forged_manifest(
