@@ -15,6 +15,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -63,7 +64,7 @@ class ProcessExecutor(RuntimeExecutor):
             cwd=code,
             env={
                 "PATH": os.environ["PATH"],
-                "TMPDIR": os.environ.get("TMPDIR", "/tmp"),  # noqa: S108
+                "TMPDIR": tempfile.gettempdir(),
                 **{name: str(value) for name, value in env_vars.items()},
                 "LAMBDA_TASK_ROOT": code,
                 "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
