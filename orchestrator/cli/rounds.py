@@ -183,7 +183,8 @@ def abort_command(where: Where, round_id: str) -> Answer:
 def status_command(where: Where, round_id: str) -> Answer:
     """Show the state of a round.
 
-    The state is open, averaging, publishing, published, failed or aborted. Also shows which process coordinates it.
+    The state is not opened, open, averaging, publishing, published, failed or aborted. Also shows which process
+    coordinates the round.
 
     \b
       orchestrator status --round r-1
